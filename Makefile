@@ -1,0 +1,51 @@
+# The two commands of the README: `make train` and `make test`. Both set up .venv first; nothing but Python 3.10-3.13,
+# make and a C compiler is expected on the machine.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+PACKAGES := protos reward_models services trainer_client cli
+
+.PHONY: train test test-all protos lint bench lock clean
+
+train: $(STAMP)
+	$(BIN)/sync-r1 train --config trainer_client/configs/pocket.yaml --out runs/pocket $(ARGS)
+
+test: lint
+	$(BIN)/python -m pytest $(ARGS)
+
+test-all: lint
+	$(BIN)/python -m pytest -m "slow or not slow" $(ARGS)
+
+lint: $(STAMP) build/mypy
+	$(BIN)/ruff check .
+	MYPYPATH=build/mypy $(BIN)/mypy --namespace-packages --explicit-package-bases $(addprefix build/mypy/sync_r1/,$(PACKAGES))
+	$(BIN)/lint-imports
+
+protos: $(STAMP)
+	$(BIN)/python protos/generate.py
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks.all $(ARGS)
+
+# mypy must see the folders under their installed names: a link folder stands in for the `sync_r1` namespace.
+build/mypy:
+	mkdir -p build/mypy/sync_r1
+	for package in $(PACKAGES); do ln -sfn ../../../$$package build/mypy/sync_r1/$$package; done
+
+# uv is bootstrapped by pip, then installs exactly what the lock says; the link mode is chosen by uv.
+$(STAMP): requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	touch $@
+
+# onnxruntime and onnxruntime-gpu exclude each other, so the `gpu` extra is not locked here.
+lock:
+	$(BIN)/uv pip compile --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-header \
+		--override requirements.overrides.txt --extra services --extra embedded --extra train --extra export \
+		--extra cli --extra dev pyproject.toml --output-file requirements.lock
+
+clean:
+	rm -rf build runs *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

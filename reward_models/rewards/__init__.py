@@ -1,0 +1,1 @@
+"""The four rewards, one module each, and the interface they share."""

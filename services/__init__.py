@@ -1,0 +1,1 @@
+"""How a score is served: one gRPC front per reward, and the Triton behind it."""
