@@ -1,0 +1,320 @@
+"""The image tokenizer of the policy: a MAGVIT-v2-style convolutional autoencoder with lookup-free quantisation.
+
+Where you are: `showo.py` writes and reads image *tokens*; this module turns pictures into tokens and back. The module tree has
+the key names of Show-o's published tokenizer (`encoder.down.0.block.0.conv1.weight`, `decoder.post_quant_conv.weight`, …), so that
+its weights load as they are; `MagvitConfig()` is the published size, the pocket size is in `artefacts/tokenizer.json`.
+
+Lookup-free quantisation (Yu et al., "Language Model Beats Diffusion", arXiv 2310.05737): each of the `bits` channels is replaced by its
+sign; the token is the binary number that the signs spell, first channel most significant. There is no codebook to learn.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+_GROUPS = 32
+"""Groups of every GroupNorm, as in the published tokenizer: channel counts are multiples of it."""
+
+
+@dataclass(frozen=True)
+class StageSizes:
+    """Sizes of the encoder or of the decoder; level 0 has the finest resolution in both."""
+
+    ch: int
+    ch_mult: tuple[int, ...]
+    num_res_blocks: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class MagvitConfig:
+    """Sizes of the tokenizer; the defaults are the published ones (Show-o 512: 512×512 pictures, 32×32 tokens of 13 bits).
+
+    `patch` > 1 folds patch×patch pixels into channels before the first and after the last convolution: the pocket size saves the
+    convolutions at full resolution that way. 1 is the published network.
+    """
+
+    encoder: StageSizes = StageSizes(128, (1, 2, 2, 4, 4), (4, 3, 4, 3, 4))
+    decoder: StageSizes = StageSizes(128, (1, 1, 2, 2, 4), (4, 4, 3, 4, 3))
+    bits: int = 13
+    image_size: int = 512
+    patch: int = 1
+
+    @property
+    def grid(self) -> int:
+        """Tokens along one side of a picture."""
+        return self.image_size // (self.patch * 2 ** (len(self.encoder.ch_mult) - 1))
+
+    @classmethod
+    def from_json(cls, text: str) -> MagvitConfig:
+        """Read what `to_json` wrote."""
+        raw = json.loads(text)
+        stages = {
+            name: StageSizes(raw[name]["ch"], tuple(raw[name]["ch_mult"]), tuple(raw[name]["num_res_blocks"]))
+            for name in ("encoder", "decoder")
+        }
+        return cls(stages["encoder"], stages["decoder"], raw["bits"], raw["image_size"], raw["patch"])
+
+    def to_json(self) -> str:
+        """The sizes as JSON text."""
+        return json.dumps(asdict(self), indent=1)
+
+
+def _norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(_GROUPS, channels, eps=1e-6)
+
+
+class ResBlock(nn.Module):
+    """Two 3×3 convolutions, each after GroupNorm and SiLU, plus the input (through a 1×1 convolution where channels change)."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        self.norm1 = _norm(channels_in)
+        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
+        self.norm2 = _norm(channels_out)
+        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
+        if channels_in != channels_out:
+            self.nin_shortcut = nn.Conv2d(channels_in, channels_out, 1)
+        self._project = channels_in != channels_out
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x_NCHW)))
+        h = self.conv2(F.silu(self.norm2(h)))
+        return cast(Tensor, h + (self.nin_shortcut(x_NCHW) if self._project else x_NCHW))
+
+
+class SpatialAttention(nn.Module):
+    """One head of full attention over the positions of the coarsest grid."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = _norm(channels)
+        self.q = nn.Conv2d(channels, channels, 1)
+        self.k = nn.Conv2d(channels, channels, 1)
+        self.v = nn.Conv2d(channels, channels, 1)
+        self.proj_out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        h = self.norm(x_NCHW)
+        q_NPC, k_NPC, v_NPC = (conv(h).flatten(2).transpose(1, 2) for conv in (self.q, self.k, self.v))
+        out_NPC = F.scaled_dot_product_attention(q_NPC, k_NPC, v_NPC)
+        return cast(Tensor, x_NCHW + self.proj_out(out_NPC.transpose(1, 2).reshape(x_NCHW.shape)))
+
+
+class Downsample(nn.Module):
+    """Halve the resolution: a strided convolution with one row and column of zeros after the picture."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        return cast(Tensor, self.conv(F.pad(x_NCHW, (0, 1, 0, 1))))
+
+
+class Upsample(nn.Module):
+    """Double the resolution: nearest neighbour, then a convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        return cast(Tensor, self.conv(F.interpolate(x_NCHW, scale_factor=2.0, mode="nearest")))
+
+
+class _Level(nn.Module):
+    """The blocks of one resolution, and the change of resolution after them where there is one."""
+
+    def __init__(self, channels_in: int, channels_out: int, blocks: int, resample: str | None) -> None:
+        super().__init__()
+        self.block = nn.ModuleList(ResBlock(channels_in if i == 0 else channels_out, channels_out) for i in range(blocks))
+        if resample == "down":
+            self.downsample = Downsample(channels_out)
+        elif resample == "up":
+            self.upsample = Upsample(channels_out)
+        self._resample = resample
+
+    def forward(self, h: Tensor) -> Tensor:
+        for block in self.block:
+            h = block(h)
+        if self._resample == "down":
+            h = self.downsample(h)
+        elif self._resample == "up":
+            h = self.upsample(h)
+        return h
+
+
+class _Middle(nn.Module):
+    """Block, attention, block at the coarsest resolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.block_1 = ResBlock(channels, channels)
+        self.attn_1 = SpatialAttention(channels)
+        self.block_2 = ResBlock(channels, channels)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return cast(Tensor, self.block_2(self.attn_1(self.block_1(h))))
+
+
+class Encoder(nn.Module):
+    """Pixels in −1…1 to the hidden values whose signs are the bits."""
+
+    def __init__(self, sizes: StageSizes, bits: int, patch: int) -> None:
+        super().__init__()
+        widths = [sizes.ch * m for m in sizes.ch_mult]
+        self._patch = patch
+        self.conv_in = nn.Conv2d(3 * patch**2, sizes.ch, 3, padding=1)
+        self.down = nn.ModuleList(
+            _Level(before, after, blocks, "down" if i < len(widths) - 1 else None)
+            for i, (before, after, blocks) in enumerate(zip([sizes.ch, *widths], widths, sizes.num_res_blocks, strict=False))
+        )
+        self.mid = _Middle(widths[-1])
+        self.norm_out = _norm(widths[-1])
+        self.conv_out = nn.Conv2d(widths[-1], bits, 3, padding=1)
+        self.quant_conv = nn.Conv2d(bits, bits, 1)
+
+    def forward(self, pixels_NCHW: Tensor) -> Tensor:
+        h = self.conv_in(F.pixel_unshuffle(pixels_NCHW, self._patch))
+        for level in self.down:
+            h = level(h)
+        return cast(Tensor, self.quant_conv(self.conv_out(F.silu(self.norm_out(self.mid(h))))))
+
+
+class Decoder(nn.Module):
+    """Quantised values (±1 per bit) to pixels in about −1…1."""
+
+    def __init__(self, sizes: StageSizes, bits: int, patch: int) -> None:
+        super().__init__()
+        widths = [sizes.ch * m for m in sizes.ch_mult]
+        self._patch = patch
+        self.post_quant_conv = nn.Conv2d(bits, bits, 1)
+        self.conv_in = nn.Conv2d(bits, widths[-1], 3, padding=1)
+        self.mid = _Middle(widths[-1])
+        # Level i takes the channels of the coarser level i + 1; the coarsest takes the middle's.
+        coarser = [*widths[1:], widths[-1]]
+        self.up = nn.ModuleList(
+            _Level(before, after, blocks, "up" if i > 0 else None)
+            for i, (before, after, blocks) in enumerate(zip(coarser, widths, sizes.num_res_blocks, strict=True))
+        )
+        self.norm_out = _norm(widths[0])
+        self.conv_out = nn.Conv2d(widths[0], 3 * patch**2, 3, padding=1)
+
+    def forward(self, quantised_NCHW: Tensor) -> Tensor:
+        h = self.mid(self.conv_in(self.post_quant_conv(quantised_NCHW)))
+        for level in reversed(self.up):
+            h = level(h)
+        return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(h))), self._patch)
+
+
+class LookupFreeQuantiser(nn.Module):
+    """Signs to token numbers and back; its two buffers are constants that the published file carries."""
+
+    embedding: Tensor
+    power_vals: Tensor
+
+    def __init__(self, bits: int) -> None:
+        super().__init__()
+        power_vals = 2 ** torch.arange(bits - 1, -1, -1)
+        codes = torch.arange(2**bits)
+        signs = (codes[:, None].bitwise_and(power_vals) != 0).float() * 2 - 1
+        self.register_buffer("power_vals", power_vals)
+        self.register_buffer("embedding", signs)
+
+    def forward(self, hidden_NCHW: Tensor) -> Tensor:
+        """±1 per value, with the gradient passed straight through."""
+        signs = (hidden_NCHW > 0).to(hidden_NCHW.dtype) * 2 - 1
+        return hidden_NCHW + (signs - hidden_NCHW).detach()
+
+    def codes(self, hidden_NCHW: Tensor) -> Tensor:
+        """Token numbers (N, H·W) of hidden or quantised values, rows of the grid one after the other."""
+        bits_NPC = (hidden_NCHW > 0).flatten(2).transpose(1, 2)
+        return (bits_NPC * self.power_vals).sum(-1)
+
+    def values(self, codes_N_I: Tensor, grid: int) -> Tensor:
+        """Quantised values (N, bits, grid, grid) of token numbers."""
+        return self.embedding[codes_N_I].transpose(1, 2).reshape(codes_N_I.shape[0], -1, grid, grid)
+
+
+class Magvit(nn.Module):
+    """Pictures to tokens (`encode`) and back (`decode`)."""
+
+    def __init__(self, config: MagvitConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config.encoder, config.bits, config.patch)
+        self.decoder = Decoder(config.decoder, config.bits, config.patch)
+        self.quantize = LookupFreeQuantiser(config.bits)
+
+    def forward(self, pixels_NCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Reconstruction and hidden values, for training; pixels in −1…1."""
+        hidden = self.encoder(pixels_NCHW)
+        return self.decoder(self.quantize(hidden)), hidden
+
+    @torch.no_grad()
+    def encode(self, pictures_NHWC: npt.NDArray[np.uint8] | Sequence[npt.NDArray[np.uint8]]) -> Tensor:
+        """Token numbers (N, grid²) of RGB pictures of the tokenizer's own size.
+
+        Raises:
+            ValueError: pictures of another size or type.
+        """
+        pictures = np.asarray(pictures_NHWC)
+        size = self.config.image_size
+        if pictures.dtype != np.uint8 or pictures.shape[1:] != (size, size, 3):
+            raise ValueError(
+                f"expected uint8 pictures (N, {size}, {size}, 3), got {pictures.dtype} {pictures.shape}; resize them before encoding"
+            )
+        codes = [self.quantize.codes(self.encoder(to_pixels(pictures[i : i + 64]))) for i in range(0, len(pictures), 64)]
+        return torch.cat(codes)
+
+    @torch.no_grad()
+    def decode(self, codes_N_I: Tensor) -> npt.NDArray[np.uint8]:
+        """RGB pictures uint8 (N, H, W, 3) of token numbers (N, grid²)."""
+        parts = [self.decoder(self.quantize.values(part, self.config.grid)) for part in codes_N_I.split(64)]
+        return to_pictures(torch.cat(parts))
+
+    def save(self, path: Path, *, dtype: torch.dtype = torch.float16) -> None:
+        """Write the weights to `path` (safetensors) and the sizes beside it (.json); the quantiser's constants are left out."""
+        weights = {k: v.to(dtype).contiguous() for k, v in self.state_dict().items() if not k.startswith("quantize.")}
+        save_file(weights, str(path))
+        path.with_suffix(".json").write_text(self.config.to_json() + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> Magvit:
+        """Read what `save` wrote, in float32.
+
+        Raises:
+            FileNotFoundError: no such file. RuntimeError: keys or shapes differ from the sizes in the .json.
+        """
+        model = cls(MagvitConfig.from_json(path.with_suffix(".json").read_text()))
+        model.load_weights(path)
+        return model
+
+    def load_weights(self, path: Path) -> None:
+        """Load a safetensors file with Show-o's key names; the quantiser's constants may be absent."""
+        weights = {k: v.float() for k, v in load_file(str(path)).items() if not k.startswith("quantize.")}
+        constants = {f"quantize.{k}": v for k, v in self.quantize.state_dict().items()}
+        self.load_state_dict({**weights, **constants})
+        self.eval()
+
+
+def to_pixels(pictures_NHWC: npt.NDArray[np.uint8]) -> Tensor:
+    """uint8 pictures to float pixels (N, 3, H, W) in −1…1."""
+    return torch.from_numpy(np.ascontiguousarray(pictures_NHWC)).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+
+
+def to_pictures(pixels_NCHW: Tensor) -> npt.NDArray[np.uint8]:
+    """Pixels in −1…1 (clipped) to uint8 pictures (N, H, W, 3)."""
+    scaled = ((pixels_NCHW.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return cast("npt.NDArray[np.uint8]", scaled.permute(0, 2, 3, 1).contiguous().numpy())
