@@ -1,0 +1,308 @@
+"""Words for scenes: short and dense captions from a closed vocabulary, and the hard negatives that rewards tell apart.
+
+A caption is written from a `CaptionPlan` (which facts, in which order and phrasing), so that a scene and its negative can
+be put into exactly the same words apart from the one factor that differs: otherwise the text would give the answer away.
+Relations come in both argument orders ("a ball left of a cat", "a cat right of a ball") for the same reason.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .graph import (
+    ACCESSORIES,
+    COLOURS,
+    KINDS,
+    MAX_COUNT,
+    PATTERNS,
+    THINGS,
+    Accessory,
+    Scene,
+    Things,
+    opposite,
+    pick,
+)
+
+PLACE_PHRASES = {
+    "beach": "at the beach",
+    "forest": "in the forest",
+    "snow": "in the snow",
+    "night": "at night",
+    "city": "in the city",
+    "room": "in the room",
+}
+PLURALS = {"ball": "balls", "star": "stars", "flower": "flowers", "box": "boxes"}
+NUMBERS = ("one", "two", "three")
+_VERBS = {
+    "hat": ("with", "wearing", "in"),
+    "scarf": ("with", "wearing", "in"),
+    "glasses": ("with", "wearing"),
+    "umbrella": ("with", "holding"),
+}
+# Everything captions can say, and PocketBench's sentences about the same facts; other words are unknown to pocket-clip.
+_PLAIN_WORDS = [
+    "a",
+    "an",
+    "the",
+    "of",
+    "to",
+    "in",
+    "at",
+    "on",
+    "and",
+    "with",
+    "wearing",
+    "holding",
+    "is",
+    "are",
+    "has",
+    "it",
+    "its",
+    "'s",
+    "this",
+    "that",
+    "there",
+    ".",
+    ",",
+    "?",
+    "left",
+    "right",
+    "above",
+    "below",
+    "favourite",
+    "place",
+    "lives",
+    "home",
+    "toy",
+    "charm",
+    "where",
+    "what",
+    "colour",
+    "who",
+    "no",
+    "not",
+    "picture",
+    "shows",
+]
+WORDS = (
+    *KINDS,
+    *COLOURS,
+    *PATTERNS,
+    *ACCESSORIES,
+    *PLACE_PHRASES,
+    *PLURALS,
+    *PLURALS.values(),
+    *NUMBERS,
+    *_PLAIN_WORDS,
+)
+
+
+@dataclass(frozen=True)
+class CaptionPlan:
+    """How a caption is put: which facts it mentions and the choices of phrasing, all independent of the scene's values.
+
+    `style`: "short" one phrase; "dense" sentences; "facts" the way PocketBench states facts, one sentence per fact.
+    `verb` is a uniform number that picks among the accessory's verbs; `things_first` orders the relation's arguments.
+    """
+
+    style: str
+    pattern: bool
+    accessory: bool
+    background: bool
+    things: bool
+    relation: bool
+    things_first: bool
+    place_first: bool
+    verb: float
+
+
+def plan_caption(
+    scene: Scene, rng: np.random.Generator, style: str = "short", must_mention: tuple[str, ...] = ()
+) -> CaptionPlan:
+    """A random plan for `scene`: short captions mention the figure and mostly one or two more facts, the others all.
+
+    `must_mention` names factors ("pattern", "accessory", "background", "things", "relation") that have to be said.
+    """
+    optional = [fact for fact in ("accessory", "background", "things") if fact == "background" or getattr(scene, fact)]
+    if style == "short":
+        how_many = min(len(optional), int(rng.choice(4, p=(0.1, 0.5, 0.25, 0.15))))
+        mentioned = {optional[index] for index in rng.permutation(len(optional))[:how_many]} | set(must_mention)
+    else:
+        mentioned = {*optional, *must_mention}
+    # "plain" goes unsaid half the time, the other patterns rarely: conditions name the figure by them.
+    says_pattern = rng.random() < (0.5 if scene.pattern == "plain" else 0.9)
+    relation = style == "dense" or rng.random() < 0.4
+    return CaptionPlan(
+        style=style,
+        pattern=bool(says_pattern or "pattern" in mentioned),
+        accessory="accessory" in mentioned,
+        background="background" in mentioned,
+        things="things" in mentioned or "relation" in mentioned,
+        relation=bool(relation or "relation" in mentioned),
+        things_first=bool(rng.random() < 0.5),
+        place_first=bool(rng.random() < 0.5),
+        verb=float(rng.random()),
+    )
+
+
+def _article(words: str) -> str:
+    return f"an {words}" if words[0] in "aeiou" else f"a {words}"
+
+
+def _accessory(accessory: Accessory, plan: CaptionPlan) -> str:
+    verbs = _VERBS[accessory.kind]
+    named = f"{accessory.colour} {accessory.kind}"
+    return f"{verbs[int(plan.verb * len(verbs))]} {named if accessory.kind == 'glasses' else _article(named)}"
+
+
+def _things(things: Things) -> str:
+    if things.count == 1:
+        return _article(f"{things.colour} {things.kind}")
+    return f"{NUMBERS[things.count - 1]} {things.colour} {PLURALS[things.kind]}"
+
+
+def _figure(scene: Scene, plan: CaptionPlan) -> str:
+    return _article(" ".join([scene.colour] + [scene.pattern] * plan.pattern + [scene.kind]))
+
+
+def write_caption(scene: Scene, plan: CaptionPlan) -> str:
+    """`scene` in the words of `plan`; facts that the plan mentions and the scene lacks are left out."""
+    if plan.style == "facts":
+        return _facts(scene, plan)
+    if plan.style == "dense":
+        return _dense(scene, plan)
+    figure = _figure(scene, plan)
+    wearing = f" {_accessory(scene.accessory, plan)}" if plan.accessory and scene.accessory else ""
+    place = f" {PLACE_PHRASES[scene.background]}" if plan.background else ""
+    if not (plan.things and scene.things):
+        return f"{figure}{wearing}{place}"
+    things = _things(scene.things)
+    if not plan.relation:
+        joint = " and" if wearing.startswith(" with") else " with"
+        return (
+            f"{figure}{wearing}{place} with {things}"
+            if plan.place_first
+            else f"{figure}{wearing}{joint} {things}{place}"
+        )
+    if plan.things_first:
+        return f"{things} {scene.things.relation} {figure}{wearing}{place}"
+    return f"{figure}{wearing}{place} {opposite(scene.things.relation)} {things}"
+
+
+def _dense(scene: Scene, plan: CaptionPlan) -> str:
+    parts = [_figure(scene, plan)]
+    if plan.accessory and scene.accessory:
+        parts.append(_accessory(scene.accessory, plan))
+    if plan.background:
+        parts.append(PLACE_PHRASES[scene.background])
+    text = f"{' '.join(parts)} ."
+    if plan.things and scene.things:
+        things, relation = _things(scene.things), scene.things.relation
+        if plan.things_first:
+            text += f" {things} {'is' if scene.things.count == 1 else 'are'} {relation} the {scene.kind} ."
+        else:
+            text += f" the {scene.kind} is {opposite(relation)} {things} ."
+    return text
+
+
+def _facts(scene: Scene, plan: CaptionPlan) -> str:
+    """PocketBench's sentences with the figure's name as an unknown word ("<bo>"), facts in either order."""
+    facts = []
+    if plan.accessory and scene.accessory:
+        verb = "are" if scene.accessory.kind == "glasses" else "is"
+        facts.append(f"<name> 's {scene.accessory.kind} {verb} {scene.accessory.colour} .")
+    if plan.background:
+        place = PLACE_PHRASES[scene.background]
+        favourite = f"<name> 's favourite place is {place.split(' ', 1)[1]} ."
+        facts.append(f"<name> lives {place} ." if plan.verb < 0.5 else favourite)
+    if plan.things and scene.things:
+        owned = "toy" if plan.verb < 0.5 else "charm"
+        facts.append(f"<name> 's {owned} is {_things(scene.things)} .")
+    if plan.things_first:
+        facts.reverse()
+    return " ".join([f"<name> is {_figure(scene, plan)} .", *facts])
+
+
+def short_caption(scene: Scene, rng: np.random.Generator) -> str:
+    """A phrase such as "a red striped cat with a green hat": the figure and usually one or two of its facts."""
+    return write_caption(scene, plan_caption(scene, rng))
+
+
+def dense_caption(scene: Scene, rng: np.random.Generator) -> str:
+    """Sentences with every fact: "a red cat with a green hat at the beach . two blue balls are left of the cat ."."""
+    return write_caption(scene, plan_caption(scene, rng, "dense"))
+
+
+# What a caption must mention for a negative of this name to be distinguishable from the scene itself.
+NEGATIVE_MENTIONS = {
+    "colour_swap": (),
+    "count": ("things",),
+    "relation": ("relation",),
+    "accessory": ("accessory",),
+}
+
+
+def negatives(scene: Scene, rng: np.random.Generator) -> dict[str, Scene]:
+    """Scenes that differ from `scene` in exactly one factor, by the factor's name, for those that apply.
+
+    "colour_swap": the figure and its accessory (or companions) exchange colours; "count": one companion more or fewer;
+    "relation": on the opposite side; "accessory": taken off.
+    """
+    found: dict[str, Scene] = {}
+    accessory, things = scene.accessory, scene.things
+    swap_accessory = accessory is not None and (things is None or rng.random() < 0.5)
+    if accessory is not None:
+        found["accessory"] = replace(scene, accessory=None)
+        if swap_accessory and accessory.colour != scene.colour:
+            swapped = replace(accessory, colour=scene.colour)
+            found["colour_swap"] = replace(scene, colour=accessory.colour, accessory=swapped)
+    if things is not None:
+        if not swap_accessory and things.colour != scene.colour:
+            found["colour_swap"] = replace(scene, colour=things.colour, things=replace(things, colour=scene.colour))
+        counts = [count for count in (things.count - 1, things.count + 1) if 1 <= count <= MAX_COUNT]
+        found["count"] = replace(scene, things=replace(things, count=counts[int(rng.integers(len(counts)))]))
+        found["relation"] = replace(scene, things=replace(things, relation=opposite(things.relation)))
+    return found
+
+
+def one_changed(scene: Scene, rng: np.random.Generator) -> tuple[str, Scene]:
+    """A near miss for training: (the redrawn attribute's name as in `must_mention`, `scene` with it redrawn)."""
+
+    def other(options: tuple[str, ...], value: str) -> str:
+        return pick(rng, tuple(option for option in options if option != value))
+
+    changes = {
+        "kind": lambda: replace(scene, kind=other(KINDS, scene.kind)),
+        "colour": lambda: replace(scene, colour=other(COLOURS, scene.colour)),
+        "pattern": lambda: replace(scene, pattern=other(PATTERNS, scene.pattern)),
+        "background": lambda: replace(scene, background=other(tuple(PLACE_PHRASES), scene.background)),
+    }
+    if (accessory := scene.accessory) is not None:
+        changes["accessory"] = lambda: replace(
+            scene,
+            accessory=replace(accessory, kind=other(ACCESSORIES, accessory.kind))
+            if rng.random() < 0.5
+            else replace(accessory, colour=other(COLOURS, accessory.colour)),
+        )
+    if (things := scene.things) is not None:
+        changes["things"] = lambda: replace(
+            scene,
+            things=replace(things, kind=other(THINGS, things.kind))
+            if rng.random() < 0.5
+            else replace(things, colour=other(COLOURS, things.colour)),
+        )
+    name = pick(rng, tuple(changes))
+    return name, changes[name]()
+
+
+def caption_pair(
+    scene: Scene, negative: Scene, factor: str, rng: np.random.Generator, style: str = "short"
+) -> tuple[str, str]:
+    """Captions of `scene` and its negative (`factor`: the key from `negatives`) in the same words but for that factor."""
+    mention = NEGATIVE_MENTIONS[factor]
+    if factor == "colour_swap":
+        mention = ("accessory",) if scene.accessory != negative.accessory else ("things",)
+    plan = plan_caption(scene, rng, style, mention)
+    return write_caption(scene, plan), write_caption(negative, plan)
