@@ -1,0 +1,192 @@
+"""Sync-GRPO as pure functions: from rewards to advantages, and from advantages to the loss of both modalities.
+
+You are in the trainer, at the formulas; nothing here knows a policy, a service or a file. `update.py` applies them.
+
+    rewards_N, groups_N, valid_N ──▶ credit() ──▶ Credit(answer_N, image_N, weights_N) ──▶ modality_loss() per modality
+
+Shapes: N trajectories of the batch, L answer tokens, I image tokens. A trajectory is one answer and the picture made
+from it. An item without a valid reward carries advantage 0 *and* weight 0: it contributes to no sum, not even to the
+KL.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+Floats = npt.NDArray[np.float64]
+Baseline = Literal["mean", "leave_one_out"]
+Scale = Literal["none", "std"]
+CreditRule = Literal["per_modality", "joint"]
+
+_STD_FLOOR = 0.01
+"""A group whose rewards (in [0, 1]) hardly differ must not be blown up to unit variance when dividing by its std."""
+
+
+def advantages(
+    rewards_N: Floats,
+    groups_N: npt.NDArray[np.int64],
+    valid_N: npt.NDArray[np.bool_],
+    *,
+    baseline: Baseline = "mean",
+    scale: Scale = "none",
+) -> Floats:
+    """Each trajectory's reward relative to its group; 0 where `valid_N` is False or the group has one valid member.
+
+    "mean" is Dr. GRPO (arXiv 2503.20783): A_i = R_i - mean_group(R). "leave_one_out" (RLOO, arXiv 2402.14740)
+    subtracts the mean of the *others*, which equals n/(n-1) times that and stays unbiased when groups differ in size.
+    "std" divides by max(std_group, 0.01) as GRPO (arXiv 2402.03300) does.
+
+    Raises ValueError when shapes differ or a valid reward is not finite.
+    """
+    _same_length(rewards_N=rewards_N, groups_N=groups_N, valid_N=valid_N)
+    if not np.isfinite(rewards_N[valid_N]).all():
+        raise ValueError(
+            "a reward marked valid is not finite; failed scores must be marked invalid, never passed as numbers"
+        )
+    result_N = np.zeros(len(rewards_N), dtype=np.float64)
+    for group in np.unique(groups_N[valid_N]):
+        members = np.flatnonzero((groups_N == group) & valid_N)
+        if len(members) < 2:
+            continue
+        centred = rewards_N[members] - rewards_N[members].mean()
+        if baseline == "leave_one_out":
+            centred = centred * len(members) / (len(members) - 1)
+        if scale == "std":
+            centred = centred / max(float(rewards_N[members].std()), _STD_FLOOR)
+        result_N[members] = centred
+    return result_N
+
+
+def group_weights(groups_N: npt.NDArray[np.int64], valid_N: npt.NDArray[np.bool_]) -> Floats:
+    """Weights that sum to 1 and give each group the same sum however many valid members it has; 0 for invalid items."""
+    _same_length(groups_N=groups_N, valid_N=valid_N)
+    weights_N = np.zeros(len(groups_N), dtype=np.float64)
+    groups = np.unique(groups_N[valid_N])
+    for group in groups:
+        members = (groups_N == group) & valid_N
+        weights_N[members] = 1.0 / (len(groups) * members.sum())
+    return weights_N
+
+
+@dataclass(frozen=True)
+class Credit:
+    """What each trajectory's tokens are credited with, and how much the trajectory weighs."""
+
+    answer_N: Floats
+    image_N: Floats
+    weights_N: Floats
+
+
+def credit(
+    total_N: Floats,
+    image_N: Floats,
+    groups_N: npt.NDArray[np.int64],
+    valid_N: npt.NDArray[np.bool_],
+    *,
+    rule: CreditRule = "per_modality",
+    baseline: Baseline = "mean",
+    scale: Scale = "none",
+) -> Credit:
+    """Split the advantage over the modalities: an action is credited only with what it can change.
+
+    `total_N` is the combined reward, `image_N` its part that comes from the picture (with the same weights, so that
+    total - image depends on the answer alone). Answer tokens get the total advantage, because the answer steers the
+    picture; image tokens get that of the image part, because the answer came before them. "joint" gives both the total
+    one, as the released Sync-R1 does.
+    """
+    total_advantages_N = advantages(total_N, groups_N, valid_N, baseline=baseline, scale=scale)
+    image_advantages_N = (
+        advantages(image_N, groups_N, valid_N, baseline=baseline, scale=scale)
+        if rule == "per_modality"
+        else total_advantages_N
+    )
+    return Credit(total_advantages_N, image_advantages_N, group_weights(groups_N, valid_N))
+
+
+def k3(log_probs: Tensor, reference_log_probs: Tensor) -> Tensor:
+    """Schulman's k3 estimate of KL(policy || reference) per token: e^(ref - lp) - (ref - lp) - 1 >= 0, from policy
+    samples.
+    """
+    difference = reference_log_probs - log_probs
+    return torch.exp(difference) - difference - 1.0
+
+
+@dataclass(frozen=True)
+class ModalityLoss:
+    """The loss of one modality over (part of) a batch; all but `total` are detached sums, so parts of a batch add
+    up.
+    """
+
+    total: Tensor
+    policy: float
+    kl: float
+    """Weighted mean of k3 per token, nats."""
+    clipped: float
+    """Weighted fraction of tokens on which the clip took the gradient away."""
+
+
+def modality_loss(
+    log_probs_N_L: Tensor,
+    old_log_probs_N_L: Tensor,
+    advantages_N: Tensor,
+    weights_N: Tensor,
+    mask_N_L: Tensor,
+    *,
+    tokens: float,
+    clip: float = 0.2,
+    beta: float = 0.0,
+    reference_log_probs_N_L: Tensor | None = None,
+) -> ModalityLoss:
+    """PPO's clipped surrogate plus beta times the k3 KL to a frozen reference.
+
+    loss = -sum_i w_i / tokens * sum_t mask_it [min(r A_i, clip(r, 1-eps, 1+eps) A_i) - beta k3_it],  r = e^(lp - old).
+
+    `tokens` is a constant of the run (the most tokens this modality can have), not the trajectory's own length:
+    dividing by that would favour long wrong answers (Dr. GRPO). `mask_N_L` is True where the policy chose the token.
+    Because the loss is a sum over (trajectory, token), a batch may be cut in both directions and the gradients added.
+
+    Raises ValueError when beta > 0 without reference log-probs.
+    """
+    if beta > 0 and reference_log_probs_N_L is None:
+        raise ValueError(f"beta is {beta}, so the log-probs of the frozen reference are needed, but none were given")
+    # Positions outside the mask may hold anything, -inf included: they are replaced before arithmetic can make a NaN
+    # of them.
+    zero = torch.zeros_like(log_probs_N_L)
+    new = torch.where(mask_N_L, log_probs_N_L, zero)
+    old = torch.where(mask_N_L, old_log_probs_N_L, zero)
+    ratio = torch.exp(new - old)
+    advantage = advantages_N.unsqueeze(1)
+    plain, clamped = ratio * advantage, ratio.clamp(1.0 - clip, 1.0 + clip) * advantage
+    per_token = mask_N_L * weights_N.unsqueeze(1) / tokens
+    policy = -(per_token * torch.minimum(plain, clamped)).sum()
+    total, divergence = policy, 0.0
+    if reference_log_probs_N_L is not None:
+        kl = (per_token * k3(new, torch.where(mask_N_L, reference_log_probs_N_L, zero))).sum()
+        total, divergence = policy + beta * kl, kl.item()
+    clipped = (per_token * (clamped < plain)).sum().item()
+    return ModalityLoss(total, policy.item(), divergence, clipped)
+
+
+def permute_within_groups(
+    groups_N: npt.NDArray[np.int64], valid_N: npt.NDArray[np.bool_], rng: np.random.Generator
+) -> npt.NDArray[np.int64]:
+    """Indices that shuffle valid items inside each group: the control that keeps every reward's size and breaks its
+    cause.
+    """
+    order_N = np.arange(len(groups_N), dtype=np.int64)
+    for group in np.unique(groups_N[valid_N]):
+        members = np.flatnonzero((groups_N == group) & valid_N)
+        order_N[members] = rng.permutation(members)
+    return order_N
+
+
+def _same_length(**arrays: npt.NDArray[np.generic]) -> None:
+    lengths = {name: array.shape for name, array in arrays.items()}
+    if len(set(lengths.values())) != 1:
+        raise ValueError(f"expected arrays of one shape (N,), got {lengths}")
