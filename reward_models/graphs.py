@@ -1,0 +1,121 @@
+"""Graphs: ONNX files with typed inputs and outputs, as a profile lists them and as Triton's configuration names them.
+
+A graph takes `uint8` pixels or `int64` tokens; normalisation is inside the graph. Its weights file is either checked
+in or made once from a package by `export.py`; beside an exported file lies `<file>.json` with the sha256 pinned then.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from sync_r1.reward_models.images import ResizeMode
+from sync_r1.reward_models.releases import GraphPin, file_sha256
+from sync_r1.reward_models.types import GraphError
+
+DType = Literal["uint8", "int64", "float32"]
+
+
+class GraphFileMissing(GraphError):
+    """The weights file of a graph is not there (or is not the one that was pinned); the message names the cure."""
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output: its name, its element type and its shape without the batch axis; -1 is any length."""
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+
+    def check(self, array: npt.NDArray[Any], graph: str) -> None:
+        """Raise GraphError unless `array` is a batch of this tensor."""
+        dims_fit = array.ndim == len(self.shape) + 1 and all(
+            want in (-1, got) for want, got in zip(self.shape, array.shape[1:])
+        )
+        if array.dtype != np.dtype(self.dtype) or not dims_fit:
+            wanted = ", ".join(["N", *(str(d) if d >= 0 else "any" for d in self.shape)])
+            raise GraphError(
+                f"graph {graph!r}, tensor {self.name!r}: expected {self.dtype} ({wanted}), "
+                f"got {array.dtype} {array.shape}"
+            )
+
+
+@dataclass(frozen=True)
+class DynamicBatching:
+    """Triton's queue in front of one graph. Both bounds are unlimited unless set, so they are always set."""
+
+    max_queue_size: int = 256
+    """Requests (not items) that may wait; beyond it Triton refuses."""
+    default_timeout_us: int = 30_000_000
+    """Longest wait in the queue, microseconds."""
+    allow_timeout_override: bool = True
+    """A request may shorten its own wait: how the caller's deadline reaches the queue."""
+    max_queue_delay_us: int = 500
+    """How long a batch waits for company, microseconds."""
+
+
+@dataclass(frozen=True)
+class GraphSpec:
+    """One graph at one version."""
+
+    name: str
+    version: int
+    file: Path
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    max_batch_size: int
+    resize: ResizeMode = "crop_bicubic"
+    """How a picture is brought to the size of the `pixels` input; unused by text graphs."""
+    package: str = ""
+    """Which exporter of `export.py` makes the file; empty when the file is checked in."""
+    warmup_length: int = 16
+    """Stands in for axes of any length in the warm-up sample."""
+    instances: int = 1
+    batching: DynamicBatching = DynamicBatching()
+
+    @cached_property
+    def sha256(self) -> str:
+        """sha256 of the weights file, 64 hex digits.
+
+        Raises GraphFileMissing when there is no file, or when it is not the one that was pinned at export.
+        """
+        if not self.file.is_file():
+            cure = (
+                "run `python -m sync_r1.reward_models.export`"
+                if self.package
+                else "it should have come with the sources: run `git status`"
+            )
+            raise GraphFileMissing(f"graph {self.name!r}: there is no file {self.file}; {cure}")
+        digest = file_sha256(self.file)
+        pin_file = pin_path(self.file)
+        if pin_file.is_file():
+            pinned = json.loads(pin_file.read_text())["sha256"]
+            if pinned != digest:
+                raise GraphFileMissing(
+                    f"graph {self.name!r}: {self.file} has sha256 {digest[:12]}…, but {pin_file.name} pins "
+                    f"{pinned[:12]}…; delete both and export again"
+                )
+        return digest
+
+    @property
+    def pin(self) -> GraphPin:
+        """Name, version and digest, as a release lists them. Raises GraphFileMissing."""
+        return GraphPin(self.name, self.version, self.sha256)
+
+
+def pin_path(file: Path) -> Path:
+    """The small JSON file beside `file` that pins its sha256."""
+    return file.with_name(file.name + ".json")
+
+
+def graph_store() -> Path:
+    """The folder of exported graphs: env SYNC_R1_GRAPHS, or ~/.cache/sync-r1/graphs."""
+    return Path(os.environ.get("SYNC_R1_GRAPHS") or Path.home() / ".cache" / "sync-r1" / "graphs").absolute()

@@ -1,0 +1,120 @@
+"""`LocalRunner`: graphs by ONNX Runtime in this process.
+
+For tests, and as the "bare backend" that benchmarks compare Triton against. Like Triton it has `instances` workers per
+graph; a call that is out of time or cancelled stops its graph at the next operator.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sync_r1.reward_models.graphs import GraphSpec
+from sync_r1.reward_models.profiles import Profile
+from sync_r1.reward_models.runner import RunContext, RunResult, Tensors
+from sync_r1.reward_models.types import GraphDeadline, GraphError
+
+
+class LocalRunner:
+    """A `GraphRunner` over the graphs of a profile. Sessions are made at the first call of each graph.
+
+    `threads` is ONNX Runtime's intra-op thread count for every graph. Close it (or use `with`) to end its workers.
+    """
+
+    def __init__(self, profile: Profile, *, threads: int = 1) -> None:
+        self._graphs = profile.graphs
+        self._threads = threads
+        self._sessions: dict[str, Any] = {}
+        self._workers: dict[str, ThreadPoolExecutor] = {}
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> LocalRunner:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the workers; calls that run now finish first."""
+        for worker in self._workers.values():
+            worker.shutdown(wait=True, cancel_futures=True)
+
+    async def run(self, context: RunContext, graph: str, inputs: Tensors) -> RunResult:
+        """See `GraphRunner.run`. Raises GraphDeadline, or GraphError for an unknown graph or inputs that do not fit."""
+        import onnxruntime
+
+        started_ns = time.perf_counter_ns()
+        spec = self._spec(context, graph)
+        batch = _batch_size(spec, inputs)
+        remaining_s = context.deadline_s - time.monotonic()
+        if remaining_s <= 0:
+            raise GraphDeadline(f"graph {graph!r}: the deadline had passed {-remaining_s:.3f} s before the call")
+        options = onnxruntime.RunOptions()
+        with self._lock:
+            worker = self._workers.setdefault(graph, ThreadPoolExecutor(spec.instances, thread_name_prefix=graph))
+        call = asyncio.get_running_loop().run_in_executor(worker, self._run, spec, inputs, batch, options)
+        try:
+            outputs = await asyncio.wait_for(call, remaining_s)
+        except asyncio.TimeoutError:
+            options.terminate = True
+            raise GraphDeadline(f"graph {graph!r}: no answer within {remaining_s:.3f} s") from None
+        except asyncio.CancelledError:
+            options.terminate = True
+            raise
+        return RunResult(outputs, spec.version, time.perf_counter_ns() - started_ns)
+
+    def _spec(self, context: RunContext, graph: str) -> GraphSpec:
+        if graph not in self._graphs:
+            raise GraphError(f"there is no graph {graph!r}; the profile has {sorted(self._graphs)}")
+        spec = self._graphs[graph]
+        pinned = context.release.version_of(graph)
+        if pinned != spec.version:
+            raise GraphError(f"graph {graph!r}: the release pins version {pinned}, here is version {spec.version}")
+        return spec
+
+    def _run(self, spec: GraphSpec, inputs: Tensors, batch: int, options: Any) -> dict[str, npt.NDArray[Any]]:
+        """In a worker thread: all chunks of one call, in order."""
+        session = self._session(spec)
+        names = [tensor.name for tensor in spec.outputs]
+        chunks = []
+        for start in range(0, batch, spec.max_batch_size):
+            chunk = {tensor.name: inputs[tensor.name][start : start + spec.max_batch_size] for tensor in spec.inputs}
+            try:
+                chunks.append(session.run(names, chunk, options))
+            except Exception as error:  # ONNX Runtime has a class per status; all of them mean: this graph did not run
+                raise GraphError(f"graph {spec.name!r} failed: {error}") from error
+        return {name: np.concatenate(parts) for name, parts in zip(names, zip(*chunks))}
+
+    def _session(self, spec: GraphSpec) -> Any:
+        import onnxruntime
+
+        with self._lock:
+            if spec.name not in self._sessions:
+                _ = spec.sha256  # missing or changed files are told apart from graphs that do not load
+                options = onnxruntime.SessionOptions()
+                options.intra_op_num_threads = self._threads
+                options.inter_op_num_threads = 1
+                options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # as in triton_model.py
+                self._sessions[spec.name] = onnxruntime.InferenceSession(
+                    str(spec.file), options, providers=["CPUExecutionProvider"]
+                )
+            return self._sessions[spec.name]
+
+
+def _batch_size(spec: GraphSpec, inputs: Tensors) -> int:
+    expected = {tensor.name for tensor in spec.inputs}
+    if set(inputs) != expected:
+        raise GraphError(f"graph {spec.name!r} takes {sorted(expected)}, got {sorted(inputs)}")
+    for tensor in spec.inputs:
+        tensor.check(inputs[tensor.name], spec.name)
+    sizes = {len(array) for array in inputs.values()}
+    if len(sizes) != 1 or 0 in sizes:
+        raise GraphError(f"graph {spec.name!r}: inputs need one batch size of at least 1, got {sorted(sizes)}")
+    return sizes.pop()

@@ -1,0 +1,79 @@
+"""The generic model of Triton's Python backend: runs the ONNX file beside it with ONNX Runtime.
+
+`repository.py` copies this file as `model.py` into a model repository, where Triton's stub process loads it; it needs
+numpy and onnxruntime only. All requests of one call are run as one batch, so Triton's dynamic batching pays.
+"""
+
+import json
+import os
+
+import numpy as np
+import onnxruntime
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    """One instance of one graph."""
+
+    def initialize(self, args):
+        """Load `model.onnx` of this version; parameter `threads` is ONNX Runtime's intra-op thread count."""
+        config = json.loads(args["model_config"])
+        folder = os.path.join(args["model_repository"], args["model_version"])
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = int(config["parameters"]["threads"]["string_value"])
+        options.inter_op_num_threads = 1
+        # Idle threads that spin would take the cores from the other graphs of this machine.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self.session = onnxruntime.InferenceSession(
+            os.path.join(folder, "model.onnx"), options, providers=["CPUExecutionProvider"]
+        )
+        self.inputs = [entry["name"] for entry in config["input"]]
+        self.outputs = [entry["name"] for entry in config["output"]]
+
+    def execute(self, requests):
+        """One response per request, in order; a request that fails does not fail its neighbours."""
+        responses = [None] * len(requests)
+        batch = []
+        for index, request in enumerate(requests):
+            if request.is_cancelled():
+                responses[index] = _error("the request was cancelled", pb_utils.TritonError.CANCELLED)
+                continue
+            try:
+                arrays = {name: pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self.inputs}
+                batch.append((index, arrays))
+            except Exception as error:
+                responses[index] = _error(f"inputs could not be read: {error}", pb_utils.TritonError.INVALID_ARG)
+        for together in _same_shapes(batch):
+            for index, response in self._run(together):
+                responses[index] = response
+        return responses
+
+    def _run(self, batch):
+        """Responses of requests whose arrays can be concatenated: [(index, arrays)] -> [(index, response)]."""
+        joined = {name: np.concatenate([arrays[name] for _, arrays in batch]) for name in self.inputs}
+        try:
+            outputs = self.session.run(self.outputs, joined)
+        except Exception as error:
+            if len(batch) > 1:  # find out whose fault it was
+                return [answer for one in batch for answer in self._run([one])]
+            return [(batch[0][0], _error(f"the graph failed: {error}", pb_utils.TritonError.INTERNAL))]
+        answers, start = [], 0
+        for index, arrays in batch:
+            stop = start + len(arrays[self.inputs[0]])
+            tensors = [pb_utils.Tensor(name, array[start:stop]) for name, array in zip(self.outputs, outputs)]
+            answers.append((index, pb_utils.InferenceResponse(output_tensors=tensors)))
+            start = stop
+        return answers
+
+
+def _error(message, code):
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
+
+
+def _same_shapes(batch):
+    """Group [(index, arrays)] by all their shapes but the batch axis."""
+    groups = {}
+    for index, arrays in batch:
+        key = tuple(array.shape[1:] for array in arrays.values())
+        groups.setdefault(key, []).append((index, arrays))
+    return groups.values()
