@@ -19,7 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sync_r1.reward_models.pocket.scenes import Scene, render, sample_scene
-from sync_r1.trainer_client.policies.magvit import Magvit, MagvitConfig, StageSizes, to_pictures, to_pixels
+from sync_r1.trainer_client.policies.magvit import Magvit, MagvitConfig, StageSizes, to_pixels
+from sync_r1.trainer_client.policies.muon import Muon, split_parameters
 
 POCKET_TOKENIZER = MagvitConfig(StageSizes(96, (1, 1), (1, 1)), StageSizes(96, (1, 1), (1, 1)), bits=13, image_size=64, patch=4)
 
@@ -31,7 +32,7 @@ class TokenizerTraining:
     pictures: int = 40_000
     minutes: float = 16.0
     batch: int = 32
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     ema: float = 0.998
     seed: int = 7
     threads: int = 1
@@ -92,23 +93,28 @@ def train_tokenizer(folder: Path, settings: TokenizerTraining) -> None:
     model = Magvit(POCKET_TOKENIZER).to(memory_format=torch.channels_last)
     averaged = Magvit(POCKET_TOKENIZER).eval()
     averaged.load_state_dict(model.state_dict())
-    optimizer = torch.optim.AdamW(model.parameters(), settings.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
+    hidden_weights, rest = split_parameters(model, adam_names=("conv_in", "conv_out", "quant_conv"))
+    optimizers = (
+        Muon(hidden_weights, settings.learning_rate),
+        torch.optim.AdamW(rest, settings.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4),
+    )
     rng = np.random.default_rng(settings.seed)
     curve: list[dict[str, float]] = []
     started, next_report, step = time.monotonic(), 60.0, 0
     while (elapsed := time.monotonic() - started) < settings.minutes * 60:
         done = elapsed / (settings.minutes * 60)
         rate = settings.learning_rate * min(1.0, (step + 1) / 200) * (0.5 + 0.5 * float(np.cos(np.pi * done))) + 1e-5
-        for group in optimizer.param_groups:
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = rate
         batch = pictures[rng.integers(len(pictures), size=settings.batch)]
         pixels = to_pixels(batch).contiguous(memory_format=torch.channels_last)
         decoded, hidden = model(pixels)
         loss = tokenizer_loss(pixels, decoded, hidden)
-        optimizer.zero_grad()
+        model.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         step += 1
         decay = min(settings.ema, step / (step + 20))
         with torch.no_grad():
@@ -126,4 +132,4 @@ def train_tokenizer(folder: Path, settings: TokenizerTraining) -> None:
     (folder / "tokenizer_curve.json").write_text(json.dumps(curve, indent=1) + "\n")
 
 
-__all__ = ["POCKET_TOKENIZER", "TokenizerTraining", "policy_like", "render_pictures", "to_pictures", "train_tokenizer"]
+__all__ = ["POCKET_TOKENIZER", "TokenizerTraining", "policy_like", "render_pictures", "train_tokenizer"]
