@@ -2,14 +2,22 @@
 
 `repository.py` copies this file as `model.py` into a model repository, where Triton's stub process loads it; it needs
 numpy and onnxruntime only. All requests of one call are run as one batch, so Triton's dynamic batching pays.
+
+Tensors pass through DLPack in both directions: the stub of Triton 2.51 was compiled against numpy 1 and misreads the
+element size of numpy 2 arrays, so that `Tensor(name, array)` would send empty outputs and `as_numpy()` give wrong inputs.
 """
 
+import ctypes
 import json
 import os
 
 import numpy as np
 import onnxruntime
 import triton_python_backend_utils as pb_utils
+
+_rename_capsule = ctypes.pythonapi.PyCapsule_SetName
+_rename_capsule.argtypes = [ctypes.py_object, ctypes.c_char_p]
+_CONSUMED = b"used_dltensor"  # the capsule keeps a pointer to these bytes
 
 
 class TritonPythonModel:
@@ -39,7 +47,9 @@ class TritonPythonModel:
                 responses[index] = _error("the request was cancelled", pb_utils.TritonError.CANCELLED)
                 continue
             try:
-                arrays = {name: pb_utils.get_input_tensor_by_name(request, name).as_numpy() for name in self.inputs}
+                arrays = {
+                    name: np.from_dlpack(pb_utils.get_input_tensor_by_name(request, name)) for name in self.inputs
+                }
                 batch.append((index, arrays))
             except Exception as error:
                 responses[index] = _error(f"inputs could not be read: {error}", pb_utils.TritonError.INVALID_ARG)
@@ -60,10 +70,18 @@ class TritonPythonModel:
         answers, start = [], 0
         for index, arrays in batch:
             stop = start + len(arrays[self.inputs[0]])
-            tensors = [pb_utils.Tensor(name, array[start:stop]) for name, array in zip(self.outputs, outputs)]
+            tensors = [_tensor(name, array[start:stop]) for name, array in zip(self.outputs, outputs)]
             answers.append((index, pb_utils.InferenceResponse(output_tensors=tensors)))
             start = stop
         return answers
+
+
+def _tensor(name, array):
+    capsule = array.__dlpack__()
+    tensor = pb_utils.Tensor.from_dlpack(name, capsule)
+    # The stub now owns the memory, but marks the capsule with a name of its own, at which numpy prints an error.
+    _rename_capsule(capsule, _CONSUMED)
+    return tensor
 
 
 def _error(message, code):
