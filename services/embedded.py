@@ -1,0 +1,206 @@
+"""The embedded Triton: NVIDIA's real `tritonserver`, taken from the `nvidia-pytriton` wheel, on loopback.
+
+For one machine and for tests. That Triton is 2.51 and old: it listens on 127.0.0.1 only and never goes into a cluster
+image. It has the Python backend alone, so its model repository is written with `backend: "python"`
+(`reward_models/repository.py`).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import socket
+import sys
+import sysconfig
+import tempfile
+import time
+from pathlib import Path
+from types import TracebackType
+
+import grpc
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from sync_r1.services import processes
+
+_START_ATTEMPTS = 3
+
+
+class TritonStartError(RuntimeError):
+    """The embedded Triton could not be started; the message says why and carries the end of its log."""
+
+
+class EmbeddedTriton:
+    """A running `tritonserver` over one model repository.
+
+        with EmbeddedTriton(repository) as triton:
+            TritonRunner(triton.url)
+
+    `start` returns when every model answers, or raises TritonStartError after `ready_timeout_s` (or as soon as Triton
+    gives up). `stop` ends it with SIGTERM, and with SIGKILL after `stop_timeout_s`.
+    """
+
+    def __init__(self, repository: Path, *, ready_timeout_s: float = 120.0, stop_timeout_s: float = 10.0) -> None:
+        self._repository = Path(repository).resolve()
+        self._ready_timeout_s = ready_timeout_s
+        self._stop_timeout_s = stop_timeout_s
+        self._process: processes.subprocess.Popen[bytes] | None = None
+        self._directory: Path | None = None
+        self._url = ""
+
+    @property
+    def url(self) -> str:
+        """`127.0.0.1:PORT` of Triton's gRPC endpoint."""
+        if self._process is None:
+            raise RuntimeError("the embedded Triton is not running; call start() first")
+        return self._url
+
+    @property
+    def pid(self) -> int:
+        """Process id of `tritonserver`."""
+        if self._process is None:
+            raise RuntimeError("the embedded Triton is not running; call start() first")
+        return self._process.pid
+
+    def start(self) -> EmbeddedTriton:
+        """Start Triton and wait until all its models are ready."""
+        if not self._repository.is_dir():
+            raise TritonStartError(f"no model repository at {self._repository}; write one with `sync-r1 repository`")
+        self._directory = Path(tempfile.mkdtemp(prefix="sync-r1-triton-"))
+        try:
+            backends = _link_backend(self._directory)
+            for attempt in range(1, _START_ATTEMPTS + 1):
+                log = self._directory / f"triton-{attempt}.log"
+                if self._start_once(backends, log):
+                    return self
+                # Another program took the port between our choosing it and Triton's binding it: choose again.
+            raise TritonStartError(f"no free port on 127.0.0.1 after {_START_ATTEMPTS} attempts:\n{processes.tail(log)}")
+        except BaseException:
+            self.stop()
+            raise
+
+    def _start_once(self, backends: Path, log: Path) -> bool:
+        """True when ready, False when its port was taken meanwhile; raises TritonStartError for anything else."""
+        port = _free_port()
+        self._url = f"127.0.0.1:{port}"
+        command = [
+            str(_wheel() / "bin" / "tritonserver"),
+            f"--model-repository={self._repository}",
+            f"--backend-directory={backends}",
+            f"--backend-config=python,shm-region-prefix-name={self._shm_prefix}",
+            "--disable-auto-complete-config",
+            "--strict-readiness=true",
+            "--exit-on-error=true",
+            f"--exit-timeout-secs={max(1, int(self._stop_timeout_s) - 1)}",
+            "--allow-http=false",
+            "--allow-metrics=false",
+            "--grpc-address=127.0.0.1",
+            f"--grpc-port={port}",
+        ]
+        self._process = processes.spawn(command, log=log, environment=_environment())
+        deadline = time.monotonic() + self._ready_timeout_s
+        with grpc.insecure_channel(self._url) as channel:
+            service = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+            while time.monotonic() < deadline:
+                if self._process.poll() is not None:
+                    if "Address already in use" in log.read_text(errors="replace"):
+                        return False
+                    raise TritonStartError(
+                        f"the embedded Triton ended with code {self._process.returncode} before it was ready. "
+                        f"The end of its log:\n{processes.tail(log)}"
+                    )
+                try:
+                    if service.ServerReady(service_pb2.ServerReadyRequest(), timeout=1.0).ready:
+                        return True
+                except grpc.RpcError:
+                    pass  # not listening yet
+                time.sleep(0.05)
+        raise TritonStartError(
+            f"the embedded Triton was not ready after {self._ready_timeout_s:g} s. The end of its log:\n"
+            f"{processes.tail(log)}"
+        )
+
+    @property
+    def _shm_prefix(self) -> str:
+        """Names our shared memory regions, so that those a killed Triton leaves can be told from anybody else's."""
+        assert self._directory is not None
+        return self._directory.name.replace("-", "_") + "_"
+
+    def stop(self) -> None:
+        """End Triton and remove what it left; harmless when it is not running."""
+        if self._process is not None:
+            processes.stop(self._process, grace_s=self._stop_timeout_s)
+            self._process = None
+        if self._directory is not None:
+            for region in Path("/dev/shm").glob(f"{self._shm_prefix}*"):
+                region.unlink(missing_ok=True)
+            shutil.rmtree(self._directory, ignore_errors=True)
+            self._directory = None
+
+    def __enter__(self) -> EmbeddedTriton:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def _wheel() -> Path:
+    """`pytriton/tritonserver/` of the installed wheel (found without importing it: only its binary is used)."""
+    spec = importlib.util.find_spec("pytriton")
+    if spec is None or spec.origin is None:
+        raise TritonStartError(
+            "the embedded Triton needs the `embedded` extra (package nvidia-pytriton): install sync-r1[embedded], "
+            "or point `sync-r1 serve` at a Triton of yours with --triton HOST:PORT"
+        )
+    return Path(spec.origin).parent / "tritonserver"
+
+
+def _link_backend(directory: Path) -> Path:
+    """A backend directory with the Python backend and the stub built for the running Python; returns its path."""
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    stub = _wheel() / "python_backend_stubs" / version / "triton_python_backend_stub"
+    if not stub.exists():
+        have = sorted(path.name for path in (_wheel() / "python_backend_stubs").iterdir())
+        raise TritonStartError(f"the embedded Triton has no stub for Python {version}; it has {', '.join(have)}")
+    python = directory / "backends" / "python"
+    python.mkdir(parents=True)
+    for path in (_wheel() / "backends" / "python").iterdir():
+        (python / path.name).symlink_to(path)
+    (python / stub.name).unlink(missing_ok=True)
+    (python / stub.name).symlink_to(stub)
+    return python.parent
+
+
+def _environment() -> dict[str, str]:
+    """Environment of `tritonserver`: its libraries, and the running Python (with its packages) for the stub."""
+    libraries = [str(_libpython_directory()), str(_wheel().parents[1] / "nvidia_pytriton.libs")]
+    environment = dict(os.environ)
+    # The running Python's own directory comes first: the stub takes the first libpython of its version that it meets.
+    environment["LD_LIBRARY_PATH"] = os.pathsep.join([*libraries, environment.get("LD_LIBRARY_PATH", "")]).rstrip(":")
+    # The stub embeds an isolated Python: it ignores PYTHONPATH and finds its packages from the first `python3` on PATH.
+    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", "")])
+    return environment
+
+
+def _libpython_directory() -> Path:
+    """Where the shared library of the running Python lies. Raises TritonStartError if it has none."""
+    name = f"libpython{sys.version_info.major}.{sys.version_info.minor}.so.1.0"
+    libdir = Path(sysconfig.get_config_var("LIBDIR") or "")
+    multiarch = str(sysconfig.get_config_var("MULTIARCH") or "")
+    places = [libdir, libdir / multiarch, Path(sys.base_prefix) / "lib", Path(sys.base_prefix) / "lib" / multiarch]
+    for place in places:
+        if (place / name).exists():
+            return place
+    raise TritonStartError(
+        f"{name} was not found in {', '.join(str(place) for place in dict.fromkeys(places))}: the Python backend of "
+        "Triton needs a Python with a shared library (CPython configured with --enable-shared, or the package libpython)"
+    )
+
+
+def _free_port() -> int:
+    """A port of 127.0.0.1 that nobody uses at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

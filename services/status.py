@@ -1,0 +1,74 @@
+"""From causes to gRPC statuses: the one table (`serving.md`), and the one place where a call is aborted.
+
+Clients decide by these whether to retry, so each cause has exactly one status:
+
+    malformed, over a limit, unknown variant   INVALID_ARGUMENT     never retried
+    unknown release                            NOT_FOUND            never retried
+    admission or Triton queue full             RESOURCE_EXHAUSTED   retried after `grpc-retry-pushback-ms`
+    deadline passed                            DEADLINE_EXCEEDED    retried within the caller's budget
+    Triton down, service draining              UNAVAILABLE          another replica
+    our bug                                    INTERNAL             never retried blindly; carries an error id
+
+Texts of exceptions that we did not write for clients stay in the log.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from typing import NoReturn
+
+import grpc
+
+from sync_r1.reward_models.types import (
+    GraphDeadline,
+    GraphOverloaded,
+    GraphUnavailable,
+    UnknownRelease,
+    UnknownVariant,
+)
+from sync_r1.services.admission import Overloaded
+
+logger = logging.getLogger(__name__)
+
+PUSHBACK = "grpc-retry-pushback-ms"
+
+
+class InvalidRequest(Exception):
+    """The request as a whole cannot be served; the message names the field, what was expected and what came."""
+
+
+# Messages of these are written for clients.
+_SAID_AS_IT_IS: dict[type[Exception], grpc.StatusCode] = {
+    InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
+    UnknownVariant: grpc.StatusCode.INVALID_ARGUMENT,
+    UnknownRelease: grpc.StatusCode.NOT_FOUND,
+    Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+}
+# Messages of these name hosts and models of ours: clients get these sentences instead.
+_SAID_IN_OUR_WORDS: dict[type[Exception], tuple[grpc.StatusCode, str]] = {
+    GraphOverloaded: (grpc.StatusCode.RESOURCE_EXHAUSTED, "the queue of a graph is full; try again later"),
+    GraphDeadline: (grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed before the graphs had answered"),
+    GraphUnavailable: (grpc.StatusCode.UNAVAILABLE, "Triton does not answer for this service; try another replica"),
+}
+
+
+async def abort(
+    context: grpc.aio.ServicerContext, error: Exception, *, request_id: str, pushback_ms: int
+) -> NoReturn:
+    """End the call with the status of `error`. Logs whatever the client is not told."""
+    trailers: tuple[tuple[str, str], ...] = ()
+    kind = type(error)
+    if kind in _SAID_AS_IT_IS:
+        code, message = _SAID_AS_IT_IS[kind], str(error)
+    elif kind in _SAID_IN_OUR_WORDS:
+        code, message = _SAID_IN_OUR_WORDS[kind]
+        logger.warning("request %s: %s: %s", request_id, code.name, error)
+    else:
+        error_id = uuid.uuid4().hex[:12]
+        code, message = grpc.StatusCode.INTERNAL, f"internal error {error_id}; the service's log says more"
+        logger.error("request %s: error %s", request_id, error_id, exc_info=error)
+    if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
+        trailers = ((PUSHBACK, str(getattr(error, "pushback_ms", pushback_ms))),)
+    await context.abort(code, message, trailers)
+    raise AssertionError("context.abort always raises")
