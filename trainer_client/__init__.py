@@ -1,1 +1,84 @@
-"""What is done with scores: the thin SDK, Sync-GRPO with Dynamic Group Scaling, policies and evaluation."""
+"""What is done with scores: the thin SDK, Sync-GRPO with Dynamic Group Scaling, policies and evaluation.
+
+This namespace is the SDK, for anybody who has pictures or answers to score. It imports neither torch nor transformers,
+onnxruntime or tritonclient; the trainer's modules next to it do, and are imported by name.
+
+    async with RewardClient("localhost:9001") as client:
+        batch = await client.score([Sample(image=picture("cat.png"), prompt="a cat")])
+"""
+
+from sync_r1.reward_models.types import (
+    Concept,
+    Failure,
+    FailureCode,
+    NotApplicable,
+    Outcome,
+    Picture,
+    Sample,
+    Score,
+)
+from sync_r1.trainer_client.client import RequestTimings, RewardClient, ScoredBatch
+from sync_r1.trainer_client.combination import DEFAULT_WEIGHTS, RELEASED_WEIGHTS
+from sync_r1.trainer_client.description import ServiceDescription, ServiceLimits, VariantDescription
+from sync_r1.trainer_client.ensemble import (
+    AffineMap,
+    Combination,
+    EnsembleResult,
+    FailurePolicy,
+    RewardEnsemble,
+    RewardResult,
+    RewardUse,
+)
+from sync_r1.trainer_client.errors import (
+    DeadlineExceeded,
+    Overloaded,
+    RequestRejected,
+    RewardClientError,
+    RewardFailed,
+    ServiceBug,
+    ServiceUnreachable,
+)
+from sync_r1.trainer_client.pictures import EncodedPicture, PictureSource, picture
+from sync_r1.trainer_client.settings import Backoff, Limits, Timeout
+from sync_r1.trainer_client.sync_client import SyncRewardClient, SyncRewardEnsemble
+
+__all__ = [
+    "DEFAULT_WEIGHTS",
+    "RELEASED_WEIGHTS",
+    "AffineMap",
+    "Backoff",
+    "Combination",
+    "Concept",
+    "DeadlineExceeded",
+    "EncodedPicture",
+    "EnsembleResult",
+    "Failure",
+    "FailureCode",
+    "FailurePolicy",
+    "Limits",
+    "NotApplicable",
+    "Outcome",
+    "Overloaded",
+    "Picture",
+    "PictureSource",
+    "RequestRejected",
+    "RequestTimings",
+    "RewardClient",
+    "RewardClientError",
+    "RewardEnsemble",
+    "RewardFailed",
+    "RewardResult",
+    "RewardUse",
+    "Sample",
+    "Score",
+    "ScoredBatch",
+    "ServiceBug",
+    "ServiceDescription",
+    "ServiceLimits",
+    "ServiceUnreachable",
+    "SyncRewardClient",
+    "SyncRewardEnsemble",
+    "Timeout",
+    "VariantDescription",
+    "picture",
+]

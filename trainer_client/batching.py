@@ -1,0 +1,92 @@
+"""Cutting a call into requests that a service accepts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sync_r1.trainer_client.errors import RequestRejected
+from sync_r1.trainer_client.wire import PackedSample, reference_bytes
+
+_REQUEST_OVERHEAD_BYTES = 1024  # variant, release, request id
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What one request may hold, and whether a group must stay in one piece."""
+
+    max_items: int
+    max_bytes: int
+    keep_groups: bool
+
+
+def split(samples: Sequence[PackedSample], bounds: Bounds, *, inline: bool) -> list[list[int]]:
+    """Positions in `samples`, request by request; each request as even in size as the limits allow.
+
+    With `inline` every reference counts for every sample; otherwise once for each request, which is how they are sent.
+    With `keep_groups` samples of one group (a sample without a group is its own) share a request. Raises
+    RequestRejected when a single unit does not fit, naming it, its size and the limit.
+    """
+    units = _units(samples, bounds.keep_groups)
+    requests_at_least = -(-len(samples) // bounds.max_items)
+    target_items = bounds.max_items if bounds.keep_groups else -(-len(samples) // requests_at_least)
+    room_bytes = bounds.max_bytes - _REQUEST_OVERHEAD_BYTES
+    batches: list[list[int]] = []
+    batch: list[int] = []
+    batch_bytes, batch_references = 0, set[str]()
+    for unit in units:
+        _check_unit(samples, unit, bounds, room_bytes, inline)
+        added = _cost(samples, unit, set() if inline else batch_references, inline)
+        if batch and (len(batch) + len(unit) > target_items or batch_bytes + added > room_bytes):
+            batches.append(batch)
+            batch, batch_bytes, batch_references = [], 0, set()
+            added = _cost(samples, unit, batch_references, inline)
+        batch.extend(unit)
+        batch_bytes += added
+        batch_references |= {reference.sha256 for i in unit for reference in samples[i].references}
+    if batch:
+        batches.append(batch)
+    return batches
+
+
+def too_large(sample: PackedSample, bounds: Bounds) -> str:
+    """Why this sample alone fits no request; "" if it does."""
+    size, room = sample.size_bytes + reference_bytes(sample), bounds.max_bytes - _REQUEST_OVERHEAD_BYTES
+    if size <= room:
+        return ""
+    return f"the sample takes {size} bytes with its references, a request may hold {room}; send smaller pictures"
+
+
+def _units(samples: Sequence[PackedSample], keep_groups: bool) -> list[list[int]]:
+    if not keep_groups:
+        return [[position] for position in range(len(samples))]
+    units: dict[tuple[str, int], list[int]] = {}
+    for position, packed in enumerate(samples):
+        group = packed.sample.group
+        units.setdefault((group, -1 if group else position), []).append(position)
+    return list(units.values())
+
+
+def _cost(samples: Sequence[PackedSample], unit: list[int], present: set[str], inline: bool) -> int:
+    """Bytes that a unit adds to a request in which the references `present` already stand."""
+    if inline:
+        return sum(samples[i].size_bytes + reference_bytes(samples[i]) for i in unit)
+    fresh = {reference.sha256: len(reference.data) for i in unit for reference in samples[i].references}
+    digests = sum(len(samples[i].references) for i in unit) * 80
+    return sum(samples[i].size_bytes for i in unit) + digests + sum(fresh[key] for key in fresh.keys() - present)
+
+
+def _check_unit(
+    samples: Sequence[PackedSample], unit: list[int], bounds: Bounds, room_bytes: int, inline: bool
+) -> None:
+    if len(unit) > bounds.max_items:
+        raise RequestRejected(
+            f"group {samples[unit[0]].sample.group!r} has {len(unit)} samples, but the service takes at most "
+            f"{bounds.max_items} in a request and this reward must see a whole group; use smaller groups"
+        )
+    size = _cost(samples, unit, set(), inline)
+    if size > room_bytes:
+        raise RequestRejected(
+            f"{len(unit)} samples that must stay together, beginning with {samples[unit[0]].id!r}, take {size} bytes, "
+            f"but a request may hold {room_bytes}; send smaller pictures or groups"
+        )
