@@ -11,6 +11,7 @@ import importlib.util
 import os
 import shutil
 import socket
+import subprocess
 import sys
 import sysconfig
 import tempfile
@@ -44,8 +45,9 @@ class EmbeddedTriton:
         self._repository = Path(repository).resolve()
         self._ready_timeout_s = ready_timeout_s
         self._stop_timeout_s = stop_timeout_s
-        self._process: processes.subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._directory: Path | None = None
+        self._log = Path()
         self._url = ""
 
     @property
@@ -62,6 +64,15 @@ class EmbeddedTriton:
             raise RuntimeError("the embedded Triton is not running; call start() first")
         return self._process.pid
 
+    @property
+    def running(self) -> bool:
+        """Whether `tritonserver` is alive."""
+        return self._process is not None and self._process.poll() is None
+
+    def log_tail(self, lines: int = 30) -> str:
+        """The last lines that Triton wrote."""
+        return processes.tail(self._log, lines)
+
     def start(self) -> EmbeddedTriton:
         """Start Triton and wait until all its models are ready."""
         if not self._repository.is_dir():
@@ -70,11 +81,11 @@ class EmbeddedTriton:
         try:
             backends = _link_backend(self._directory)
             for attempt in range(1, _START_ATTEMPTS + 1):
-                log = self._directory / f"triton-{attempt}.log"
-                if self._start_once(backends, log):
+                self._log = self._directory / f"triton-{attempt}.log"
+                if self._start_once(backends, self._log):
                     return self
                 # Another program took the port between our choosing it and Triton's binding it: choose again.
-            raise TritonStartError(f"no free port on 127.0.0.1 after {_START_ATTEMPTS} attempts:\n{processes.tail(log)}")
+            raise TritonStartError(f"its port was taken in each of {_START_ATTEMPTS} attempts:\n{self.log_tail()}")
         except BaseException:
             self.stop()
             raise
@@ -195,7 +206,7 @@ def _libpython_directory() -> Path:
             return place
     raise TritonStartError(
         f"{name} was not found in {', '.join(str(place) for place in dict.fromkeys(places))}: the Python backend of "
-        "Triton needs a Python with a shared library (CPython configured with --enable-shared, or the package libpython)"
+        "Triton needs a Python with a shared library (configured with --enable-shared, or the package libpython)"
     )
 
 

@@ -199,7 +199,7 @@ def _kserve_type(graph: str, name: str, array: npt.NDArray[Any]) -> str:
     try:
         return _KSERVE_OF[array.dtype]
     except KeyError:
-        raise GraphError(f"graph {graph}: input {name!r} has the type {array.dtype}, which Triton cannot take") from None
+        raise GraphError(f"graph {graph}: Triton cannot take input {name!r} of type {array.dtype}") from None
 
 
 def _outputs(graph: str, response: Any) -> dict[str, npt.NDArray[Any]]:

@@ -1,0 +1,286 @@
+"""Between the contract's messages and the domain's words, in both directions.
+
+    ScoreRequest ─ parse ─▶ checked message ─ Codec.samples ─▶ Sample | Failure | MissingReferences per item
+    ScoreResponse ◀─ response ─ Score | NotApplicable | Failure | MissingReferences per item
+
+What is wrong with the request as a whole raises InvalidRequest; what is wrong with one item is that item's outcome.
+Pictures are decoded in threads, never on the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+import time
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf.message import DecodeError
+
+from sync_r1.protos.rewards.v1 import rewards_pb2
+from sync_r1.reward_models.images import ImageError, ImageLimits, decode, from_raw
+from sync_r1.reward_models.types import (
+    Concept,
+    Failure,
+    FailureCode,
+    GraphDeadline,
+    NotApplicable,
+    Outcome,
+    Picture,
+    Sample,
+    Score,
+)
+from sync_r1.services.config import Limits
+from sync_r1.services.reference_cache import ReferenceCache
+from sync_r1.services.status import InvalidRequest
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_ANYBODY = ""  # the team of a service that asks nobody who they are
+
+
+@dataclass(frozen=True)
+class MissingReferences:
+    """This replica does not know the references with these digests; the client sends the item again with them."""
+
+    sha256: tuple[str, ...]
+
+
+_Place = tuple[int, int]  # (item, index of its reference, or _IMAGE)
+_Decoded = tuple[str, Picture | ImageError]  # (digest of a reference's bytes, the picture or what is wrong with it)
+_IMAGE = -1
+
+
+def parse(body: bytes, limits: Limits) -> Any:
+    """The request's message, checked as a whole. Raises InvalidRequest naming the field and the limit."""
+    if len(body) > limits.max_request_bytes:
+        raise InvalidRequest(f"the request has {len(body)} bytes, max_request_bytes is {limits.max_request_bytes}")
+    try:
+        request = rewards_pb2.ScoreRequest.FromString(body)
+    except DecodeError as error:
+        raise InvalidRequest("the request's bytes are no sync_r1.rewards.v1.ScoreRequest") from error
+    items = len(request.samples)
+    if not 1 <= items <= limits.max_items:
+        raise InvalidRequest(f"samples: expected 1 to {limits.max_items} items (max_items), got {items}")
+    seen: dict[str, int] = {}
+    for index, sample in enumerate(request.samples):
+        if sample.id and seen.setdefault(sample.id, index) != index:
+            raise InvalidRequest(
+                f"samples[{index}].id: {sample.id!r} is the id of samples[{seen[sample.id]}] too; ids must differ"
+            )
+    return request
+
+
+class Codec:
+    """Decodes the items of requests; holds the threads and the reference cache."""
+
+    def __init__(self, limits: Limits, cache: ReferenceCache, threads: int) -> None:
+        self._limits = limits
+        self._image_limits = ImageLimits(max_bytes=limits.max_image_bytes, max_pixels=limits.max_pixels)
+        self._cache = cache
+        self._threads = threads
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+
+    def close(self) -> None:
+        """End the threads; what they decode now is finished first."""
+        self._executor.shutdown(wait=True, cancel_futures=True)
+
+    async def samples(
+        self, messages: Sequence[Any], *, required_fields: Collection[str], deadline_s: float
+    ) -> list[Sample | Failure | MissingReferences]:
+        """One entry for each message, in order. Pictures that the reward does not look at are not even decoded.
+
+        `deadline_s` is on `time.monotonic()`'s clock. Raises GraphDeadline when decoding takes longer.
+        """
+        looks_at = frozenset(required_fields)
+        jobs = {
+            (item, place): image
+            for item, message in enumerate(messages)
+            for place, image in _inline_pictures(message, looks_at, self._limits.max_references)
+        }
+        decoded = await self._decode_all(jobs, deadline_s)
+        # Whatever the order of the items, they may refer to pictures that came inline in the same request.
+        inline = {
+            digest: picture
+            for (_, place), (digest, picture) in decoded.items()
+            if place != _IMAGE and isinstance(picture, Picture)
+        }
+        return [self._sample(item, message, looks_at, decoded, inline) for item, message in enumerate(messages)]
+
+    async def _decode_all(self, jobs: dict[_Place, Any], deadline_s: float) -> dict[_Place, _Decoded]:
+        if not jobs:
+            return {}
+        # One slice per thread: a task for each picture would cost more than hashing a small raw one.
+        places = list(jobs)
+        slices = [places[start :: self._threads] for start in range(min(self._threads, len(places)))]
+        loop = asyncio.get_running_loop()
+        parts = await asyncio.gather(
+            *(loop.run_in_executor(self._executor, self._decode_some, jobs, part, deadline_s) for part in slices)
+        )
+        return {place: result for part in parts for place, result in part.items()}
+
+    def _decode_some(self, jobs: dict[_Place, Any], places: list[_Place], deadline_s: float) -> dict[_Place, _Decoded]:
+        """In a thread."""
+        results = {}
+        for place in places:
+            if time.monotonic() > deadline_s:
+                raise GraphDeadline("the deadline passed while pictures were decoded")
+            results[place] = self._decode(jobs[place], is_reference=place[1] != _IMAGE)
+        return results
+
+    def _decode(self, image: Any, *, is_reference: bool) -> _Decoded:
+        """The digest under which a reference is known, and the picture or what is wrong with it."""
+        raw = image.WhichOneof("source") == "raw"
+        data = image.raw.pixels if raw else image.encoded
+        digest = hashlib.sha256(data).hexdigest() if is_reference else ""
+        known = self._cache.get(_ANYBODY, digest) if is_reference else None
+        if known is not None and (not raw or known.pixels.shape[:2] == (image.raw.height, image.raw.width)):
+            return digest, known
+        try:
+            if raw:
+                picture = from_raw(data, image.raw.height, image.raw.width, self._image_limits)
+            else:
+                picture = decode(data, self._image_limits)
+        except ImageError as error:
+            return digest, error
+        if is_reference:
+            self._cache.put(_ANYBODY, digest, picture)
+        return digest, picture
+
+    def _sample(
+        self,
+        item: int,
+        message: Any,
+        looks_at: frozenset[str],
+        decoded: dict[_Place, _Decoded],
+        inline: dict[str, Picture],
+    ) -> Sample | Failure | MissingReferences:
+        for path, text in _texts(message):
+            size = len(text.encode())
+            if size > self._limits.max_text_bytes:
+                return Failure(
+                    FailureCode.BAD_TEXT,
+                    f"{path}: {size} bytes, the limit is {self._limits.max_text_bytes} (max_text_bytes)",
+                    path,
+                )
+        image: Picture | None = None
+        if "image" in looks_at:
+            if message.image.WhichOneof("source") == "sha256":
+                return Failure(
+                    FailureCode.BAD_IMAGE, "image: a digest stands for references only; send the picture", "image"
+                )
+            _, got = decoded.get((item, _IMAGE), ("", None))
+            if isinstance(got, ImageError):
+                return Failure(FailureCode.BAD_IMAGE, f"image: {got}", "image")
+            image = got
+        references: tuple[Picture, ...] = ()
+        if "concept.references" in looks_at:
+            found = self._references(item, message.concept.references, decoded, inline)
+            if not isinstance(found, tuple):
+                return found
+            references = found
+        return _domain_sample(message, image, references)
+
+    def _references(
+        self, item: int, messages: Sequence[Any], decoded: dict[_Place, _Decoded], inline: dict[str, Picture]
+    ) -> tuple[Picture, ...] | Failure | MissingReferences:
+        if len(messages) > self._limits.max_references:
+            return Failure(
+                FailureCode.BAD_REFERENCE,
+                f"concept.references: {len(messages)} pictures, the limit is {self._limits.max_references} "
+                "(max_references)",
+                "concept.references",
+            )
+        pictures, missing = [], []
+        for index, message in enumerate(messages):
+            path = f"concept.references[{index}]"
+            _, got = decoded.get((item, index), ("", None))
+            if got is None:
+                digest = message.sha256
+                if not _DIGEST.fullmatch(digest):
+                    return Failure(
+                        FailureCode.BAD_REFERENCE,
+                        f"{path}: expected a picture or the 64 lowercase hex digits of its sha256; got {digest[:66]!r}",
+                        path,
+                    )
+                got = inline.get(digest) or self._cache.get(_ANYBODY, digest)
+            if isinstance(got, ImageError):
+                return Failure(FailureCode.BAD_REFERENCE, f"{path}: {got}", path)
+            if got is None:
+                missing.append(message.sha256)
+            else:
+                pictures.append(got)
+        return MissingReferences(tuple(missing)) if missing else tuple(pictures)
+
+
+def response(
+    request: Any, outcomes: Sequence[Outcome | MissingReferences], *, reward: str, variant: str, release: str
+) -> Any:
+    """The response's message, one outcome for each sample of the request, in order; without timings."""
+    message = rewards_pb2.ScoreResponse(reward=reward, variant=variant, release=release)
+    for sample, outcome in zip(request.samples, outcomes):
+        target = message.outcomes.add(id=sample.id)
+        if isinstance(outcome, Score):
+            target.score.value = outcome.value
+            for name, value in outcome.components.items():
+                target.score.components.add(name=name, value=value)
+        elif isinstance(outcome, NotApplicable):
+            target.not_applicable.reason = outcome.reason
+        elif isinstance(outcome, MissingReferences):
+            target.missing_references.sha256.extend(outcome.sha256)
+        else:
+            target.failure.code = rewards_pb2.FailureCode.Value(f"FAILURE_CODE_{outcome.code.value}")
+            target.failure.message, target.failure.field = outcome.message, outcome.field
+            target.failure.retryable = outcome.retryable
+    return message
+
+
+def _inline_pictures(message: Any, looks_at: frozenset[str], max_references: int) -> Iterator[tuple[int, Any]]:
+    """The pictures of one item that must be decoded, each with its place: `_IMAGE` or the reference's index."""
+    if "image" in looks_at and message.image.WhichOneof("source") in ("encoded", "raw"):
+        yield _IMAGE, message.image
+    if "concept.references" in looks_at and len(message.concept.references) <= max_references:
+        for index, reference in enumerate(message.concept.references):
+            if reference.WhichOneof("source") in ("encoded", "raw"):
+                yield index, reference
+
+
+def _texts(message: Any) -> Iterator[tuple[str, str]]:
+    """Every text of one item with its path."""
+    concept = message.concept
+    yield from (("id", message.id), ("group", message.group), ("prompt", message.prompt))
+    yield from (("question", message.question), ("answer", message.answer))
+    yield from (("concept.name", concept.name), ("concept.class_noun", concept.class_noun))
+    yield from (("concept.info", concept.info), ("concept.conversation_type", concept.conversation_type))
+    for path, texts in (
+        ("concept.extra_info", concept.extra_info),
+        ("reference_answers", message.reference_answers),
+        ("choices", message.choices),
+    ):
+        yield from ((f"{path}[{index}]", text) for index, text in enumerate(texts))
+
+
+def _domain_sample(message: Any, image: Picture | None, references: tuple[Picture, ...]) -> Sample:
+    concept = message.concept
+    return Sample(
+        id=message.id,
+        group=message.group,
+        image=image,
+        prompt=message.prompt,
+        concept=Concept(
+            name=concept.name,
+            class_noun=concept.class_noun,
+            references=references,
+            info=concept.info,
+            extra_info=tuple(concept.extra_info),
+            conversation_type=concept.conversation_type,
+        ),
+        question=message.question,
+        answer=message.answer,
+        reference_answers=tuple(message.reference_answers),
+        choices=tuple(message.choices),
+        # On the wire an absent target is 0; it means something only beside choices.
+        target=message.target if message.choices else None,
+    )

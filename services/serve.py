@@ -1,0 +1,85 @@
+"""One reward service as a process: what a pod runs, what `up` starts four times, what `sync-r1 serve` calls.
+
+    python -m sync_r1.services.serve '{"reward": "aesthetic", "triton": "127.0.0.1:8001"}'
+
+SIGTERM and SIGINT drain it; it then ends with code 0.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from sync_r1.reward_models.profiles import ServedReward, load_profile
+from sync_r1.services.config import ServiceConfig
+from sync_r1.services.server import RewardServer
+from sync_r1.services.triton_runner import TritonRunner
+
+
+class ServeConfig(BaseModel):
+    """One process: which reward, where its graphs run, and how it is served."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    reward: str
+    triton: str
+    """HOST:PORT of Triton's gRPC endpoint."""
+    profile: str = "pocket"
+    shared_memory: bool = False
+    """Hand pictures to Triton in shared memory; only where it runs on this machine, for us alone."""
+    announce: Path | None = None
+    """A file that appears, holding HOST:PORT, once the service listens."""
+    service: ServiceConfig = ServiceConfig()
+
+
+def served_reward(profile_name: str, reward: str) -> ServedReward:
+    """A reward of a profile. Raises ProfileError; ValueError naming those the profile has."""
+    profile = load_profile(profile_name)
+    if reward not in profile.rewards:
+        raise ValueError(f"profile {profile.name} has no reward {reward!r}; it has {', '.join(profile.rewards)}")
+    return profile.rewards[reward]
+
+
+async def serve(config: ServeConfig, on_listening: Callable[[str], None] = lambda address: None) -> None:
+    """Serve until SIGTERM or SIGINT, then drain. `on_listening` is told HOST:PORT."""
+    served = served_reward(config.profile, config.reward)
+    runner = TritonRunner(config.triton, shared_memory=config.shared_memory)
+    releases = tuple(served.releases.values())
+
+    async def ready() -> bool:
+        return all([await runner.ready(release) for release in releases])
+
+    server = RewardServer(served, runner, config.service, ready=ready)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        port = await server.start()
+        address = f"{config.service.address.rpartition(':')[0]}:{port}"
+        if config.announce is not None:
+            draft = config.announce.with_suffix(".draft")
+            draft.write_text(address)
+            os.replace(draft, config.announce)
+        on_listening(address)
+        await stop.wait()
+        await server.drain()
+    finally:
+        await runner.close()
+
+
+def main() -> None:
+    """Entry point of the module; the only argument is a ServeConfig as JSON."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    asyncio.run(serve(ServeConfig.model_validate_json(sys.argv[1])))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""The typed front of one reward: *translate → admit → call → translate*.
+
+Every request resolves once to one variant and one release; all its graphs run in the versions of that release.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import time
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+
+from sync_r1.protos.rewards.v1 import rewards_pb2
+from sync_r1.reward_models.profiles import ServedReward
+from sync_r1.reward_models.releases import Release
+from sync_r1.reward_models.rewards.base import Reward
+from sync_r1.reward_models.runner import GraphRunner, RunContext, RunResult, Tensors
+from sync_r1.reward_models.types import GraphDeadline, Outcome, Sample, UnknownRelease, UnknownVariant
+from sync_r1.services import codec, status
+from sync_r1.services.admission import Admission
+from sync_r1.services.config import ServiceConfig
+from sync_r1.services.health import SERVICE
+from sync_r1.services.reference_cache import ReferenceCache
+
+
+class RewardServicer:
+    """Implements `RewardService` for one reward over one runner."""
+
+    def __init__(self, served: ServedReward, runner: GraphRunner, config: ServiceConfig) -> None:
+        self._served = served
+        self._name = served.variants[served.default_variant].card.reward
+        self._runner = runner
+        self._limits = config.limits
+        self._admission = Admission(config.limits.max_inflight_items)
+        cache = ReferenceCache(config.reference_cache_bytes, config.reference_ttl_s)
+        self._codec = codec.Codec(config.limits, cache, config.decode_threads)
+        self._description = describe(served, config)
+
+    @property
+    def inflight_items(self) -> int:
+        """Items admitted and not yet answered."""
+        return self._admission.inflight_items
+
+    def handlers(self) -> grpc.GenericRpcHandler:
+        """For `server.add_generic_rpc_handlers`. Score takes bytes: an unreadable request is the caller's error, and
+        the generated glue would call it INTERNAL."""
+        return grpc.method_handlers_generic_handler(
+            SERVICE,
+            {
+                "Score": grpc.unary_unary_rpc_method_handler(
+                    self.score, response_serializer=rewards_pb2.ScoreResponse.SerializeToString
+                ),
+                "Describe": grpc.unary_unary_rpc_method_handler(
+                    self.describe,
+                    request_deserializer=rewards_pb2.DescribeRequest.FromString,
+                    response_serializer=rewards_pb2.DescribeResponse.SerializeToString,
+                ),
+            },
+        )
+
+    def close(self) -> None:
+        """End the decoding threads."""
+        self._codec.close()
+
+    async def describe(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
+        """`RewardService.Describe`: costs no inference, answers while draining too."""
+        return self._description
+
+    async def score(self, body: bytes, context: grpc.aio.ServicerContext) -> Any:
+        """`RewardService.Score`. Statuses are those of `status.py`."""
+        started_ns = time.perf_counter_ns()
+        request_id = ""
+        try:
+            request = codec.parse(body, self._limits)
+            request_id = request.request_id or uuid.uuid4().hex
+            variant, reward, release = self._resolve(request)
+            run = RunContext(release, self._deadline_s(context), request_id)
+            with self._admission.admit(len(request.samples)):
+                admitted_ns = time.perf_counter_ns()
+                runner = _TimedRunner(self._runner)
+                outcomes = await _within(run, self._call(request.samples, reward, runner, run))
+            response = codec.response(
+                request, outcomes, reward=self._name, variant=variant, release=release.digest
+            )
+        except Exception as error:
+            await status.abort(context, error, request_id=request_id, pushback_ms=self._admission.pushback_ms)
+        response.request_id = request_id
+        ended_ns = time.perf_counter_ns()
+        response.timings.admission_ns = admitted_ns - started_ns
+        response.timings.triton_ns = runner.busy_ns
+        response.timings.prepare_ns = ended_ns - admitted_ns - runner.busy_ns
+        response.timings.total_ns = ended_ns - started_ns
+        return response
+
+    async def _call(
+        self, messages: Sequence[Any], reward: Reward, runner: GraphRunner, run: RunContext
+    ) -> list[Outcome | codec.MissingReferences]:
+        """Outcomes in order: what could not be decoded keeps its own, the rest is scored as one batch."""
+        decoded = await self._codec.samples(
+            messages, required_fields=reward.card.required_fields, deadline_s=run.deadline_s
+        )
+        good = [sample for sample in decoded if isinstance(sample, Sample)]
+        scored = await reward.score(good, runner, run) if good else []
+        if len(scored) != len(good):
+            raise RuntimeError(f"{reward.card.variant} gave {len(scored)} outcomes for {len(good)} samples")
+        outcomes = iter(scored)
+        return [next(outcomes) if isinstance(sample, Sample) else sample for sample in decoded]
+
+    def _resolve(self, request: Any) -> tuple[str, Reward, Release]:
+        """The one variant and release of a request. Raises UnknownVariant, UnknownRelease."""
+        served = self._served
+        variant = request.variant or served.default_variant
+        if variant not in served.variants:
+            raise UnknownVariant(
+                f"variant: {self._name} has no variant {variant!r}; it has {', '.join(sorted(served.variants))}"
+            )
+        release = served.releases[variant]
+        if request.release and request.release != release.digest:
+            raise UnknownRelease(
+                f"release: {request.release!r} is not served for variant {variant!r}; served is {release.digest}"
+            )
+        return variant, served.variants[variant], release
+
+    def _deadline_s(self, context: grpc.aio.ServicerContext) -> float:
+        """The caller's deadline on the monotonic clock, capped; the cap itself when there is none."""
+        longest_s = self._limits.max_deadline_ms / 1000
+        remaining_s = context.time_remaining()
+        return time.monotonic() + (longest_s if remaining_s is None else min(remaining_s, longest_s))
+
+
+class _TimedRunner:
+    """Passes calls on, and sums up the time during which at least one of them was under way (`busy_ns`)."""
+
+    def __init__(self, runner: GraphRunner) -> None:
+        self._runner = runner
+        self._running = 0
+        self._since_ns = 0
+        self.busy_ns = 0
+
+    async def run(self, context: RunContext, graph: str, inputs: Tensors) -> RunResult:
+        if self._running == 0:
+            self._since_ns = time.perf_counter_ns()
+        self._running += 1
+        try:
+            return await self._runner.run(context, graph, inputs)
+        finally:
+            self._running -= 1
+            if self._running == 0:
+                self.busy_ns += time.perf_counter_ns() - self._since_ns
+
+
+async def _within(run: RunContext, work: Any) -> Any:
+    try:
+        return await asyncio.wait_for(work, max(0.0, run.deadline_s - time.monotonic()))
+    except asyncio.TimeoutError:
+        raise GraphDeadline("the deadline passed") from None
+
+
+def describe(served: ServedReward, config: ServiceConfig) -> Any:
+    """The `DescribeResponse` of a service."""
+    limits = config.limits.model_dump()
+    response = rewards_pb2.DescribeResponse(
+        reward=served.variants[served.default_variant].card.reward,
+        default_variant=served.default_variant,
+        limits=rewards_pb2.Limits(**limits),
+        server_version=importlib.metadata.version("sync-r1"),
+    )
+    for name, reward in served.variants.items():
+        card = reward.card
+        response.variants.add(
+            name=name,
+            summary=card.summary,
+            source=card.source,
+            required_fields=card.required_fields,
+            raw_min=card.raw_min,
+            raw_max=card.raw_max,
+            affine_scale=card.affine_scale,
+            affine_shift=card.affine_shift,
+            preferred_image_size=card.preferred_image_size,
+            groupwise=card.groupwise,
+            card=card.to_json(),
+        )
+        release = served.releases[name]
+        response.default_releases[name] = release.digest
+        message = response.releases.add(digest=release.digest, variant=name, formula_version=release.formula_version)
+        for pin in release.graphs:
+            message.graphs.add(name=pin.name, version=pin.version, sha256=pin.sha256)
+    return response

@@ -1,0 +1,128 @@
+"""Everything on one machine: an embedded Triton and one process per reward, as in production but on loopback.
+
+    with up.start("pocket") as running:
+        running.endpoints["aesthetic"]   # "127.0.0.1:PORT"
+
+`sync-r1 up`, the tests and the benchmarks start the services this way and no other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from sync_r1.reward_models.export import ensure_graphs
+from sync_r1.reward_models.profiles import load_profile
+from sync_r1.reward_models.repository import write_repository
+from sync_r1.services import processes
+from sync_r1.services.config import ServiceConfig
+from sync_r1.services.embedded import EmbeddedTriton
+from sync_r1.services.serve import ServeConfig
+
+
+class UpError(RuntimeError):
+    """A service did not start or has ended; the message carries the end of its log."""
+
+
+@dataclass
+class Up:
+    """What is running: endpoints by reward name, in the profile's order, and Triton's."""
+
+    triton_url: str
+    endpoints: dict[str, str] = field(default_factory=dict)
+    _services: dict[str, tuple[subprocess.Popen[bytes], Path]] = field(default_factory=dict)
+    _triton: EmbeddedTriton | None = None
+
+    def check(self) -> None:
+        """Raise UpError if a service or Triton has ended by itself."""
+        for name, (process, log) in self._services.items():
+            if process.poll() is not None:
+                raise UpError(f"{name} ended ({process.returncode}). The end of its log:\n{processes.tail(log)}")
+        if self._triton is not None and not self._triton.running:
+            raise UpError(f"the embedded Triton ended. The end of its log:\n{self._triton.log_tail()}")
+
+
+@contextlib.contextmanager
+def start(
+    profile: str = "pocket",
+    *,
+    first_port: int = 0,
+    threads: int | None = None,
+    rewards: Sequence[str] | None = None,
+    service: ServiceConfig | None = None,
+    timeout_s: float = 120.0,
+    on_step: Callable[[str], None] = lambda step: None,
+) -> Iterator[Up]:
+    """Start Triton and the services of a profile; end them, drained, when the block is left.
+
+    `first_port`: the services listen on it and the ports after it, in the profile's order; 0 takes free ones.
+    `threads`: ONNX Runtime's threads per graph. `rewards`: only these. `on_step` is told what is being done, one line
+    each. Raises UpError, TritonStartError, or what making the graphs raises. Call it from a thread that outlives the
+    block (see `processes.py`).
+    """
+    loaded = load_profile(profile)
+    names = list(loaded.rewards) if rewards is None else list(rewards)
+    directory = Path(tempfile.mkdtemp(prefix="sync-r1-up-"))
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, directory, ignore_errors=True)
+        on_step("graphs")
+        ensure_graphs(loaded)
+        write_repository(loaded, directory / "models", backend="python", threads=threads)
+        on_step("Triton")
+        triton = stack.enter_context(EmbeddedTriton(directory / "models", ready_timeout_s=timeout_s))
+        running = Up(triton.url, _triton=triton)
+        stack.callback(_stop, running)
+        on_step("services")
+        base = service or ServiceConfig()
+        for index, name in enumerate(names):
+            port = first_port + index if first_port else 0
+            config = ServeConfig(
+                reward=name,
+                profile=profile,
+                triton=triton.url,
+                shared_memory=True,
+                announce=directory / f"{name}.address",
+                service=base.model_copy(update={"address": f"127.0.0.1:{port}"}),
+            )
+            command = [sys.executable, "-m", "sync_r1.services.serve", config.model_dump_json()]
+            log = directory / f"{name}.log"
+            running._services[name] = (processes.spawn(command, log=log, environment=os.environ), log)
+        deadline = time.monotonic() + timeout_s
+        for name in names:
+            running.endpoints[name] = _wait_serving(running, name, directory / f"{name}.address", deadline)
+        yield running
+
+
+def _wait_serving(running: Up, name: str, announce: Path, deadline: float) -> str:
+    """HOST:PORT of a service once it says SERVING."""
+    while time.monotonic() < deadline:
+        running.check()
+        if announce.exists():
+            address = announce.read_text()
+            with grpc.insecure_channel(address) as channel, contextlib.suppress(grpc.RpcError):
+                answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=2.0)
+                if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                    return address
+        time.sleep(0.05)
+    log = running._services[name][1]
+    raise UpError(f"{name} was not SERVING in time. The end of its log:\n{processes.tail(log)}")
+
+
+def _stop(running: Up) -> None:
+    """Ask all services to drain at once, then wait for each."""
+    for process, _ in running._services.values():
+        if process.poll() is None:
+            process.terminate()
+    for process, _ in running._services.values():
+        processes.stop(process, grace_s=40.0)

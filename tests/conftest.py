@@ -1,0 +1,36 @@
+"""Real parts that many tests share, started once: a Triton with toy graphs, and the pocket profile's four services."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import toys
+
+from sync_r1.services import up as up_module
+from sync_r1.services.embedded import EmbeddedTriton
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of data that is shared beside the sources; tests that need it skip when it is absent."""
+    shared = Path(os.environ.get("SYNC_R1_SHARED") or Path(__file__).parents[1].parent / "shared")
+    if not (shared / "data").is_dir():
+        pytest.skip(f"no shared data at {shared}")
+    return shared / "data"
+
+
+@pytest.fixture(scope="session")
+def toy_triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedTriton]:
+    """A real Triton over the graphs of `toys.py`."""
+    with EmbeddedTriton(toys.write_toy_repository(tmp_path_factory.mktemp("toys"))) as triton:
+        yield triton
+
+
+@pytest.fixture(scope="session")
+def services() -> Iterator[up_module.Up]:
+    """The four services of the pocket profile on a real Triton, as `sync-r1 up` starts them."""
+    with up_module.start("pocket") as running:
+        yield running
