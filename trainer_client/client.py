@@ -153,7 +153,7 @@ class RewardClient:
         chosen = description.variant(variant)
         limits = description.limits
         bounds = Bounds(
-            max_items=limits.max_items,
+            max_items=min(limits.max_items, limits.max_inflight_items),
             max_bytes=min(limits.max_request_bytes, self._limits.max_message_bytes),
             keep_groups=chosen.groupwise,
         )

@@ -49,7 +49,8 @@ class Endpoint:
                 # Two clients of one target must not share a connection's backoff.
                 ("grpc.use_local_subchannel_pool", 1),
                 ("grpc.initial_reconnect_backoff_ms", 100),
-                ("grpc.min_reconnect_backoff_ms", 100),
+                # Despite its name, how long one attempt to connect may take.
+                ("grpc.min_reconnect_backoff_ms", int(timeout.connect_s * 1000)),
                 ("grpc.max_reconnect_backoff_ms", 2000),
             ],
         )
