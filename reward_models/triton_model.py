@@ -4,7 +4,7 @@
 numpy and onnxruntime only. All requests of one call are run as one batch, so Triton's dynamic batching pays.
 
 Tensors pass through DLPack in both directions: the stub of Triton 2.51 was compiled against numpy 1 and misreads the
-element size of numpy 2 arrays, so that `Tensor(name, array)` would send empty outputs and `as_numpy()` give wrong inputs.
+element size of numpy 2 arrays: `Tensor(name, array)` would send empty outputs and `as_numpy()` give wrong inputs.
 """
 
 import ctypes
