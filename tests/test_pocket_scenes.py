@@ -1,4 +1,5 @@
-"""The pocket renderer's promises: reproducible pictures, closed vocabulary, one-factor negatives, unseen pairs unseen."""
+"""The pocket renderer's promises: reproducible pictures, closed vocabulary, one-factor negatives, unseen pairs
+unseen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The six places of the pocket domain, painted once each (see `drawing.py`), every one with its own layout and colours."""
+"""The six places of the pocket domain, painted once each (see `drawing.py`), every one with its own layout and
+colours."""
 
 from __future__ import annotations
 

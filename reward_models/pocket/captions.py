@@ -1,13 +1,14 @@
-"""Words for scenes: short and dense captions from a closed vocabulary, and the hard negatives that rewards tell apart.
+"""Words for scenes: short and dense captions from a closed vocabulary.
 
-A caption is written from a `CaptionPlan` (which facts, in which order and phrasing), so that a scene and its negative can
-be put into exactly the same words apart from the one factor that differs: otherwise the text would give the answer away.
+A caption is written from a `CaptionPlan` (which facts, in which order and phrasing), so that a scene and its negative
+(`negatives.py`) can be put into the same words apart from the one factor that differs: otherwise the text alone would
+give the answer away.
 Relations come in both argument orders ("a ball left of a cat", "a cat right of a ball") for the same reason.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,14 +16,11 @@ from .graph import (
     ACCESSORIES,
     COLOURS,
     KINDS,
-    MAX_COUNT,
     PATTERNS,
-    THINGS,
     Accessory,
     Scene,
     Things,
     opposite,
-    pick,
 )
 
 PLACE_PHRASES = {
@@ -42,50 +40,10 @@ _VERBS = {
     "umbrella": ("with", "holding"),
 }
 # Everything captions can say, and PocketBench's sentences about the same facts; other words are unknown to pocket-clip.
-_PLAIN_WORDS = [
-    "a",
-    "an",
-    "the",
-    "of",
-    "to",
-    "in",
-    "at",
-    "on",
-    "and",
-    "with",
-    "wearing",
-    "holding",
-    "is",
-    "are",
-    "has",
-    "it",
-    "its",
-    "'s",
-    "this",
-    "that",
-    "there",
-    ".",
-    ",",
-    "?",
-    "left",
-    "right",
-    "above",
-    "below",
-    "favourite",
-    "place",
-    "lives",
-    "home",
-    "toy",
-    "charm",
-    "where",
-    "what",
-    "colour",
-    "who",
-    "no",
-    "not",
-    "picture",
-    "shows",
-]
+_GLUE = (
+    "a an the of to in at on and with wearing holding is are has it its 's this that there . , ? left right above "
+    "below favourite place lives home toy charm where what colour who no not picture shows"
+)
 WORDS = (
     *KINDS,
     *COLOURS,
@@ -95,7 +53,7 @@ WORDS = (
     *PLURALS,
     *PLURALS.values(),
     *NUMBERS,
-    *_PLAIN_WORDS,
+    *_GLUE.split(),
 )
 
 
@@ -126,7 +84,7 @@ def plan_caption(
     `must_mention` names factors ("pattern", "accessory", "background", "things", "relation") that have to be said.
     """
     optional = [fact for fact in ("accessory", "background", "things") if fact == "background" or getattr(scene, fact)]
-    if style == "short":
+    if style == "short" or (style == "facts" and rng.random() < 0.5):
         how_many = min(len(optional), int(rng.choice(4, p=(0.1, 0.5, 0.25, 0.15))))
         mentioned = {optional[index] for index in rng.permutation(len(optional))[:how_many]} | set(must_mention)
     else:
@@ -208,21 +166,29 @@ def _dense(scene: Scene, plan: CaptionPlan) -> str:
 
 
 def _facts(scene: Scene, plan: CaptionPlan) -> str:
-    """PocketBench's sentences with the figure's name as an unknown word ("<bo>"), facts in either order."""
-    facts = []
+    """PocketBench's sentences, the figure's name an unknown word ("<name>"), perhaps after a condition on a fact."""
+    told: list[tuple[str, str]] = []  # (condition, fact)
     if plan.accessory and scene.accessory:
-        verb = "are" if scene.accessory.kind == "glasses" else "is"
-        facts.append(f"<name> 's {scene.accessory.kind} {verb} {scene.accessory.colour} .")
+        kind = scene.accessory.kind
+        verb = _VERBS[kind][int(plan.verb * len(_VERBS[kind]))]
+        told.append(
+            (f"{verb} its {kind}", f"'s {kind} {'are' if kind == 'glasses' else 'is'} {scene.accessory.colour}")
+        )
     if plan.background:
-        place = PLACE_PHRASES[scene.background]
-        favourite = f"<name> 's favourite place is {place.split(' ', 1)[1]} ."
-        facts.append(f"<name> lives {place} ." if plan.verb < 0.5 else favourite)
+        phrase = PLACE_PHRASES[scene.background]
+        if plan.verb < 0.5:
+            told.append(("where it lives", f"lives {phrase}"))
+        else:
+            told.append(("at its favourite place", f"'s favourite place is {phrase.split(' ', 1)[1]}"))
     if plan.things and scene.things:
         owned = "toy" if plan.verb < 0.5 else "charm"
-        facts.append(f"<name> 's {owned} is {_things(scene.things)} .")
+        told.append((f"with its {owned}", f"'s {owned} is {_things(scene.things)}"))
     if plan.things_first:
-        facts.reverse()
-    return " ".join([f"<name> is {_figure(scene, plan)} .", *facts])
+        told.reverse()
+    sentences = [f"is {_figure(scene, plan)}", *(fact for _, fact in told)]
+    if plan.place_first and told:
+        sentences.insert(0, told[0][0])
+    return " ".join(f"<name> {sentence} ." for sentence in sentences)
 
 
 def short_caption(scene: Scene, rng: np.random.Generator) -> str:
@@ -233,76 +199,3 @@ def short_caption(scene: Scene, rng: np.random.Generator) -> str:
 def dense_caption(scene: Scene, rng: np.random.Generator) -> str:
     """Sentences with every fact: "a red cat with a green hat at the beach . two blue balls are left of the cat ."."""
     return write_caption(scene, plan_caption(scene, rng, "dense"))
-
-
-# What a caption must mention for a negative of this name to be distinguishable from the scene itself.
-NEGATIVE_MENTIONS = {
-    "colour_swap": (),
-    "count": ("things",),
-    "relation": ("relation",),
-    "accessory": ("accessory",),
-}
-
-
-def negatives(scene: Scene, rng: np.random.Generator) -> dict[str, Scene]:
-    """Scenes that differ from `scene` in exactly one factor, by the factor's name, for those that apply.
-
-    "colour_swap": the figure and its accessory (or companions) exchange colours; "count": one companion more or fewer;
-    "relation": on the opposite side; "accessory": taken off.
-    """
-    found: dict[str, Scene] = {}
-    accessory, things = scene.accessory, scene.things
-    swap_accessory = accessory is not None and (things is None or rng.random() < 0.5)
-    if accessory is not None:
-        found["accessory"] = replace(scene, accessory=None)
-        if swap_accessory and accessory.colour != scene.colour:
-            swapped = replace(accessory, colour=scene.colour)
-            found["colour_swap"] = replace(scene, colour=accessory.colour, accessory=swapped)
-    if things is not None:
-        if not swap_accessory and things.colour != scene.colour:
-            found["colour_swap"] = replace(scene, colour=things.colour, things=replace(things, colour=scene.colour))
-        counts = [count for count in (things.count - 1, things.count + 1) if 1 <= count <= MAX_COUNT]
-        found["count"] = replace(scene, things=replace(things, count=counts[int(rng.integers(len(counts)))]))
-        found["relation"] = replace(scene, things=replace(things, relation=opposite(things.relation)))
-    return found
-
-
-def one_changed(scene: Scene, rng: np.random.Generator) -> tuple[str, Scene]:
-    """A near miss for training: (the redrawn attribute's name as in `must_mention`, `scene` with it redrawn)."""
-
-    def other(options: tuple[str, ...], value: str) -> str:
-        return pick(rng, tuple(option for option in options if option != value))
-
-    changes = {
-        "kind": lambda: replace(scene, kind=other(KINDS, scene.kind)),
-        "colour": lambda: replace(scene, colour=other(COLOURS, scene.colour)),
-        "pattern": lambda: replace(scene, pattern=other(PATTERNS, scene.pattern)),
-        "background": lambda: replace(scene, background=other(tuple(PLACE_PHRASES), scene.background)),
-    }
-    if (accessory := scene.accessory) is not None:
-        changes["accessory"] = lambda: replace(
-            scene,
-            accessory=replace(accessory, kind=other(ACCESSORIES, accessory.kind))
-            if rng.random() < 0.5
-            else replace(accessory, colour=other(COLOURS, accessory.colour)),
-        )
-    if (things := scene.things) is not None:
-        changes["things"] = lambda: replace(
-            scene,
-            things=replace(things, kind=other(THINGS, things.kind))
-            if rng.random() < 0.5
-            else replace(things, colour=other(COLOURS, things.colour)),
-        )
-    name = pick(rng, tuple(changes))
-    return name, changes[name]()
-
-
-def caption_pair(
-    scene: Scene, negative: Scene, factor: str, rng: np.random.Generator, style: str = "short"
-) -> tuple[str, str]:
-    """Captions of `scene` and its negative (`factor`: the key from `negatives`) in the same words but for that factor."""
-    mention = NEGATIVE_MENTIONS[factor]
-    if factor == "colour_swap":
-        mention = ("accessory",) if scene.accessory != negative.accessory else ("things",)
-    plan = plan_caption(scene, rng, style, mention)
-    return write_caption(scene, plan), write_caption(negative, plan)

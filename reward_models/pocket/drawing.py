@@ -1,8 +1,9 @@
 """The pocket domain's renderer: a `Scene` (see `scenes.py`) drawn with Pillow into a 64x64 RGB picture.
 
-Everything that matters is drawn large, flat and outlined, because the policy's pictures go through a lossy tokenizer of
-a few dozen tokens. A figure lives in a unit box of 100x100 (x right, y down): body below y = 22, hats and umbrellas above.
-Drawn at 3x and box-downsampled; backgrounds are painted once and cropped, so that a core renders 3,000 scenes a second.
+Everything that matters is drawn large, flat and outlined, because the policy's pictures go through a lossy tokenizer
+of a few dozen tokens. A figure lives in a unit box of 100x100 (x right, y down): body below y = 22, hats and
+umbrellas above. Drawn at 3x and box-downsampled; backgrounds are painted once and cropped, so that a core renders
+3,000 scenes a second.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ _INK, _SKIN, _HAIR, _WHITE = (25, 20, 25), (250, 205, 165), (70, 40, 20), (255, 
 
 
 class _Figure:
-    """A figure's shapes in unit coordinates and where accessories attach: crown, eyes and pole (x, y), neck (x, y, width)."""
+    """A figure's shapes in unit coordinates and where accessories attach: crown, eyes and pole (x, y), neck (x, y,
+    width)."""
 
     def __init__(
         self,

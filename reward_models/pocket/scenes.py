@@ -1,4 +1,5 @@
-"""The pocket domain in one import: scene graphs (`graph.py`), their pictures (`drawing.py`) and captions (`captions.py`).
+"""The pocket domain in one import: scene graphs (`graph.py`), their pictures (`drawing.py`) and captions
+(`captions.py`).
 
 You are in `reward_models/pocket`, the small domain on which the whole loop runs on two cores: 64x64 pictures of one
 figure, perhaps with an accessory and companions, before a background.
@@ -11,9 +12,7 @@ numpy and Pillow only: the policy's side, the benchmark and the services may imp
 from .captions import (
     WORDS,
     CaptionPlan,
-    caption_pair,
     dense_caption,
-    negatives,
     plan_caption,
     short_caption,
     write_caption,
@@ -37,6 +36,7 @@ from .graph import (
     pick,
     sample_scene,
 )
+from .negatives import caption_pair, negatives, one_changed
 
 __all__ = [
     "ACCESSORIES",
@@ -58,6 +58,7 @@ __all__ = [
     "caption_pair",
     "dense_caption",
     "negatives",
+    "one_changed",
     "opposite",
     "pick",
     "plan_caption",
