@@ -207,7 +207,7 @@ def test_nonsense_is_refused_when_it_is_written_down() -> None:
         RewardUse(1, policy="monitor_only")
     with pytest.raises(ValueError, match="a weight must be finite and >= 0, got nan"):
         RewardUse(float("nan"))
-    with pytest.raises(ValueError, match="expected a policy of .* got 'zero'"):
+    with pytest.raises(ValueError, match=r"expected a policy of .* got 'zero'"):
         RewardUse(1, policy="zero")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="at least one reward with a weight > 0"):
         RewardEnsemble({"aesthetic": (RewardClient("localhost:1"), RewardUse(0))})

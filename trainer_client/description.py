@@ -34,7 +34,7 @@ class VariantDescription:
     @property
     def needs_image(self) -> bool:
         """Whether the reward looks at `Sample.image`; if not, it is not sent."""
-        return self.preferred_image_size > 0 or "image" in self.required_fields
+        return "image" in self.required_fields
 
     @property
     def needs_references(self) -> bool:

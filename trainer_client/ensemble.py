@@ -112,7 +112,10 @@ class EnsembleResult:
 
     def part_N(self, rewards: Collection[str]) -> Floats:
         """The part of `total_N` that the named rewards contribute. Raises KeyError for one without a contribution."""
-        return np.sum([self.contributions[name] for name in rewards], axis=0, dtype=np.float64)
+        part_N = np.where(self.valid_N, 0.0, np.nan)
+        for name in rewards:
+            part_N += self.contributions[name]
+        return part_N
 
 
 class RewardEnsemble:

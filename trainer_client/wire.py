@@ -82,10 +82,11 @@ def pack(samples: Sequence[Sample], variant: VariantDescription) -> list[PackedS
 
 
 def local_failure(sample: PackedSample, variant: VariantDescription) -> Failure | None:
-    """What the wire could not say: an answer that was never given is not an empty one."""
-    if "answer" in variant.required_fields and sample.sample.answer is None:
-        message = f"{variant.name} needs `answer`: expected a text (it may be empty), got None"
-        return Failure(FailureCode.MISSING_FIELD, message, "answer")
+    """What the wire could not say: an answer that was never given is not an empty one, nor is no target the first."""
+    for field, expected in (("answer", "a text (it may be empty)"), ("target", "an index into `choices`")):
+        if field in variant.required_fields and getattr(sample.sample, field) is None:
+            message = f"{field}: {variant.name} needs it; expected {expected}, got None"
+            return Failure(FailureCode.MISSING_FIELD, message, field)
     return None
 
 
