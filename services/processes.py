@@ -52,7 +52,7 @@ def stop(process: subprocess.Popen[bytes], *, grace_s: float) -> int:
 
 
 def tail(log: Path, lines: int = 30) -> str:
-    """The last lines of a log, indented, for an error message; frames of tables are left out."""
+    """The last lines of a log, indented, for an error message; tables are left out."""
     text = log.read_text(errors="replace") if log.exists() else ""
-    last = [line for line in text.splitlines() if line.strip() and not line.startswith("+-")][-lines:]
+    last = [line for line in text.splitlines() if line.strip() and line[0] not in "+|"][-lines:]
     return "\n".join("    " + line[:400].rstrip() for line in last) or "    (nothing was logged)"

@@ -32,7 +32,6 @@ class RewardServicer:
 
     def __init__(self, served: ServedReward, runner: GraphRunner, config: ServiceConfig) -> None:
         self._served = served
-        self._name = served.variants[served.default_variant].card.reward
         self._runner = runner
         self._limits = config.limits
         self._admission = Admission(config.limits.max_inflight_items)
@@ -84,7 +83,7 @@ class RewardServicer:
                 runner = _TimedRunner(self._runner)
                 outcomes = await _within(run, self._call(request.samples, reward, runner, run))
             response = codec.response(
-                request, outcomes, reward=self._name, variant=variant, release=release.digest
+                request, outcomes, reward=self._served.name, variant=variant, release=release.digest
             )
         except Exception as error:
             await status.abort(context, error, request_id=request_id, pushback_ms=self._admission.pushback_ms)
@@ -116,7 +115,7 @@ class RewardServicer:
         variant = request.variant or served.default_variant
         if variant not in served.variants:
             raise UnknownVariant(
-                f"variant: {self._name} has no variant {variant!r}; it has {', '.join(sorted(served.variants))}"
+                f"variant: {served.name} has no variant {variant!r}; it has {', '.join(sorted(served.variants))}"
             )
         release = served.releases[variant]
         if request.release and request.release != release.digest:
@@ -164,7 +163,7 @@ def describe(served: ServedReward, config: ServiceConfig) -> Any:
     """The `DescribeResponse` of a service."""
     limits = config.limits.model_dump()
     response = rewards_pb2.DescribeResponse(
-        reward=served.variants[served.default_variant].card.reward,
+        reward=served.name,
         default_variant=served.default_variant,
         limits=rewards_pb2.Limits(**limits),
         server_version=importlib.metadata.version("sync-r1"),

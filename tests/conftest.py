@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import toys
 
-from sync_r1.services import up as up_module
-from sync_r1.services.embedded import EmbeddedTriton
+if TYPE_CHECKING:
+    from sync_r1.services.embedded import EmbeddedTriton
+    from sync_r1.services.up import Up
+
+# Fixtures import what they start: tests of other parts must not need it.
 
 
 @pytest.fixture(scope="session")
@@ -25,12 +28,18 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def toy_triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedTriton]:
     """A real Triton over the graphs of `toys.py`."""
+    import toys
+
+    from sync_r1.services.embedded import EmbeddedTriton
+
     with EmbeddedTriton(toys.write_toy_repository(tmp_path_factory.mktemp("toys"))) as triton:
         yield triton
 
 
 @pytest.fixture(scope="session")
-def services() -> Iterator[up_module.Up]:
+def services() -> Iterator[Up]:
     """The four services of the pocket profile on a real Triton, as `sync-r1 up` starts them."""
-    with up_module.start("pocket") as running:
+    from sync_r1.services import up
+
+    with up.start("pocket") as running:
         yield running

@@ -1,7 +1,7 @@
 """Small real parts for tests of the services: a Triton model repository and a reward whose scores are known exactly.
 
-The graphs `probe` and `slow` take pixels and give `score` = the red value of the first pixel, or NaN where that is 255.
-`slow` sleeps for a second first and has a queue of one request.
+Its graphs take pixels and give `score` = the red value of the first pixel, or NaN where that is 255. `slow` sleeps for
+a second first; so does `narrow`, whose queue holds one request.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 
 from sync_r1.protos.rewards.v1 import rewards_pb2
 from sync_r1.reward_models.cards import Card
+from sync_r1.reward_models.graphs import GraphSpec, TensorSpec
 from sync_r1.reward_models.profiles import ServedReward
 from sync_r1.reward_models.releases import GraphPin, Release
 from sync_r1.reward_models.rewards.fields import finite_score, missing_field
@@ -22,6 +23,7 @@ from sync_r1.reward_models.runner import GraphRunner, RunContext
 from sync_r1.reward_models.types import Outcome, Sample
 
 SIDE = 8
+GRAPHS = ("probe", "slow", "narrow")
 
 _MODEL = '''
 import ctypes, json, time
@@ -52,8 +54,8 @@ class TritonPythonModel:
 
 
 def write_toy_repository(directory: Path) -> Path:
-    """A model repository with the graphs `probe` and `slow`."""
-    for name, sleep_s, queue in (("probe", 0.0, 64), ("slow", 1.0, 1)):
+    """A model repository with the three graphs."""
+    for name, sleep_s, queue in (("probe", 0.0, 64), ("slow", 1.0, 64), ("narrow", 1.0, 1)):
         version = directory / name / "1"
         version.mkdir(parents=True)
         (version / "model.py").write_text(_MODEL)
@@ -74,7 +76,7 @@ def write_toy_repository(directory: Path) -> Path:
 
 
 def release(graph: str = "probe", version: int = 1) -> Release:
-    """A release of one toy graph."""
+    """A release of one toy graph, for calls that bypass the services."""
     return Release("toy", graph, "1", (GraphPin(graph, version, "0" * 64),))
 
 
@@ -116,10 +118,11 @@ class ToyReward:
 
 def served(*rewards: ToyReward) -> ServedReward:
     """A service's reward of the given variants; the first is the default."""
-    variants = {reward.graph: reward for reward in rewards or (ToyReward(), ToyReward("slow"))}
-    return ServedReward(
-        variants=variants, default_variant=next(iter(variants)), releases={name: release(name) for name in variants}
-    )
+    variants = {reward.graph: reward for reward in rewards or map(ToyReward, GRAPHS)}
+    pixels, score = TensorSpec("pixels", "uint8", (-1, -1, 3)), TensorSpec("score", "float32", (1,))
+    # These graphs have no weights; their code is in this file.
+    graphs = {name: GraphSpec(name, 1, Path(__file__), (pixels,), (score,), 4) for name in GRAPHS}
+    return ServedReward("toy", next(iter(variants)), variants, graphs)
 
 
 def picture(red: int, side: int = SIDE) -> rewards_pb2.Image:
