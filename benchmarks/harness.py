@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import statistics
@@ -45,8 +46,8 @@ def figure(values: Sequence[float]) -> Figure:
         raise ValueError("expected at least one measurement")
     ordered, n = sorted(values), len(values)
     half_width = _Z95 * n**0.5 / 2
-    low = max(0, int(n / 2 - half_width))
-    high = min(n - 1, int(n / 2 + half_width))
+    low = max(0, math.floor(n / 2 - half_width) - 1)
+    high = min(n - 1, math.ceil(n / 2 + half_width))
     return Figure(statistics.median(ordered), ordered[low], ordered[high], n)
 
 
