@@ -3,9 +3,10 @@
     python -m benchmarks.ensemble [--rounds 20] [--items 16] [--sleep-ms 200] [--part sleeping|real|both]
 
 `sleeping`: the four real services of the pocket profile, one process each, with their graphs replaced by a fixed sleep
-(the same for every reward). Whatever is then lost between the slowest reward alone and all four together is lost by the client and the fronts; the
-promise is a ratio of at most 1.05. `real`: the same services on the embedded Triton with their real graphs; the four
-share two cores, so the comparison is with the sum of the four, in wall time and in CPU seconds.
+(the same for every reward). Whatever is then lost between the slowest reward alone and all four together is lost by the
+client and the fronts; the promise is a ratio of at most 1.05. `real`: the same services on the embedded Triton with
+their real graphs; the four share the cores, so the comparison is with the sum of the four, in wall time and CPU
+seconds.
 """
 
 from __future__ import annotations
