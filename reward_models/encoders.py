@@ -124,10 +124,10 @@ def minilm_text_encoder(graph: GraphSpec) -> TextEncoder:
 
 
 def cosine(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> float:
-    """Cosine of two vectors, in float64; NaN if either is zero or not finite."""
+    """Cosine of two vectors in [-1, 1], by float64; NaN if either is zero or not finite."""
     a64, b64 = a.astype(np.float64), b.astype(np.float64)
     with np.errstate(all="ignore"):
-        return float(a64 @ b64 / (np.linalg.norm(a64) * np.linalg.norm(b64)))
+        return float(np.clip(a64 @ b64 / (np.linalg.norm(a64) * np.linalg.norm(b64)), -1, 1))
 
 
 def _by_key(keys: list[str], outputs: Any) -> dict[str, Outputs]:

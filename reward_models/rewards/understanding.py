@@ -8,6 +8,7 @@ components, and variants of their own that run no graph.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -149,10 +150,13 @@ class SemanticCorrectness:
 
 
 def content_words(text: str) -> list[str]:
-    """The distinct words of a text that carry its meaning: no function words, and no facts checked by name."""
+    """The distinct words of a text that carry its meaning: no function words, no facts checked by name, no `<name>`.
+
+    A concept's name stands in every sentence about it, so matching it would hide what the sentences do not share.
+    """
     return [
         word
-        for word in dict.fromkeys(text_metrics.words(text))
+        for word in dict.fromkeys(text_metrics.words(re.sub(r"<[^<>\s]+>", " ", text)))
         if word not in _NO_CONTENT and not facts.is_fact_word(word) and len(word) <= _LONGEST_WORD
     ]
 
@@ -162,8 +166,9 @@ def _compare(
 ) -> tuple[float, dict[str, float]]:
     """Value and components of one answer against one right answer."""
     wanted, given = content_words(reference), content_words(answer)
-    # A question of task r lists every item; naming a wrong one must not pass as repeating the question.
-    offered = {word for item in sample.choices for word in content_words(item)}
+    # A question of task r lists every item; what tells items apart must not pass as repeating the question.
+    items = [set(content_words(item)) for item in sample.choices]
+    offered = set().union(*items) - set.intersection(*items) if items else set()
     asked = [word for word in content_words(sample.question) if word not in offered]
     similarity = float(np.maximum(0.0, cosine(embeddings[reference]["embedding"], embeddings[answer]["embedding"])))
     precision = _coverage(given, [*wanted, *asked], embeddings)
