@@ -225,7 +225,7 @@ def _validity(place: str) -> dict[str, float]:
         return {}
     file, _, key = place.partition("#")
     path = _HERE / file
-    return _flat(json.loads(path.read_text())[key]) if path.is_file() else {}
+    return _flat(json.loads(path.read_text()).get(key, {})) if path.is_file() else {}
 
 
 def _flat(figures: dict[str, Any], prefix: str = "") -> dict[str, float]:

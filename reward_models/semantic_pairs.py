@@ -116,7 +116,7 @@ def photo_pairs(folder: Path) -> list[LabelledAnswer]:
 
 
 def selection_pairs(count: int = 40, seed: int = 1) -> list[LabelledAnswer]:
-    """Task r: six facts, and answers that tell the right one (whole, or without its name), another one, or a fragment."""
+    """Task r: six facts, and answers that tell the right one (with and without its name), another one, or nothing."""
     rng = np.random.default_rng(seed)
     made: list[LabelledAnswer] = []
     for _ in range(count):
