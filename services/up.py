@@ -78,7 +78,9 @@ def start(
         stack.callback(shutil.rmtree, directory, ignore_errors=True)
         on_step("graphs")
         ensure_graphs(loaded)
-        write_repository(loaded, directory / "models", backend="python", threads=threads)
+        rewards_used = [reward for name in names for reward in loaded.rewards[name].variants.values()]
+        graphs = sorted({graph for reward in rewards_used for graph in reward.graphs})
+        write_repository(loaded, directory / "models", backend="python", graphs=graphs, threads=threads)
         on_step("Triton")
         triton = stack.enter_context(EmbeddedTriton(directory / "models", ready_timeout_s=timeout_s))
         running = Up(triton.url, _triton=triton)

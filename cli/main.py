@@ -1,0 +1,262 @@
+"""The `sync-r1` command. Thin: what a command does lives in `services` or `trainer_client`, imported when it runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from sync_r1.cli import train_commands
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from rich.console import Console
+
+    from sync_r1.services.up import Up
+
+app = typer.Typer(
+    name="sync-r1",
+    help="Reward models as gRPC services behind Triton, and the trainer that learns from them.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+ProfileOption = Annotated[str, typer.Option("--profile", help="A built-in profile (pocket) or a YAML file.")]
+RewardArgument = Annotated[
+    str, typer.Argument(help="concept-consistency, text-faithfulness, understanding-correctness or aesthetic.")
+]
+ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="ONNX Runtime's threads per graph.")]
+
+for command in (train_commands.train, train_commands.evaluate, train_commands.report):
+    app.command()(command)
+
+
+@app.command()
+def up(
+    profile: ProfileOption = "pocket",
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65500, help="First of the services' ports; 0 takes free ones.")
+    ] = 0,
+    endpoints_file: Annotated[
+        Path | None, typer.Option("--endpoints-file", help="Written once all are healthy: reward -> HOST:PORT, JSON.")
+    ] = None,
+    threads: ThreadsOption = None,
+) -> None:
+    """Start Triton and the reward services on this machine; Ctrl-C (or SIGTERM) drains them."""
+    import json
+    import signal
+    import threading
+
+    started, stop = threading.Event(), threading.Event()
+
+    def end(*_: object) -> None:
+        stop.set()
+        if not started.is_set():
+            raise KeyboardInterrupt  # leaves the start-up at once; whatever runs already is ended on the way out
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+    with _errors_shown(), _started(profile, port=port, threads=threads) as running:
+        started.set()
+        _show_endpoints(running)
+        if endpoints_file is not None:
+            draft = endpoints_file.with_suffix(endpoints_file.suffix + ".draft")
+            draft.write_text(json.dumps(running.endpoints, indent=2) + "\n")
+            draft.replace(endpoints_file)
+        while not stop.wait(1.0):
+            running.check()
+        _console().print("draining …")
+
+
+@app.command()
+def serve(
+    reward: RewardArgument,
+    triton: Annotated[str, typer.Option("--triton", help="HOST:PORT of Triton's gRPC endpoint.")],
+    profile: ProfileOption = "pocket",
+    address: Annotated[str, typer.Option("--address", help="HOST:PORT to listen on.")] = "127.0.0.1:9001",
+    shared_memory: Annotated[
+        bool, typer.Option("--shared-memory", help="Hand pictures over in shared memory: Triton is on this machine.")
+    ] = False,
+    insecure_bind: Annotated[
+        bool, typer.Option("--insecure-bind", help="Listen where other machines reach it, without encryption.")
+    ] = False,
+) -> None:
+    """Serve one reward in front of a Triton that runs already; SIGTERM drains it."""
+    import asyncio
+    import logging
+
+    from pydantic import ValidationError
+
+    from sync_r1.services.config import ServiceConfig
+    from sync_r1.services.serve import ServeConfig
+    from sync_r1.services.serve import serve as run
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    with _errors_shown():
+        try:
+            service = ServiceConfig(address=address, insecure_bind=insecure_bind)
+        except ValidationError as error:
+            raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+        config = ServeConfig(
+            reward=reward, triton=triton, profile=profile, shared_memory=shared_memory, service=service
+        )
+        asyncio.run(run(config, on_listening=lambda where: _console().print(f"{reward} listens on {where}")))
+
+
+@app.command()
+def describe(endpoint: Annotated[str, typer.Argument(help="HOST:PORT of a reward service.")]) -> None:
+    """Show what a service measures, what it needs and what it allows."""
+    from dataclasses import asdict
+
+    from rich.table import Table
+
+    from sync_r1.trainer_client import SyncRewardClient
+
+    with _errors_shown(), SyncRewardClient(endpoint) as client:
+        description = client.describe(timeout_s=10.0)
+    console = _console()
+    console.print(f"[bold]{description.reward}[/bold] at {endpoint}, default variant {description.default_variant}")
+    table = Table("variant", "measures", "needs", "raw range", "release", title="Variants")
+    for name, variant in description.variants.items():
+        release = description.default_releases.get(name, "")
+        needs = ", ".join(sorted(variant.required_fields))
+        table.add_row(name, variant.summary, needs, f"{variant.raw_min:g} … {variant.raw_max:g}", release[:12])
+    console.print(table)
+    limits = Table("limit", "value", title="Limits of one request")
+    for name, value in asdict(description.limits).items():
+        limits.add_row(name, f"{value:,}")
+    console.print(limits)
+
+
+@app.command()
+def score(
+    reward: RewardArgument,
+    source: Annotated[Path, typer.Option("--input", help="JSONL; pictures are paths relative to it.")],
+    target: Annotated[Path, typer.Option("--output", help="JSONL; rows it already has are not scored again.")],
+    endpoint: Annotated[str | None, typer.Option("--endpoint", help="HOST:PORT of the reward's service.")] = None,
+    start_up: Annotated[bool, typer.Option("--up", help="Start an embedded Triton and the service for it.")] = False,
+    variant: Annotated[str, typer.Option("--variant", help="The service's default if empty.")] = "",
+    profile: ProfileOption = "pocket",
+) -> None:
+    """Score a JSONL file with one reward, resumably."""
+    import asyncio
+    import statistics
+
+    from rich.progress import Progress
+
+    from sync_r1.trainer_client import RewardClient
+    from sync_r1.trainer_client.score_file import ScoreFileResult, score_file
+
+    if (endpoint is None) == (not start_up):
+        raise typer.BadParameter("say either --endpoint HOST:PORT, or --up to start a service for this file")
+
+    async def run(where: str, progress: Progress) -> ScoreFileResult:
+        bar = progress.add_task(reward)
+        async with RewardClient(where) as client:
+            served = (await client.describe()).reward
+            if served != reward:
+                raise ValueError(f"{where} serves {served}, not {reward}")
+            return await score_file(
+                client, source, target, variant=variant,
+                on_progress=lambda done, total: progress.update(bar, completed=done, total=total),
+            )  # fmt: skip
+
+    console = _console()
+    services: AbstractContextManager[Up | None] = nullcontext()
+    if start_up:
+        services = _started(profile, rewards=[reward])
+    with _errors_shown(), services as running:
+        where = endpoint or (running.endpoints[reward] if running is not None else "")
+        with Progress(console=console) as progress:
+            result = asyncio.run(run(where, progress))
+    mean = f", mean {statistics.fmean(result.values):.4f}" if result.values else ""
+    console.print(
+        f"{len(result.values)} scored{mean}; {result.failed} failed, {result.not_applicable} not applicable, "
+        f"{result.skipped} done before: {target}"
+    )
+
+
+@app.command()
+def repository(
+    out: Annotated[Path, typer.Option("--out", help="Folder to write into.")],
+    profile: ProfileOption = "pocket",
+    backend: Annotated[
+        Literal["python", "onnxruntime"],
+        typer.Option("--backend", help="onnxruntime for NVIDIA's image, python for the embedded Triton."),
+    ] = "onnxruntime",
+    threads: ThreadsOption = None,
+) -> None:
+    """Write the Triton model repository of a profile."""
+    from sync_r1.reward_models.export import ensure_graphs
+    from sync_r1.reward_models.profiles import load_profile
+    from sync_r1.reward_models.repository import write_repository
+
+    with _errors_shown():
+        loaded = load_profile(profile)
+        with _console().status("exporting graphs that are missing"):
+            ensure_graphs(loaded)
+        write_repository(loaded, out, backend=backend, threads=threads)
+    _console().print(f"{len(loaded.graphs)} graphs for the {backend} backend: {out}")
+
+
+@app.command()
+def export(profile: ProfileOption = "pocket") -> None:
+    """Make the graphs whose weights come from packages, once, in the graph store (env SYNC_R1_GRAPHS)."""
+    from sync_r1.reward_models.export import ensure_graphs
+    from sync_r1.reward_models.profiles import load_profile
+
+    with _errors_shown():
+        loaded = load_profile(profile)
+        with _console().status("exporting graphs that are missing"):
+            ensure_graphs(loaded)
+    for graph in loaded.graphs.values():
+        _console().print(f"{graph.name} version {graph.version}: {graph.file}")
+
+
+def _started(
+    profile: str, *, port: int = 0, threads: int | None = None, rewards: list[str] | None = None
+) -> AbstractContextManager[Up]:
+    from sync_r1.services import up as services
+
+    console = _console()
+    return services.start(
+        profile, first_port=port, threads=threads, rewards=rewards,
+        on_step=lambda step: console.print(f"starting {step} …"),
+    )  # fmt: skip
+
+
+def _show_endpoints(running: Up) -> None:
+    from rich.table import Table
+
+    table = Table("reward", "endpoint")
+    for name, where in running.endpoints.items():
+        table.add_row(name, where)
+    _console().print(table)
+
+
+@contextmanager
+def _errors_shown() -> Iterator[None]:
+    """Errors that we raise on purpose become one sentence and exit code 1; bugs keep their trace."""
+    from sync_r1.reward_models.types import RewardError
+    from sync_r1.trainer_client.errors import RewardClientError
+
+    try:
+        yield
+    except (RewardError, RewardClientError, RuntimeError, ValueError, OSError) as error:
+        _console().print(f"[bold red]error:[/bold red] {error}", markup=True, highlight=False, soft_wrap=True)
+        sys.exit(1)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(stderr=False)
+
+
+if __name__ == "__main__":
+    app()
