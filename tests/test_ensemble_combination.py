@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -20,6 +20,8 @@ from sync_r1.trainer_client.combination import (
     weighted_sum,
 )
 
+settings.register_profile("untimed", deadline=None)  # a busy machine is no counterexample
+settings.load_profile("untimed")
 POLICIES = ("drop_item", "drop_group", "monitor_only")
 Batch = tuple[Floats, Bools, Floats, Ints]
 
