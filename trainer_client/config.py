@@ -1,0 +1,207 @@
+"""What a training run can be told: one YAML file, checked by pydantic, each field documented where it is declared.
+
+`load_config` reads a file and applies `--set key=value` overrides; an unknown or malformed key is an error that names
+it. The defaults of the formulas are the project's own choices (`sync_grpo.py`, `dgs.py` say how they differ from the
+release).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+IMAGE_REWARDS = ("concept-consistency", "text-faithfulness", "aesthetic")
+ANSWER_REWARD = "understanding-correctness"
+
+
+class ConfigError(ValueError):
+    """The configuration says something it cannot mean; the message names the key, what was expected and what came."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RewardConfig(_Section):
+    """One of the four rewards as this run uses it."""
+
+    weight: float = Field(ge=0)
+    """Share in the total reward; scores are mapped to [0, 1] by the served card first. 0 = scored and logged only."""
+    variant: str = ""
+    """Which definition ("" = the service's default)."""
+
+
+class SamplingConfig(_Section):
+    """How trajectories are drawn from the policy."""
+
+    prompts: int = Field(default=6, ge=1)
+    """Groups per step; a group shares one question and one condition."""
+    group_size: int = Field(default=8, ge=2)
+    """Trajectories per group (G)."""
+    share_of_r: float = Field(default=0.5, ge=0, le=1)
+    """Share of groups with task r (recall a fact from text); the others are task u (a question about a picture)."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Of the tokens. 1 keeps samples on-policy: the loss uses the policy's own probabilities."""
+    batch: int = Field(default=64, ge=1)
+    """Most trajectories that the policy draws at once; bounds memory."""
+
+
+class SelectorConfig(_Section):
+    """Which trajectories are finished (see `dgs.py`)."""
+
+    kind: Literal["none", "dgs"] = "dgs"
+    preview_at: float = Field(default=0.3, gt=0, lt=1)
+    """Share of the decoding steps after which a preview is decoded (the release: 10 of 50)."""
+    target_acceptance: float = Field(default=0.5, gt=0, le=1)
+    """θ is the (1 - this) quantile; G / this previews are proposed per round. The release aims at 0.25."""
+    threshold: Literal["quantile", "released"] = "quantile"
+    """"quantile": θ per prompt from its own gate scores; "released": one global θ as in the public code."""
+    group: Literal["fixed", "dynamic"] = "fixed"
+    """"fixed": G per group; "dynamic": all that pass within [group_min, group_max], with a leave-one-out baseline."""
+    group_min: int = Field(default=4, ge=2)
+    group_max: int = Field(default=12, ge=2)
+    max_rounds: int = Field(default=2, ge=1)
+    """Rounds of previews before a group is filled with the best rejected ones."""
+    weights: dict[str, float] = {"concept-consistency": 0.65, "text-faithfulness": 0.35}
+    """The gate's score; only rewards that a picture and ground truth define can take part."""
+    min_correlation: float = Field(default=0.1, ge=-1, le=1)
+    """The gate is switched off when its rank correlation with the final reward stays below this."""
+    patience: int = Field(default=6, ge=1)
+    """Steps over which that correlation is averaged before it can switch the gate off."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> SelectorConfig:
+        if not set(self.weights) <= set(IMAGE_REWARDS):
+            raise ValueError(f"weights may name {IMAGE_REWARDS}, got {sorted(self.weights)}")
+        if self.group_max < self.group_min:
+            raise ValueError(f"group_max ({self.group_max}) must be at least group_min ({self.group_min})")
+        return self
+
+
+class ObjectiveConfig(_Section):
+    """Sync-GRPO's objective (see `sync_grpo.py`)."""
+
+    baseline: Literal["mean", "leave_one_out"] = "mean"
+    scale: Literal["none", "std"] = "none"
+    credit: Literal["per_modality", "joint"] = "per_modality"
+    text_loss: bool = True
+    """False = answer tokens are rewarded but get no gradient, as in the release (ablation)."""
+    answer_weight: float = Field(default=1.0, ge=0)
+    image_weight: float = Field(default=1.0, ge=0)
+    clip: float = Field(default=0.2, gt=0)
+    beta: float = Field(default=0.01, ge=0)
+    """Weight of the k3 KL to the frozen start policy; 0 saves its forward passes."""
+    epochs: int = Field(default=1, ge=1)
+    """Updates per rollout batch; the clip only acts from the second one on."""
+    answer_tokens: int = Field(default=16, ge=1)
+    """The constant that divides the sum over an answer's tokens (about the longest answer the policy can give)."""
+    image_steps: int = Field(default=0, ge=0)
+    """Decoding steps per update whose tokens enter the loss, drawn anew each time and re-weighted (unbiased); 0 =
+    all.
+    """
+    permute_rewards_within_group: bool = False
+    """The control: every reward keeps its group but not its trajectory. It must show no gain."""
+
+
+class OptimiserConfig(_Section):
+    """AdamW with warm-up and cosine decay."""
+
+    learning_rate: float = Field(default=1e-4, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = Field(default=1e-3, ge=0)
+    grad_clip: float = Field(default=1.0, gt=0)
+    warmup_steps: int = Field(default=3, ge=0)
+    final_share: float = Field(default=0.1, ge=0, le=1)
+    """Learning rate at the last step as a share of the peak."""
+    micro_batch: int = Field(default=16, ge=1)
+    """Trajectories per backward pass; bounds memory and changes no result."""
+
+
+class EvaluationConfig(_Section):
+    """The measurement before and after, on held-out conditions and with the same seed both times."""
+
+    pictures_per_condition: int = Field(default=8, ge=1)
+    seed: int = 20_260
+    """Not the run's seed: runs with different seeds are measured on the same draws."""
+    shown: int = Field(default=16, ge=1)
+    """Pictures kept for the report."""
+
+
+class TrainConfig(_Section):
+    """A whole run."""
+
+    policy: str = "pocket"
+    """"pocket" (the checked-in cold start) or a folder that a policy was saved to."""
+    benchmark: str = "pocket"
+    """"pocket" (PocketBench, rendered into the run's folder) or a folder in the UnifyBench layout."""
+    profile: str = "pocket"
+    """Which graphs `sync-r1 up` serves when no endpoints are given."""
+    seed: int = 0
+    steps: int = Field(default=30, ge=0)
+    """Updates. The learning-rate schedule spans them."""
+    budget_s: float = Field(default=480.0, gt=0)
+    """Wall-clock bound of the whole job, services' start and both evaluations included; training stops in time for the
+    last.
+    """
+    threads: int = Field(default=2, ge=1)
+    """Torch threads of the trainer."""
+    checkpoint_every: int = Field(default=5, ge=1)
+    """Steps between checkpoints; one is always written at the end."""
+    score_timeout_s: float = Field(default=60.0, gt=0)
+    """Bound of one scoring request."""
+    combination: Literal["weighted_sum", "gdpo"] = "weighted_sum"
+    failure: Literal["drop_item", "drop_group", "raise"] = "drop_item"
+    """What happens to a trajectory one of whose scores failed; it never becomes a 0."""
+    rewards: dict[str, RewardConfig]
+    sampling: SamplingConfig = SamplingConfig()
+    selector: SelectorConfig = SelectorConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optimiser: OptimiserConfig = OptimiserConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _rewards_known(self) -> TrainConfig:
+        known = {*IMAGE_REWARDS, ANSWER_REWARD}
+        if unknown := set(self.rewards) - known:
+            raise ValueError(f"rewards may name {sorted(known)}, got {sorted(unknown)}")
+        if not any(reward.weight > 0 for reward in self.rewards.values()):
+            raise ValueError("at least one reward needs a weight above 0")
+        return self
+
+
+def load_config(file: Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """Read `file` and apply overrides such as "objective.beta=0" (values are YAML, so `false` is a bool).
+
+    Raises ConfigError when the file is missing, is no YAML mapping, or a key or value does not fit.
+    """
+    try:
+        values = yaml.safe_load(file.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot read the configuration {file}: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{file}: expected a mapping of keys, got {type(values).__name__}")
+    for override in overrides:
+        _apply(values, override)
+    try:
+        return TrainConfig.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "(the whole file)"
+        raise ConfigError(f"{file}: key {key!r}: {first['msg']}; got {str(first.get('input'))[:80]!r}") from None
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals:
+        raise ConfigError(f"--set wants key=value, e.g. objective.beta=0; got {override!r}")
+    *parents, last = path.split(".")
+    section = values
+    for parent in parents:
+        section = section.setdefault(parent, {})
+        if not isinstance(section, dict):
+            raise ConfigError(f"--set {override!r}: {parent!r} is a value, not a section")
+    section[last] = yaml.safe_load(text)
