@@ -1,0 +1,128 @@
+"""`sync-r1 train`, `evaluate` and `report`: thin over `trainer_client.runs`, which is imported when a command runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from sync_r1.trainer_client.config import TrainConfig
+    from sync_r1.trainer_client.training import Progress as Report
+
+console = Console()
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", help="YAML file; its keys are documented in trainer_client/config.py.")
+]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override one key, e.g. --set objective.beta=0")]
+EndpointsOption = Annotated[
+    Path | None,
+    typer.Option("--endpoints", help="File written by `sync-r1 up --endpoints-file`; without it, `up` is started."),
+]
+
+
+def train(
+    config: ConfigOption = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the run.")] = Path("runs/pocket"),
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest checkpoint in --out.")] = False,
+    seed: Annotated[int | None, typer.Option("--seed", help="The run's seed.")] = None,
+    overrides: SetOption = None,
+    endpoints: EndpointsOption = None,
+) -> None:
+    """Train a policy with Sync-GRPO against live reward services, and measure it before and after."""
+    from sync_r1.trainer_client.runs import run_training
+
+    settings = _settings(config, [*(overrides or []), *([f"seed={seed}"] if seed is not None else [])])
+    with _errors_shown(), _progress(settings.steps) as report:
+        start, end = run_training(settings, out, resume=resume, endpoints_file=endpoints, progress=report)
+    _show(start.means if start else {}, end.means, end.se)
+    console.print(f"report: {out / 'report.html'}")
+
+
+def evaluate(
+    policy: Annotated[
+        str, typer.Option("--policy", help='"pocket" or a folder that a policy was saved to.')
+    ] = "pocket",
+    data: Annotated[str, typer.Option("--data", help='"pocket" or a folder in the UnifyBench layout.')] = "pocket",
+    out: Annotated[Path, typer.Option("--out", help="Folder for the figures and pictures.")] = Path("runs/evaluation"),
+    config: ConfigOption = None,
+    overrides: SetOption = None,
+    endpoints: EndpointsOption = None,
+) -> None:
+    """Measure a policy on a benchmark's held-out conditions, through the reward services."""
+    from sync_r1.trainer_client.runs import run_evaluation
+
+    settings = _settings(config, [*(overrides or []), f"policy={policy}", f"benchmark={data}"])
+    with _errors_shown(), _progress(1) as report:
+        result = run_evaluation(settings, out, endpoints_file=endpoints, progress=report)
+    _show({}, result.means, result.se)
+
+
+def report(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
+    """Write a run's self-contained HTML report."""
+    from sync_r1.trainer_client.report import write_report
+
+    with _errors_shown():
+        console.print(f"report: {write_report(run)}")
+
+
+def _settings(config: Path | None, overrides: list[str]) -> TrainConfig:
+    import sync_r1.trainer_client.config as configuration
+
+    default = Path(configuration.__file__).parent / "configs" / "pocket.yaml"
+    with _errors_shown():
+        return configuration.load_config(config or default, overrides)
+
+
+@contextmanager
+def _errors_shown() -> Iterator[None]:
+    """Errors that say what to do are shown without a traceback; anything else is a bug and keeps it."""
+    from sync_r1.trainer_client.errors import RewardClientError
+
+    expected = {"ConfigError", "UnifyBenchError", "ServicesError", "TrainingError", "CheckpointError", "ReportError"}
+    try:
+        yield
+    except Exception as error:
+        if type(error).__name__ not in expected and not isinstance(error, RewardClientError):
+            raise
+        console.print(f"[bold red]error:[/] {error}", highlight=False)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        console.print("stopped; continue with --resume")
+        sys.exit(130)
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Report]:
+    """A bar that stays, and one line per event above it (the lines alone where the output is no terminal)."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("training", total=total)
+
+        def report_event(message: str, done: int, steps: int) -> None:
+            progress.update(task, completed=done, total=steps)
+            console.print(message, highlight=False)
+
+        yield report_event
+
+
+def _show(start: Mapping[str, float], end: Mapping[str, float], se: Mapping[str, Any]) -> None:
+    table = Table("held out", *(["before"] if start else []), "after" if start else "mean", "± standard error")
+    for name, after in end.items():
+        before = [f"{start[name]:.3f}" if name in start else ""] if start else []
+        table.add_row(name, *before, f"{after:.3f}", f"{se[name]:.3f}" if name in se else "")
+    console.print(table)

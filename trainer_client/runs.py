@@ -1,0 +1,172 @@
+"""A run from its configuration: real policy, real benchmark, live services, report. What `sync-r1 train` calls."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+
+from sync_r1.trainer_client.checkpoint import latest_checkpoint
+from sync_r1.trainer_client.client import RewardClient
+from sync_r1.trainer_client.config import ConfigError, TrainConfig
+from sync_r1.trainer_client.ensemble import RewardEnsemble, RewardUse
+from sync_r1.trainer_client.evaluation import Evaluation, Judge, PocketJudge, evaluate
+from sync_r1.trainer_client.pocketbench import write_pocketbench
+from sync_r1.trainer_client.policies.pocket import PocketPolicy
+from sync_r1.trainer_client.report import write_report
+from sync_r1.trainer_client.service_process import live_services, read_endpoints
+from sync_r1.trainer_client.training import Progress, train, write_evaluation
+from sync_r1.trainer_client.unifybench import UnifyBench, load_unifybench
+
+_READY_TIMEOUT_S = 60.0
+
+
+def run_training(
+    config: TrainConfig, out: Path, *, resume: bool, endpoints_file: Path | None, progress: Progress
+) -> tuple[Evaluation | None, Evaluation]:
+    """The whole job; leaves everything in `out` and returns (start, end).
+
+    Raises ConfigError when `out` holds a run and `resume` is False (or none and it is True), ServicesError,
+    RewardClientError, TrainingError.
+    """
+    started_s = time.monotonic()
+    _claim(config, out, resume)
+    torch.set_num_threads(config.threads)
+    checkpoint = latest_checkpoint(out / "checkpoints")
+    policy = load_policy(str(checkpoint / "policy") if checkpoint else config.policy)
+    bench = load_benchmark(config.benchmark, out)
+    judge = load_judge(bench)
+    with ExitStack() as stack:
+        if endpoints_file is None:
+            progress("starting Triton and the four services", 0, config.steps)
+            endpoints = stack.enter_context(live_services(config.profile, out))
+        else:
+            endpoints = read_endpoints(endpoints_file)
+
+        async def job() -> tuple[Evaluation | None, Evaluation]:
+            clients = _clients(config, endpoints)
+            scorer = _ensemble(config, clients)
+            try:
+                await scorer.wait_ready(_READY_TIMEOUT_S)
+                return await train(
+                    config,
+                    out,
+                    policy=policy,
+                    # The frozen reference is where the run started from, not where it was interrupted.
+                    reference=load_policy(config.policy),
+                    bench=bench,
+                    scorer=scorer,
+                    gate_scorer=_gate_ensemble(config, clients) if config.selector.kind == "dgs" else scorer,
+                    judge=judge,
+                    progress=progress,
+                    started_s=started_s,
+                )
+            finally:
+                await scorer.close()
+
+        result = asyncio.run(job())
+    write_report(out)
+    return result
+
+
+def run_evaluation(config: TrainConfig, out: Path, *, endpoints_file: Path | None, progress: Progress) -> Evaluation:
+    """Measure `config.policy` on the held-out conditions of `config.benchmark`; writes `out/evaluation/policy.json`."""
+    out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(config.threads)
+    policy, bench = load_policy(config.policy), load_benchmark(config.benchmark, out)
+    judge = load_judge(bench)
+    with ExitStack() as stack:
+        endpoints = (
+            stack.enter_context(live_services(config.profile, out))
+            if endpoints_file is None
+            else read_endpoints(endpoints_file)
+        )
+
+        async def job() -> Evaluation:
+            scorer = _ensemble(config, _clients(config, endpoints))
+            try:
+                await scorer.wait_ready(_READY_TIMEOUT_S)
+                return await evaluate(
+                    policy,
+                    bench,
+                    scorer,
+                    judge,
+                    config.evaluation,
+                    temperature=config.sampling.temperature,
+                    batch=config.sampling.batch,
+                    timeout_s=config.score_timeout_s,
+                )
+            finally:
+                await scorer.close()
+
+        progress("evaluating", 0, 1)
+        evaluation = asyncio.run(job())
+    write_evaluation(out / "evaluation", "policy", evaluation)
+    return evaluation
+
+
+def load_policy(name: str) -> PocketPolicy:
+    """ "pocket" is the checked-in cold start, anything else a folder that a policy was saved to. Raises ConfigError."""
+    try:
+        return PocketPolicy.load() if name == "pocket" else PocketPolicy.load(Path(name))
+    except FileNotFoundError as error:
+        raise ConfigError(f"policy: {name!r} is neither 'pocket' nor a folder with a saved policy: {error}") from error
+
+
+def load_benchmark(name: str, out: Path) -> UnifyBench:
+    """ "pocket" is rendered into `out/benchmark`, anything else is a folder. Raises UnifyBenchError."""
+    if name != "pocket":
+        return load_unifybench(Path(name))
+    folder = out / "benchmark"
+    if not (folder / "concepts_list.json").exists():
+        write_pocketbench(folder)
+    return load_unifybench(folder)
+
+
+def load_judge(bench: UnifyBench) -> Judge | None:
+    """The oracle where the benchmark is PocketBench; elsewhere nobody can tell success from a picture, so None."""
+    pocket = all(
+        (bench.root / "concept" / "test" / concept.name / "pocket.json").exists() for concept in bench.concepts
+    )
+    return PocketJudge(bench.root) if pocket else None
+
+
+def _claim(config: TrainConfig, out: Path, resume: bool) -> None:
+    file = out / "config.json"
+    if file.exists() and not resume:
+        raise ConfigError(f"{out} already holds a run; continue it with --resume, or give another --out")
+    if resume and not file.exists():
+        raise ConfigError(f"there is no run to resume in {out}; leave --resume out to start one")
+    out.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(config.model_dump(mode="json"), indent=1) + "\n")
+
+
+def _clients(config: TrainConfig, endpoints: Mapping[str, str]) -> dict[str, RewardClient]:
+    wanted = set(config.rewards) | (set(config.selector.weights) if config.selector.kind == "dgs" else set())
+    if missing := wanted - set(endpoints):
+        raise ConfigError(f"no endpoint for {sorted(missing)}; endpoints are given for {sorted(endpoints)}")
+    return {name: RewardClient(endpoints[name]) for name in sorted(wanted)}
+
+
+def _ensemble(config: TrainConfig, clients: Mapping[str, RewardClient]) -> RewardEnsemble:
+    uses = {
+        name: RewardUse(
+            weight=reward.weight,
+            variant=reward.variant,
+            policy=config.failure if reward.weight > 0 else "monitor_only",
+        )
+        for name, reward in config.rewards.items()
+    }
+    return RewardEnsemble({name: (clients[name], use) for name, use in uses.items()}, combination=config.combination)
+
+
+def _gate_ensemble(config: TrainConfig, clients: Mapping[str, RewardClient]) -> RewardEnsemble:
+    """One round of requests for the gate: the same clients, its own weights, and always a plain weighted sum."""
+    variants = {name: reward.variant for name, reward in config.rewards.items()}
+    uses = {name: RewardUse(weight, variants.get(name, "")) for name, weight in config.selector.weights.items()}
+    return RewardEnsemble({name: (clients[name], use) for name, use in uses.items()})
