@@ -75,8 +75,11 @@ def decode(data: bytes, limits: ImageLimits | None = None) -> Picture:
         raise ImageError(
             f"{len(data)} bytes beginning {data[:8]!r} are no PNG, JPEG or WebP file; convert the picture to one"
         ) from None
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"the picture is too large ({error}); the limit is {limits.max_pixels} pixels") from None
+    except Image.DecompressionBombError:  # raised by `open`, before our own check can name the size
+        raise ImageError(
+            f"the picture's header claims over a hundred million pixels, the limit is {limits.max_pixels}; "
+            "send a smaller one"
+        ) from None
     except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, KeyError, MemoryError) as error:
         # Pillow's plugins raise all of these on damaged files.
         raise ImageError(f"the picture is damaged or cut off ({error}); send the whole file again") from None
