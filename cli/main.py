@@ -136,7 +136,9 @@ def describe(endpoint: Annotated[str, typer.Argument(help="HOST:PORT of a reward
 @app.command()
 def score(
     reward: RewardArgument,
-    source: Annotated[Path, typer.Option("--input", help="JSONL; pictures are paths relative to it.")],
+    source: Annotated[
+        Path, typer.Option("--input", exists=True, dir_okay=False, help="JSONL; pictures are paths relative to it.")
+    ],
     target: Annotated[Path, typer.Option("--output", help="JSONL; rows it already has are not scored again.")],
     endpoint: Annotated[str | None, typer.Option("--endpoint", help="HOST:PORT of the reward's service.")] = None,
     start_up: Annotated[bool, typer.Option("--up", help="Start an embedded Triton and the service for it.")] = False,
