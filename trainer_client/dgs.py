@@ -257,7 +257,8 @@ def rank_correlation(gate_N: Floats, rewards_N: Floats, groups_N: Ints) -> float
 
     Between groups it would say which prompts are easy, which no baseline lets through. None where nothing varies.
     """
-    gate_parts, reward_parts = [], []
+    gate_parts: list[Floats] = []
+    reward_parts: list[Floats] = []
     for group in np.unique(groups_N):
         members = groups_N == group
         for values, parts in ((gate_N[members], gate_parts), (rewards_N[members], reward_parts)):

@@ -72,7 +72,8 @@ class Learner:
                 answers[row] = values
         for rows in _parts(range(len(trajectories)), self._config.micro_batch):
             state = ImageState.concatenate([trajectories[row].state for row in rows])
-            images += list(sum(policy.image_log_probs(state, [step]) for step in steps))
+            # One step at a time bounds memory; a token has a value other than 0 at its own step only.
+            images += list(torch.stack([policy.image_log_probs(state, [step]) for step in steps]).sum(0))
         return RecordedLogProbs(answers, images)
 
     def update(
@@ -113,7 +114,8 @@ class Learner:
             self.optimiser.step()
             self.scheduler.step()
             figures["grad_norm"] = norm.item()
-        return figures | {"learning_rate": self.scheduler.get_last_lr()[0]}
+        figures["learning_rate"] = float(self.scheduler.get_last_lr()[0])
+        return figures
 
     def _answer_loss(
         self,
