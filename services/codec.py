@@ -51,6 +51,9 @@ class MissingReferences:
 _Place = tuple[int, int]  # (item, index of its reference, or _IMAGE)
 _Decoded = tuple[str, Picture | ImageError]  # (digest of a reference's bytes, the picture or what is wrong with it)
 _IMAGE = -1
+_CODES: dict[FailureCode, Any] = {
+    code: rewards_pb2.FailureCode.Value(f"FAILURE_CODE_{code.value}") for code in FailureCode
+}
 
 
 def parse(body: bytes, limits: Limits) -> Any:
@@ -231,9 +234,9 @@ def response(
         elif isinstance(outcome, MissingReferences):
             target.missing_references.sha256.extend(outcome.sha256)
         else:
-            target.failure.code = rewards_pb2.FailureCode.Value(f"FAILURE_CODE_{outcome.code.value}")
-            target.failure.message, target.failure.field = outcome.message, outcome.field
-            target.failure.retryable = outcome.retryable
+            failure = target.failure
+            failure.code = _CODES[outcome.code]
+            failure.message, failure.field, failure.retryable = outcome.message, outcome.field, outcome.retryable
     return message
 
 

@@ -13,15 +13,15 @@ class Limits(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    max_items: int = Field(256, ge=1)
-    max_references: int = Field(16, ge=1)
-    max_request_bytes: int = Field(64 * 1024 * 1024, ge=1024, le=1024 * 1024 * 1024)
-    max_image_bytes: int = Field(16 * 1024 * 1024, ge=1024)
-    max_pixels: int = Field(16_000_000, ge=1)
-    max_text_bytes: int = Field(8 * 1024, ge=1)
-    max_inflight_items: int = Field(1024, ge=1)
+    max_items: int = Field(default=256, ge=1)
+    max_references: int = Field(default=16, ge=1)
+    max_request_bytes: int = Field(default=64 * 1024 * 1024, ge=1024, le=1024 * 1024 * 1024)
+    max_image_bytes: int = Field(default=16 * 1024 * 1024, ge=1024)
+    max_pixels: int = Field(default=16_000_000, ge=1)
+    max_text_bytes: int = Field(default=8 * 1024, ge=1)
+    max_inflight_items: int = Field(default=1024, ge=1)
     """Items admitted at once; a request beyond that is refused at once."""
-    max_deadline_ms: int = Field(120_000, ge=1)
+    max_deadline_ms: int = Field(default=120_000, ge=1)
     """Longest deadline honoured, and the deadline of a call that has none."""
 
     @model_validator(mode="after")
@@ -45,15 +45,15 @@ class ServiceConfig(BaseModel):
     """Allow an address that other machines reach, although nothing is encrypted and nobody is asked who they are."""
     limits: Limits = Limits()
     decode_threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
-    reference_cache_bytes: int = Field(256 * 1024 * 1024, ge=0)
+    reference_cache_bytes: int = Field(default=256 * 1024 * 1024, ge=0)
     """Decoded reference pictures kept, bytes."""
-    reference_ttl_s: float = Field(1800.0, gt=0)
+    reference_ttl_s: float = Field(default=1800.0, gt=0)
     """How long a reference picture is known after it was last used, seconds."""
-    health_interval_s: float = Field(1.0, gt=0)
+    health_interval_s: float = Field(default=1.0, gt=0)
     """Time between two looks at Triton's readiness, seconds."""
-    drain_s: float = Field(0.0, ge=0)
+    drain_s: float = Field(default=0.0, ge=0)
     """Time between NOT_SERVING and refusing new calls, so that load balancers can turn away first; seconds."""
-    grace_s: float = Field(30.0, ge=0)
+    grace_s: float = Field(default=30.0, ge=0)
     """Time that admitted calls get to finish, seconds."""
 
     @model_validator(mode="after")

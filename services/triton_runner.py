@@ -31,7 +31,7 @@ from sync_r1.reward_models.types import GraphDeadline, GraphError, GraphOverload
 from sync_r1.services.shared_memory import Region, RegionPool
 
 # KServe's names of the types that graphs use.
-_KSERVE_OF = {
+_KSERVE_OF: dict[np.dtype[Any], str] = {
     np.dtype(np.uint8): "UINT8",
     np.dtype(np.int32): "INT32",
     np.dtype(np.int64): "INT64",
@@ -40,7 +40,7 @@ _KSERVE_OF = {
     np.dtype(np.float64): "FP64",
     np.dtype(np.bool_): "BOOL",
 }
-_NUMPY_OF = {name: dtype for dtype, name in _KSERVE_OF.items()}
+_NUMPY_OF: dict[str, np.dtype[Any]] = {name: dtype for dtype, name in _KSERVE_OF.items()}
 
 # A 512 x 512 picture has 0.8 MB; a batch of 128 of them passes. gRPC's own default is 4 MiB.
 _MAX_MESSAGE_BYTES = 256 * 1024 * 1024
