@@ -22,7 +22,7 @@ from sync_r1.reward_models.pocket.scenes import Scene, render, sample_scene
 from sync_r1.trainer_client.policies.magvit import Magvit, MagvitConfig, StageSizes, to_pixels
 from sync_r1.trainer_client.policies.muon import Muon, split_parameters
 
-POCKET_TOKENIZER = MagvitConfig(StageSizes(96, (1, 1), (1, 1)), StageSizes(96, (1, 1), (1, 1)), bits=13, image_size=64, patch=4)
+POCKET_TOKENIZER = MagvitConfig(StageSizes(96, (1, 1), (1, 1)), StageSizes(96, (1, 1), (1, 1)), bits=11, image_size=64, patch=4)
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class TokenizerTraining:
     """Settings of the run that made the checked-in tokenizer."""
 
     pictures: int = 40_000
-    minutes: float = 16.0
+    minutes: float = 15.0
     batch: int = 32
     learning_rate: float = 3e-3
     ema: float = 0.998

@@ -226,7 +226,7 @@ class PocketPolicy:
         logits = []
         for prefix, real in prefixes:
             allowed = torch.cat([real, torch.ones(block.shape, dtype=torch.bool)], 1)[:, None, None]
-            hidden, _ = self.model.hidden(block, allowed.expand(-1, -1, block.shape[1], -1), prefix)
+            hidden, _ = self.model.hidden(block, allowed, prefix)
             logits.append(self.model.code_logits(hidden[:, 1:-1][scored]).float())
         scale = temperature if temperature > 0 else 1.0
         return guided_log_probs(logits[0] / scale, logits[1] / scale if len(logits) > 1 else None, self.guidance)
