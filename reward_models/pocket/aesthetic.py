@@ -77,7 +77,7 @@ def train_aesthetic(
     embedding_N_D, rating_N = _embed(clip, shown), torch.tensor(ratings)
     head = AestheticHead()
     with torch.no_grad():
-        head.layers[-1].bias.fill_(float(rating_N.mean()))  # type: ignore[operator,union-attr]
+        head.layers[-1].bias.fill_(float(rating_N.mean()))  # type: ignore[operator]
     optimizer = torch.optim.AdamW(head.parameters(), lr=1e-3, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     began = time.monotonic()
@@ -85,7 +85,7 @@ def train_aesthetic(
         chosen = torch.from_numpy(rng.integers(0, pictures, 256))
         loss = F.mse_loss(head(embedding_N_D[chosen])[:, 0], rating_N[chosen])
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         schedule.step()
         if step % 500 == 0 or step == steps - 1:

@@ -57,6 +57,10 @@ def labels(scene: Scene) -> list[int]:
 def told_labels(scene: Scene, plan: CaptionPlan) -> list[int]:
     """Like `labels` for the caption `write_caption(scene, plan)`: `UNTOLD` where it does not say."""
     told = labels(scene)
+    if plan.style == "clause":
+        if plan.named and not plan.things:
+            told[0] = UNTOLD
+        told[1:3] = [UNTOLD] * 2
     if not plan.pattern:
         told[2] = UNTOLD
     if not plan.background:

@@ -26,7 +26,8 @@ class ClipBatch:
     """`pixels_N` and their captions; `tokens_3N_L` are N own captions, then two negatives per picture; labels as
     `attributes.py`.
 
-    `spoilt_M`: degraded pictures, which only the quality head sees.
+    `spoilt_M`: degraded pictures, which only the quality head sees. `clause_N`: captions that tell one fact only, so
+    that they are true of other pictures of the batch too.
     """
 
     pixels_N: Pictures
@@ -34,6 +35,7 @@ class ClipBatch:
     picture_labels_N_A: npt.NDArray[np.int64]
     text_labels_3N_A: npt.NDArray[np.int64]
     spoilt_M: Pictures
+    clause_N: npt.NDArray[np.bool_]
 
 
 class ReconstructedPool:
@@ -65,7 +67,7 @@ def picture_of(scene: Scene, rng: np.random.Generator, softened: float = 0.4) ->
 
 
 def any_style(rng: np.random.Generator) -> str:
-    return ("short", "dense", "facts")[int(np.searchsorted((0.5, 0.85), rng.random()))]
+    return ("short", "dense", "facts", "clause")[int(np.searchsorted((0.42, 0.74, 0.88), rng.random()))]
 
 
 def _near_miss(scene: Scene, rng: np.random.Generator) -> tuple[str, Scene]:
@@ -79,12 +81,19 @@ def _near_miss(scene: Scene, rng: np.random.Generator) -> tuple[str, Scene]:
     return one_changed(scene, rng)
 
 
+def _one_fact_tells(factor: str, neighbour: Scene) -> bool:
+    """Whether a clause can say what sets `neighbour` apart."""
+    if factor == "accessory":
+        return neighbour.accessory is not None
+    return factor in ("background", "things", "count", "relation")
+
+
 def _wrong_captions(scene: Scene, plan: CaptionPlan, own: str, rng: np.random.Generator) -> list[tuple[str, Scene]]:
     found: dict[str, Scene] = {}
     while len(found) < NEGATIVES_PER_PICTURE:
         _, miss = _near_miss(scene, rng)
         text = write_caption(miss, plan)
-        if text != own:
+        if text not in ("", own):
             found[text] = miss
     return list(found.items())
 
@@ -103,8 +112,11 @@ def clip_batch(pairs: int, spoilt: int, rng: np.random.Generator, pool: Reconstr
         scene, picture = one_picture(rng, pool)
         factor, neighbour = _near_miss(scene, rng)
         plan = plan_caption(scene, rng, any_style(rng), must_mention(scene, neighbour, factor))
-        if plan.style == "facts" and factor == "relation":  # PocketBench's sentences do not tell relations
-            plan = plan_caption(scene, rng, "dense", ("relation",))
+        # PocketBench's sentences do not tell relations, and a clause tells neither looks nor what is absent.
+        if (plan.style == "facts" and factor == "relation") or (
+            plan.style == "clause" and not _one_fact_tells(factor, neighbour)
+        ):
+            plan = plan_caption(scene, rng, "dense", must_mention(scene, neighbour, factor))
         pictures += [picture, picture_of(neighbour, rng)]
         own += [(one, plan, write_caption(one, plan)) for one in (scene, neighbour)]
     wrong: list[tuple[str, Scene, CaptionPlan]] = []
@@ -120,6 +132,7 @@ def clip_batch(pairs: int, spoilt: int, rng: np.random.Generator, pool: Reconstr
         np.array([labels(scene) for scene, *_ in own]),
         np.array(told),
         spoilt_M,
+        np.array([plan.style == "clause" for _, plan, _ in own]),
     )
 
 
@@ -132,7 +145,8 @@ def spoil(picture: Pictures, rng: np.random.Generator) -> tuple[Pictures, float]
 def text_batch(size: int, rng: np.random.Generator) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Captions with what they tell, `(size, L)` and `(size, A)`, for teaching the text tower before it sees a
     picture."""
-    texts, told = [], []
+    texts: list[str] = []
+    told: list[list[int]] = []
     while len(texts) < size:
         scene = sample_scene(rng)
         plan = plan_caption(scene, rng, any_style(rng))

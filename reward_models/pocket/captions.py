@@ -21,6 +21,7 @@ from .graph import (
     Scene,
     Things,
     opposite,
+    pick,
 )
 
 PLACE_PHRASES = {
@@ -61,7 +62,8 @@ WORDS = (
 class CaptionPlan:
     """How a caption is put: which facts it mentions and the choices of phrasing, all independent of the scene's values.
 
-    `style`: "short" one phrase; "dense" sentences; "facts" the way PocketBench states facts, one sentence per fact.
+    `style`: "short" one phrase; "dense" sentences; "facts" the way PocketBench states facts, one sentence per fact;
+    "clause" a single sentence of these that is not about the figure's look.
     `verb` is a uniform number that picks among the accessory's verbs; `things_first` orders the relation's arguments.
     """
 
@@ -73,6 +75,7 @@ class CaptionPlan:
     relation: bool
     things_first: bool
     place_first: bool
+    named: bool
     verb: float
 
 
@@ -87,11 +90,13 @@ def plan_caption(
     if style == "short" or (style == "facts" and rng.random() < 0.5):
         how_many = min(len(optional), int(rng.choice(4, p=(0.1, 0.5, 0.25, 0.15))))
         mentioned = {optional[index] for index in rng.permutation(len(optional))[:how_many]} | set(must_mention)
+    elif style == "clause":
+        mentioned = {*(must_mention or (pick(rng, tuple(optional)),))}
     else:
         mentioned = {*optional, *must_mention}
     # "plain" goes unsaid half the time, the other patterns rarely: conditions name the figure by them.
     says_pattern = rng.random() < (0.5 if scene.pattern == "plain" else 0.9)
-    relation = style == "dense" or rng.random() < 0.4
+    relation = style in ("dense", "clause") or rng.random() < 0.4
     return CaptionPlan(
         style=style,
         pattern=bool(says_pattern or "pattern" in mentioned),
@@ -101,6 +106,7 @@ def plan_caption(
         relation=bool(relation or "relation" in mentioned),
         things_first=bool(rng.random() < 0.5),
         place_first=bool(rng.random() < 0.5),
+        named=bool(rng.random() < 0.7),
         verb=float(rng.random()),
     )
 
@@ -131,6 +137,9 @@ def write_caption(scene: Scene, plan: CaptionPlan) -> str:
         return _facts(scene, plan)
     if plan.style == "dense":
         return _dense(scene, plan)
+    if plan.style == "clause":
+        sentences = _relation(scene, plan) or [fact for _, fact in _told(scene, plan)]
+        return sentences[0] if sentences else ""
     figure = _figure(scene, plan)
     wearing = f" {_accessory(scene.accessory, plan)}" if plan.accessory and scene.accessory else ""
     place = f" {PLACE_PHRASES[scene.background]}" if plan.background else ""
@@ -155,19 +164,23 @@ def _dense(scene: Scene, plan: CaptionPlan) -> str:
         parts.append(_accessory(scene.accessory, plan))
     if plan.background:
         parts.append(PLACE_PHRASES[scene.background])
-    text = f"{' '.join(parts)} ."
-    if plan.things and scene.things:
-        things, relation = _things(scene.things), scene.things.relation
-        if plan.things_first:
-            text += f" {things} {'is' if scene.things.count == 1 else 'are'} {relation} the {scene.kind} ."
-        else:
-            text += f" the {scene.kind} is {opposite(relation)} {things} ."
-    return text
+    return " ".join(f"{sentence} ." for sentence in [" ".join(parts), *_relation(scene, plan)])
 
 
-def _facts(scene: Scene, plan: CaptionPlan) -> str:
-    """PocketBench's sentences, the figure's name an unknown word ("<name>"), perhaps after a condition on a fact."""
-    told: list[tuple[str, str]] = []  # (condition, fact)
+def _relation(scene: Scene, plan: CaptionPlan) -> list[str]:
+    """The sentence about the companions, if there is one to say."""
+    if not (plan.things and scene.things):
+        return []
+    things, relation = _things(scene.things), scene.things.relation
+    if plan.things_first:
+        return [f"{things} {'is' if scene.things.count == 1 else 'are'} {relation} the {scene.kind}"]
+    return [f"the {scene.kind} is {opposite(relation)} {things}"]
+
+
+def _told(scene: Scene, plan: CaptionPlan) -> list[tuple[str, str]]:
+    """PocketBench's (condition, fact) pairs, the figure's name an unknown word ("<name>") or its kind."""
+    name = "<name>" if plan.named else f"the {scene.kind}"
+    told: list[tuple[str, str]] = []
     if plan.accessory and scene.accessory:
         kind = scene.accessory.kind
         verb = _VERBS[kind][int(plan.verb * len(_VERBS[kind]))]
@@ -185,10 +198,17 @@ def _facts(scene: Scene, plan: CaptionPlan) -> str:
         told.append((f"with its {owned}", f"'s {owned} is {_things(scene.things)}"))
     if plan.things_first:
         told.reverse()
-    sentences = [f"is {_figure(scene, plan)}", *(fact for _, fact in told)]
+    return [(f"{name} {condition}", f"{name} {fact}") for condition, fact in told]
+
+
+def _facts(scene: Scene, plan: CaptionPlan) -> str:
+    """PocketBench's sentences: the look, then facts, perhaps all after a condition on the first of them."""
+    told = _told(scene, plan)
+    name = "<name>" if plan.named else f"the {scene.kind}"
+    sentences = [f"{name} is {_figure(scene, plan)}", *(fact for _, fact in told)]
     if plan.place_first and told:
         sentences.insert(0, told[0][0])
-    return " ".join(f"<name> {sentence} ." for sentence in sentences)
+    return " ".join(f"{sentence} ." for sentence in sentences)
 
 
 def short_caption(scene: Scene, rng: np.random.Generator) -> str:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,7 @@ def _jpeg(picture: Image.Image, quality: int) -> Image.Image:
     return Image.open(buffer).convert("RGB")
 
 
-def _clip(values: npt.NDArray[np.floating[npt.NBitBase]]) -> Picture:
+def _clip(values: npt.NDArray[Any]) -> Picture:
     return np.clip(values, 0, 255).astype(np.uint8)
 
 

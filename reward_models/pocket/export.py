@@ -35,7 +35,7 @@ class ImageGraph(nn.Module):
         self.clip = clip
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.clip.encode_image(pixels_to_input(pixels), normalize=True)  # type: ignore[no-any-return]
+        return self.clip.encode_image(pixels_to_input(pixels), normalize=True)
 
 
 class TextGraph(nn.Module):

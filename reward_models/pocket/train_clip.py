@@ -59,14 +59,20 @@ class ClipTrainer(nn.Module):
         images, texts = F.normalize(images.float(), dim=-1), F.normalize(texts.float(), dim=-1)
         clean, own, wrong = images[:count], texts[:count], texts[count:]
         scale = self.model.logit_scale.exp().clamp(max=100)
-        logits_N_N = scale * clean @ own.T
+        seen_labels_N_A, told_labels_3N_A = (
+            torch.from_numpy(array) for array in (batch.picture_labels_N_A, batch.text_labels_3N_A)
+        )
+        told_N_A = told_labels_3N_A[:count]
+        true_N_N = ((told_N_A == UNTOLD) | (told_N_A == seen_labels_N_A[:, None])).all(-1)
+        also_true_N_N = true_N_N & torch.from_numpy(batch.clause_N) & ~torch.eye(count, dtype=torch.bool)
+        logits_N_N = (scale * clean @ own.T).masked_fill(also_true_N_N, -1e4)
         target = torch.arange(count)
         contrastive = (F.cross_entropy(logits_N_N, target) + F.cross_entropy(logits_N_N.T, target)) / 2
         wrong_N_K = scale * torch.einsum("nd,nkd->nk", clean, wrong.view(count, NEGATIVES_PER_PICTURE, -1))
         choices = torch.cat([logits_N_N.diagonal()[:, None], wrong_N_K], dim=1)
         choosing = F.cross_entropy(choices, torch.zeros(count, dtype=torch.long))
-        seen = self.attribute_loss(clean, torch.from_numpy(batch.picture_labels_N_A))
-        told = self.attribute_loss(texts, torch.from_numpy(batch.text_labels_3N_A))
+        seen = self.attribute_loss(clean, seen_labels_N_A)
+        told = self.attribute_loss(texts, told_labels_3N_A)
         spoilt = torch.cat([torch.zeros(count), torch.ones(len(images) - count)])
         quality = F.binary_cross_entropy_with_logits(self.quality(images * _HEAD_SCALE)[:, 0], spoilt)
         parts = {"contrastive": contrastive, "choosing": choosing, "seen": seen, "told": told, "quality": quality}
@@ -95,7 +101,7 @@ def train_clip(steps: int, seed: int, pool: ReconstructedPool | None, start_from
             )
         loss, parts = trainer.loss(clip_batch(PAIRS, SPOILT, rng, pool))
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(trainer.parameters(), 1.0)
         optimizer.step()
         follow(average, trainer, min(EMA_DECAY, (step + 1) / (step + 10)))
@@ -113,7 +119,7 @@ def _teach_text(trainer: ClipTrainer, rng: np.random.Generator) -> None:
             embedding = trainer.model.encode_text(torch.from_numpy(tokens_N_L))
         loss = trainer.attribute_loss(F.normalize(embedding.float(), dim=-1), torch.from_numpy(told_N_A))
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         if step % 50 == 0 or step == TEXT_STEPS - 1:
             print(f"text tower alone {step + 1}/{TEXT_STEPS} told {float(loss.detach()):.3f}", flush=True)

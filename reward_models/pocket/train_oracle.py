@@ -28,7 +28,7 @@ def train_oracle(steps: int, seed: int, pool: ReconstructedPool | None, start_fr
     pool."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    net = OracleNet().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    net = OracleNet().to(memory_format=torch.channels_last)
     if start_from is not None:
         net.load_state_dict({name: tensor.float() for name, tensor in load_file(start_from).items()})
     average = copy.deepcopy(net).eval()
@@ -50,7 +50,7 @@ def train_oracle(steps: int, seed: int, pool: ReconstructedPool | None, start_fr
         ]
         loss = torch.stack(parts).sum()
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), 5.0)
         optimizer.step()
         follow(average, net, min(EMA_DECAY, (step + 1) / (step + 10)))

@@ -73,14 +73,19 @@ def clip_validity(
             "gid,gjd->gij", seen_N_D[:whole].reshape(-1, GROUP, 256), told_N_D[:whole].reshape(-1, GROUP, 256)
         )
         figures = {"top1_of_32": float((similar.argmax(-1) == np.arange(GROUP)).mean())}
-        rows: dict[str, list[tuple[int, str, str]]] = {}
+        rows: dict[str, list[tuple[int, Pictures, str, str]]] = {}
         for number, scene in enumerate(scenes):
             for factor, negative in negatives(scene, rng).items():
-                rows.setdefault(factor, []).append((number, *caption_pair(scene, negative, factor, rng, style)))
+                pair = caption_pair(scene, negative, factor, rng, style)
+                rows.setdefault(factor, []).append((number, render(negative, rng), *pair))
         for factor, pairs in sorted(rows.items()):
-            own_M_D, other_M_D = (text(encode([pair[side] for pair in pairs])) for side in (1, 2))
-            seen_M_D = seen_N_D[[pair[0] for pair in pairs]]
+            own_M_D = text(encode([own for _, _, own, _ in pairs]))
+            other_M_D = text(encode([other for *_, other in pairs]))
+            seen_M_D = seen_N_D[[row[0] for row in pairs]]
             figures[factor] = float((np.sum(seen_M_D * (own_M_D - other_M_D), axis=-1) > 0).mean())
+            # The negative's own picture has to prefer the negative's caption, or the words alone decided.
+            turned_M_D = image(np.stack([row[1] for row in pairs]))
+            figures[f"{factor}_turned"] = float((np.sum(turned_M_D * (other_M_D - own_M_D), axis=-1) > 0).mean())
         report[style] = {name: round(figure, 4) for name, figure in figures.items()}
     return report
 
