@@ -105,7 +105,7 @@ def from_raw(pixels: bytes, height: int, width: int, limits: ImageLimits | None 
 def resize(pixels: Pixels, size: int, mode: ResizeMode) -> Pixels:
     """Bring a picture (H, W, 3) to (size, size, 3), antialiased.
 
-    `crop_bicubic`: shorter side to `size`, then the centre (CLIP's way). `squash_bicubic`: both sides to `size`.
+    `crop_bicubic`: shorter side to `size`, then the centre: torchvision's Resize and CenterCrop, as CLIP does. `squash_bicubic`: both sides to `size`.
     `box`: both sides to `size` by area means, as the pocket renderer does. A picture of that size is returned as it is.
     """
     height, width = pixels.shape[:2]
@@ -113,13 +113,22 @@ def resize(pixels: Pixels, size: int, mode: ResizeMode) -> Pixels:
         return pixels
     image = Image.fromarray(pixels)
     if mode == "crop_bicubic":
-        # The crop is a box in source coordinates: one resampling, and no huge intermediate of a 1 x 10,000 picture.
-        side = min(height, width)
-        left, top = (width - side) / 2, (height - side) / 2
-        image = image.resize((size, size), Image.Resampling.BICUBIC, box=(left, top, left + side, top + side))
+        image = image.resize((size, size), Image.Resampling.BICUBIC, box=_centre_box(height, width, size))
     else:
         image = image.resize((size, size), Image.Resampling.BOX if mode == "box" else Image.Resampling.BICUBIC)
     return np.asarray(image)
+
+
+def _centre_box(height: int, width: int, size: int) -> tuple[float, float, float, float]:
+    """The part of the source that resizing its shorter side to `size` and cropping the centre would keep.
+
+    Sizes and offsets are rounded as torchvision does. One resampling of a box gives the same pixels without the huge
+    intermediate picture of, say, 1 x 10,000 pixels.
+    """
+    shorter = min(height, width)
+    tall, wide = int(size * height / shorter), int(size * width / shorter)
+    top, left = round((tall - size) / 2), round((wide - size) / 2)
+    return (left * width / wide, top * height / tall, (left + size) * width / wide, (top + size) * height / tall)
 
 
 def _check_size(height: int, width: int, limits: ImageLimits) -> None:

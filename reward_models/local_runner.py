@@ -74,7 +74,10 @@ class LocalRunner:
         if graph not in self._graphs:
             raise GraphError(f"there is no graph {graph!r}; the profile has {sorted(self._graphs)}")
         spec = self._graphs[graph]
-        pinned = context.release.version_of(graph)
+        try:
+            pinned = context.release.version_of(graph)
+        except KeyError as error:
+            raise GraphError(str(error.args[0])) from error
         if pinned != spec.version:
             raise GraphError(f"graph {graph!r}: the release pins version {pinned}, here is version {spec.version}")
         return spec
@@ -102,9 +105,11 @@ class LocalRunner:
                 options.intra_op_num_threads = self._threads
                 options.inter_op_num_threads = 1
                 options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # as in triton_model.py
-                self._sessions[spec.name] = onnxruntime.InferenceSession(
-                    str(spec.file), options, providers=["CPUExecutionProvider"]
-                )
+                try:
+                    session = onnxruntime.InferenceSession(str(spec.file), options, providers=["CPUExecutionProvider"])
+                except Exception as error:  # as in `_run`
+                    raise GraphError(f"graph {spec.name!r} could not be loaded from {spec.file}: {error}") from error
+                self._sessions[spec.name] = session
             return self._sessions[spec.name]
 
 

@@ -8,6 +8,7 @@ The same graphs serve everywhere. With `backend="onnxruntime"` (NVIDIA's image) 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Sequence
@@ -31,16 +32,15 @@ def write_repository(
 ) -> None:
     """Write a model repository of `graphs` (all of the profile by default) into `directory`, made if absent.
 
-    `threads` is ONNX Runtime's intra-op thread count per instance (1 by default). Weights are hard links where the
-    file system allows it. Raises GraphFileMissing when a weights file is absent or changed, KeyError for a graph the
-    profile lacks.
+    `threads` is ONNX Runtime's intra-op thread count per instance (1 by default). Raises GraphFileMissing when a
+    weights file is absent or changed, KeyError for a graph the profile lacks.
     """
     for name in graphs if graphs is not None else profile.graphs:
         graph = profile.graphs[name]
         _ = graph.sha256
         version = directory / name / str(graph.version)
         version.mkdir(parents=True, exist_ok=True)
-        _link(graph.file, version / "model.onnx")
+        _place(graph, version / "model.onnx")
         if backend == "python":
             shutil.copyfile(Path(__file__).with_name("triton_model.py"), version / "model.py")
         (directory / name / "config.pbtxt").write_text(model_config(graph, backend=backend, threads=threads or 1))
@@ -96,12 +96,21 @@ def _warmup_input(tensor: TensorSpec, length: int) -> str:
     return f'    inputs {{ key: "{tensor.name}" value {{ data_type: {data_type} dims: {dims} zero_data: true }} }}'
 
 
-def _link(source: Path, target: Path) -> None:
-    """Replace `target` by a hard link to `source`, or a copy where links are impossible."""
+def _place(graph: GraphSpec, target: Path) -> None:
+    """Put the weights at `target`, replacing what is there at once.
+
+    Files of the graph store are only ever renamed into place, so a hard link is safe and free. Checked-in files may be
+    rewritten where they lie (by a training run), which must not reach a running Triton: they are copied.
+    """
+    if target.exists() and target.samefile(graph.file):
+        return
     draft = target.with_suffix(".draft")
     draft.unlink(missing_ok=True)
-    try:
-        os.link(source, draft)
-    except OSError:
-        shutil.copyfile(source, draft)
+    linked = False
+    if graph.package:
+        with contextlib.suppress(OSError):  # another file system
+            os.link(graph.file, draft)
+            linked = True
+    if not linked:
+        shutil.copyfile(graph.file, draft)
     draft.replace(target)

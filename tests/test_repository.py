@@ -1,0 +1,111 @@
+"""The Triton repository: its configuration is explicit, complete and exactly what the golden text says."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tiny_graphs import write_tiny_profile
+
+from sync_r1.reward_models.graphs import DynamicBatching, GraphFileMissing
+from sync_r1.reward_models.profiles import load_profile
+from sync_r1.reward_models.repository import model_config, write_repository
+
+GOLDEN = """\
+name: "minilm"
+backend: "python"
+max_batch_size: 64
+version_policy { specific { versions: [ 1 ] } }
+input [
+  { name: "input_ids" data_type: TYPE_INT64 dims: [-1] },
+  { name: "attention_mask" data_type: TYPE_INT64 dims: [-1] }
+]
+output [
+  { name: "embedding" data_type: TYPE_FP32 dims: [384] }
+]
+instance_group [ { kind: KIND_CPU count: 1 } ]
+dynamic_batching {
+  max_queue_delay_microseconds: 500
+  default_queue_policy {
+    timeout_action: REJECT
+    default_timeout_microseconds: 30000000
+    allow_timeout_override: true
+    max_queue_size: 256
+  }
+}
+parameters { key: "threads" value { string_value: "2" } }
+model_warmup [
+  {
+    name: "zeros"
+    batch_size: 1
+    inputs { key: "input_ids" value { data_type: TYPE_INT64 dims: [16] zero_data: true } }
+    inputs { key: "attention_mask" value { data_type: TYPE_INT64 dims: [16] zero_data: true } }
+  }
+]
+"""
+
+
+def test_config_is_the_golden_text() -> None:
+    assert model_config(load_profile("pocket").graphs["minilm"], backend="python", threads=2) == GOLDEN
+
+
+def test_production_differs_only_in_backend_and_thread_parameter() -> None:
+    graph = load_profile("pocket").graphs["minilm"]
+    expected = GOLDEN.replace('"python"', '"onnxruntime"').replace('"threads"', '"intra_op_thread_count"')
+    assert model_config(graph, backend="onnxruntime", threads=2) == expected
+
+
+def test_values_reach_the_config() -> None:
+    batching = DynamicBatching(
+        max_queue_size=7, default_timeout_us=11, allow_timeout_override=False, max_queue_delay_us=13
+    )
+    graph = replace(load_profile("pocket").graphs["minilm"], version=3, instances=2, batching=batching)
+    text = model_config(graph, backend="python", threads=1)
+    for line in (
+        "versions: [ 3 ]",
+        "count: 2",
+        "max_queue_size: 7",
+        "default_timeout_microseconds: 11",
+        "allow_timeout_override: false",
+        "max_queue_delay_microseconds: 13",
+    ):
+        assert line in text
+
+
+@pytest.mark.parametrize("graph", sorted(load_profile("pocket").graphs))
+def test_no_queue_is_unbounded_and_every_graph_is_warmed_up(graph: str) -> None:
+    text = model_config(load_profile("pocket").graphs[graph], backend="python", threads=1)
+    assert int(re.search(r"max_queue_size: (\d+)", text).group(1)) > 0
+    assert int(re.search(r"default_timeout_microseconds: (\d+)", text).group(1)) > 0
+    assert "model_warmup" in text
+    assert "dims: [-1]" not in text.split("model_warmup")[1]
+
+
+def test_repository_has_config_weights_and_for_the_python_backend_a_model(tmp_path: Path) -> None:
+    profile = write_tiny_profile(tmp_path)
+    names = ["pocket_clip_image", "pocket_clip_text"]
+    for backend, files in (("python", {"model.onnx", "model.py"}), ("onnxruntime", {"model.onnx"})):
+        folder = tmp_path / backend
+        for _ in range(2):  # writing again over an old one is allowed
+            write_repository(profile, folder, backend=backend, graphs=names, threads=1)
+        assert {path.name for path in folder.iterdir()} == set(names)
+        for name in names:
+            assert {path.name for path in (folder / name).iterdir()} == {"config.pbtxt", "1"}
+            assert {path.name for path in (folder / name / "1").iterdir()} == files
+            assert (folder / name / "1" / "model.onnx").read_bytes() == profile.graphs[name].file.read_bytes()
+
+
+def test_missing_weights_are_an_error_that_names_the_cure(tmp_path: Path) -> None:
+    profile = write_tiny_profile(tmp_path)
+    (tmp_path / "text.onnx").unlink()
+    with pytest.raises(GraphFileMissing, match=r"text\.onnx.*git status"):
+        write_repository(profile, tmp_path / "repo", backend="python", graphs=["pocket_clip_text"])
+
+
+def test_changed_weights_are_refused(tmp_path: Path) -> None:
+    profile = write_tiny_profile(tmp_path)
+    (tmp_path / "text.onnx.json").write_text('{"sha256": "%s"}' % ("0" * 64))
+    with pytest.raises(GraphFileMissing, match="pins 000000000000"):
+        write_repository(profile, tmp_path / "repo", backend="python", graphs=["pocket_clip_text"])
