@@ -105,8 +105,9 @@ def from_raw(pixels: bytes, height: int, width: int, limits: ImageLimits | None 
 def resize(pixels: Pixels, size: int, mode: ResizeMode) -> Pixels:
     """Bring a picture (H, W, 3) to (size, size, 3), antialiased.
 
-    `crop_bicubic`: shorter side to `size`, then the centre: torchvision's Resize and CenterCrop, as CLIP does. `squash_bicubic`: both sides to `size`.
-    `box`: both sides to `size` by area means, as the pocket renderer does. A picture of that size is returned as it is.
+    `crop_bicubic`: shorter side to `size`, then the centre: torchvision's Resize and CenterCrop, as CLIP does.
+    `squash_bicubic`: both sides to `size`. `box`: both sides to `size` by area means, as the pocket renderer does.
+    A picture of that size is returned as it is.
     """
     height, width = pixels.shape[:2]
     if (height, width) == (size, size):

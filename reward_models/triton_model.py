@@ -4,26 +4,33 @@
 numpy and onnxruntime only. All requests of one call are run as one batch, so Triton's dynamic batching pays.
 
 Tensors pass through DLPack in both directions: the stub of Triton 2.51 was compiled against numpy 1 and misreads the
-element size of numpy 2 arrays: `Tensor(name, array)` would send empty outputs and `as_numpy()` give wrong inputs.
+element size of numpy 2 arrays, and `Tensor(name, array)` would send empty outputs and `as_numpy()` give wrong inputs.
 """
+
+from __future__ import annotations
 
 import ctypes
 import json
 import os
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime
 import triton_python_backend_utils as pb_utils
 
 _rename_capsule = ctypes.pythonapi.PyCapsule_SetName
 _rename_capsule.argtypes = [ctypes.py_object, ctypes.c_char_p]
+Request = tuple[int, dict[str, npt.NDArray[Any]]]
+"""Its place in the call, and its arrays by name."""
 _CONSUMED = b"used_dltensor"  # the capsule keeps a pointer to these bytes
 
 
 class TritonPythonModel:
     """One instance of one graph."""
 
-    def initialize(self, args):
+    def initialize(self, args: dict[str, str]) -> None:
         """Load `model.onnx` of this version; parameter `threads` is ONNX Runtime's intra-op thread count."""
         config = json.loads(args["model_config"])
         folder = os.path.join(args["model_repository"], args["model_version"])
@@ -38,10 +45,10 @@ class TritonPythonModel:
         self.inputs = [entry["name"] for entry in config["input"]]
         self.outputs = [entry["name"] for entry in config["output"]]
 
-    def execute(self, requests):
+    def execute(self, requests: list[Any]) -> list[Any]:
         """One response per request, in order; a request that fails does not fail its neighbours."""
-        responses = [None] * len(requests)
-        batch = []
+        responses: list[Any] = [None] * len(requests)
+        batch: list[Request] = []
         for index, request in enumerate(requests):
             if request.is_cancelled():
                 responses[index] = _error("the request was cancelled", pb_utils.TritonError.CANCELLED)
@@ -58,8 +65,8 @@ class TritonPythonModel:
                 responses[index] = response
         return responses
 
-    def _run(self, batch):
-        """Responses of requests whose arrays can be concatenated: [(index, arrays)] -> [(index, response)]."""
+    def _run(self, batch: list[Request]) -> list[tuple[int, Any]]:
+        """Responses, with their places, of requests whose arrays can be concatenated."""
         joined = {name: np.concatenate([arrays[name] for _, arrays in batch]) for name in self.inputs}
         try:
             outputs = self.session.run(self.outputs, joined)
@@ -76,7 +83,7 @@ class TritonPythonModel:
         return answers
 
 
-def _tensor(name, array):
+def _tensor(name: str, array: npt.NDArray[Any]) -> Any:
     capsule = array.__dlpack__()
     tensor = pb_utils.Tensor.from_dlpack(name, capsule)
     # The stub now owns the memory, but marks the capsule with a name of its own, at which numpy prints an error.
@@ -84,13 +91,13 @@ def _tensor(name, array):
     return tensor
 
 
-def _error(message, code):
+def _error(message: str, code: Any) -> Any:
     return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
 
 
-def _same_shapes(batch):
-    """Group [(index, arrays)] by all their shapes but the batch axis."""
-    groups = {}
+def _same_shapes(batch: list[Request]) -> Iterable[list[Request]]:
+    """Group requests by all their shapes but the batch axis."""
+    groups: dict[Any, list[Request]] = {}
     for index, arrays in batch:
         key = tuple(array.shape[1:] for array in arrays.values())
         groups.setdefault(key, []).append((index, arrays))

@@ -1,4 +1,4 @@
-"""Exported graphs give what torch gives, and preprocessing gives the original's input, closely enough to catch mutants."""
+"""Exported graphs give what torch gives, and preprocessing the original's input, closely enough to catch mutants."""
 
 from __future__ import annotations
 
