@@ -1,4 +1,4 @@
-"""Trains the pocket profile and writes its artefacts: `python -m sync_r1.reward_models.pocket.train`.
+r"""Trains the pocket profile and writes its artefacts: `python -m sync_r1.reward_models.pocket.train`.
 
 Without arguments everything is trained from scratch on two cores in under an hour: pocket-clip, pocket-aesthetic, the
 oracle, their graphs, and `validity.json`, the figures that the cards show. `--only PART` does one part.
@@ -6,10 +6,11 @@ oracle, their graphs, and `validity.json`, the figures that the cards show. `--o
 Pictures of a policy come out of its image tokenizer, and rewards and oracle have to read those too. Once a tokenizer
 exists,
 
-    python -m sync_r1.reward_models.pocket.train --reconstruct-with PACKAGE.MODULE:FUNCTION --continue
+    python -m sync_r1.reward_models.pocket.train --continue \
+        --reconstruct-with sync_r1.trainer_client.policies.round_trip:round_trip
 
-goes on from the checked-in weights with reconstructions mixed in. FUNCTION takes and returns uint8 pictures (N, 64,
-64, 3); it is named rather than imported because reward models do not depend on the trainer's side.
+goes on from the checked-in weights with reconstructions mixed in. The function takes and returns uint8 pictures
+(N, 64, 64, 3); it is named rather than imported because reward models do not depend on the trainer's side.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from .validity import measure
 
 PARTS = ("clip", "aesthetic", "oracle", "validity")
 SEED = 0
-CLIP_STEPS, ORACLE_STEPS = 2200, 1400
+CLIP_STEPS, ORACLE_STEPS = 1100, 1400  # half as many with --continue
 POOL_SIZE = 6144
 
 
@@ -43,12 +44,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Train the pocket profile's reward models and its oracle.")
     parser.add_argument("--only", choices=PARTS, help="do this part alone (default: all, in this order)")
     parser.add_argument("--threads", type=int, default=2, help="cores to use (default 2)")
-    parser.add_argument(
-        "--clip-steps", type=int, default=CLIP_STEPS, help=f"steps of pocket-clip (default {CLIP_STEPS})"
-    )
-    parser.add_argument(
-        "--oracle-steps", type=int, default=ORACLE_STEPS, help=f"steps of the oracle (default {ORACLE_STEPS})"
-    )
     parser.add_argument(
         "--reconstruct-with", metavar="MODULE:FUNCTION", help="an image tokenizer's round trip to mix in"
     )
@@ -62,13 +57,14 @@ def main(arguments: list[str] | None = None) -> None:
     reconstruct = load_function(options.reconstruct_with) if options.reconstruct_with else None
     parts = (options.only,) if options.only else PARTS
     pool = None
+    share = 2 if options.go_on else 1
     if reconstruct is not None and parts != ("validity",):
         print(f"making {POOL_SIZE} reconstructions", flush=True)
         pool = ReconstructedPool(reconstruct, POOL_SIZE, np.random.default_rng(SEED + 1))
 
     if "clip" in parts:
         weights = folder / "pocket_clip.safetensors"
-        trainer = train_clip(options.clip_steps, SEED, pool, weights if options.go_on else None)
+        trainer = train_clip(CLIP_STEPS // share, SEED, pool, weights if options.go_on else None)
         save_half(trainer, weights)
         export_clip(trainer.model.eval(), folder)
     if "aesthetic" in parts:
@@ -78,7 +74,7 @@ def main(arguments: list[str] | None = None) -> None:
         export_aesthetic(clip, head, folder)
     if "oracle" in parts:
         weights = folder / "oracle.safetensors"
-        net: OracleNet = train_oracle(options.oracle_steps, SEED + 3, pool, weights if options.go_on else None)
+        net: OracleNet = train_oracle(ORACLE_STEPS // share, SEED + 3, pool, weights if options.go_on else None)
         save_half(net, weights)
     if "validity" in parts:
         began = time.monotonic()
