@@ -168,7 +168,7 @@ def _compare(
     wanted, given = content_words(reference), content_words(answer)
     # A question of task r lists every item; what tells items apart must not pass as repeating the question.
     items = [set(content_words(item)) for item in sample.choices]
-    offered = set.union(*items) - set.intersection(*items) if items else set[str]()
+    offered = items[0].union(*items) - items[0].intersection(*items) if items else set[str]()
     asked = [word for word in content_words(sample.question) if word not in offered]
     similarity = float(np.maximum(0.0, cosine(embeddings[reference]["embedding"], embeddings[answer]["embedding"])))
     precision = _coverage(given, [*wanted, *asked], embeddings)
