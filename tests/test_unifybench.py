@@ -5,7 +5,6 @@ on error.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import pytest
 from sync_r1.trainer_client.pocketbench import CONCEPTS, write_pocketbench
 from sync_r1.trainer_client.unifybench import UnifyBenchError, load_unifybench
 
-SHARED = Path(os.environ.get("SYNC_R1_SHARED", Path(__file__).parents[1].parent / "shared" / "data"))
 ALIGNED = "personalized_driven_generation"
 
 
@@ -47,9 +45,8 @@ def test_pocketbench_holds_out_what_it_says(pocket: Path) -> None:
         assert train_facts <= shown
 
 
-@pytest.mark.skipif(not (SHARED / "photos").exists(), reason="the shared photo concepts are absent")
-def test_photos_of_real_subjects_load() -> None:
-    bench = load_unifybench(SHARED / "photos")
+def test_photos_of_real_subjects_load(shared_data: Path) -> None:
+    bench = load_unifybench(shared_data / "photos")
     assert len(bench.concepts) == 8
     for concept in bench.concepts:
         assert concept.token in concept.info

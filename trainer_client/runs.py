@@ -35,12 +35,14 @@ def run_training(
     RewardClientError, TrainingError.
     """
     started_s = time.monotonic()
-    _claim(config, out, resume)
+    _check_folder(out, resume)
     torch.set_num_threads(config.threads)
-    checkpoint = latest_checkpoint(out / "checkpoints")
-    policy = load_policy(str(checkpoint / "policy") if checkpoint else config.policy)
     bench = load_benchmark(config.benchmark, out)
     judge = load_judge(bench)
+    checkpoint = latest_checkpoint(out / "checkpoints")
+    policy = load_policy(str(checkpoint / "policy") if checkpoint else config.policy)
+    # Only now is the folder a run: whatever was wrong so far can be mended and tried again.
+    (out / "config.json").write_text(json.dumps(config.model_dump(mode="json"), indent=1) + "\n")
     with ExitStack() as stack:
         if endpoints_file is None:
             progress("starting Triton and the four services", 0, config.steps)
@@ -78,8 +80,9 @@ def run_evaluation(config: TrainConfig, out: Path, *, endpoints_file: Path | Non
     """Measure `config.policy` on the held-out conditions of `config.benchmark`; writes `out/evaluation/policy.json`."""
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(config.threads)
-    policy, bench = load_policy(config.policy), load_benchmark(config.benchmark, out)
+    bench = load_benchmark(config.benchmark, out)
     judge = load_judge(bench)
+    policy = load_policy(config.policy)
     with ExitStack() as stack:
         endpoints = (
             stack.enter_context(live_services(config.profile, out))
@@ -136,14 +139,13 @@ def load_judge(bench: UnifyBench) -> Judge | None:
     return PocketJudge(bench.root) if pocket else None
 
 
-def _claim(config: TrainConfig, out: Path, resume: bool) -> None:
-    file = out / "config.json"
-    if file.exists() and not resume:
+def _check_folder(out: Path, resume: bool) -> None:
+    exists = (out / "config.json").exists()
+    if exists and not resume:
         raise ConfigError(f"{out} already holds a run; continue it with --resume, or give another --out")
-    if resume and not file.exists():
+    if resume and not exists:
         raise ConfigError(f"there is no run to resume in {out}; leave --resume out to start one")
     out.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(config.model_dump(mode="json"), indent=1) + "\n")
 
 
 def _clients(config: TrainConfig, endpoints: Mapping[str, str]) -> dict[str, RewardClient]:

@@ -18,6 +18,13 @@ from pathlib import Path
 START_TIMEOUT_S = 180.0
 """`up` may have to export graphs on a first start."""
 STOP_TIMEOUT_S = 20.0
+# Runs before the command: 1 is PR_SET_PDEATHSIG, 15 SIGTERM, so that services never outlive a trainer that is killed.
+_LAUNCHER = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 15)
+if os.getppid() != int(sys.argv[1]): sys.exit(1)
+os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
+"""
 
 
 class ServicesError(RuntimeError):
@@ -44,8 +51,8 @@ def live_services(profile: str, folder: Path, *, timeout_s: float = START_TIMEOU
     """
     endpoints_file, log_file = folder / "endpoints.json", folder / "services.log"
     endpoints_file.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "sync_r1.cli.main", "up"]
-    command += ["--profile", profile, "--endpoints-file", str(endpoints_file)]
+    launcher = [sys.executable, "-c", _LAUNCHER, str(os.getpid())]
+    command = [*launcher, "-m", "sync_r1.cli.main", "up", "--profile", profile, "--endpoints-file", str(endpoints_file)]
     with log_file.open("ab") as log:
         # A session of its own: Ctrl-C then reaches the trainer only, which finishes its checkpoint before it stops the
         # services.

@@ -17,14 +17,14 @@ elsewhere the even ones train and the odd ones are held out.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from sync_r1.reward_models.pocket.scenes import CaptionPlan, Scene, write_caption
+from sync_r1.reward_models.pocket.scenes import Scene, plan_caption, write_caption
 from sync_r1.trainer_client.pocketbench import ROLES
 from sync_r1.trainer_client.pocketbench import Concept as PocketConcept
 
@@ -209,12 +209,14 @@ def _looks(concept: PocketConcept, pocket: _Pocket) -> tuple[tuple[str, ...], di
     """(descriptions per fact, facts per training picture) of a PocketBench concept, from its factors."""
     descriptions = []
     for role in ROLES:
+        rng = np.random.default_rng(0)
+        scene = concept.scene(role, rng)
         # The caption names figure and fact only; what the fact leaves open in the scene is not mentioned.
-        plan = CaptionPlan(
-            style="short", pattern=True, accessory=True, background=role in ("place", "home"), things=True,
-            relation=False, things_first=False, place_first=False, verb=0.0,
+        plan = replace(
+            plan_caption(scene, rng), pattern=True, accessory=True, background=role in ("place", "home"), things=True,
+            relation=False, verb=0.0,
         )  # fmt: skip
-        descriptions.append(write_caption(concept.scene(role, np.random.default_rng(0)), plan))
+        descriptions.append(write_caption(scene, plan))
     shown = {
         file: tuple(fact for fact, role in enumerate(ROLES) if concept.shows(role, scene))
         for file, scene in pocket.train_pictures.items()
