@@ -99,7 +99,9 @@ def from_raw(pixels: bytes, height: int, width: int, limits: ImageLimits | None 
         )
     array: Pixels = np.frombuffer(pixels, dtype=np.uint8).reshape(height, width, 3)
     # Equal bytes of another shape are another picture.
-    return Picture(array, hashlib.sha256(b"%dx%d:" % (height, width) + pixels).hexdigest())
+    digest = hashlib.sha256(b"%dx%d:" % (height, width))
+    digest.update(pixels)
+    return Picture(array, digest.hexdigest())
 
 
 def resize(pixels: Pixels, size: int, mode: ResizeMode) -> Pixels:
