@@ -35,7 +35,7 @@ def run_training(
     RewardClientError, TrainingError.
     """
     started_s = time.monotonic()
-    _check_folder(out, resume)
+    _check_folder(config, out, resume)
     torch.set_num_threads(config.threads)
     bench = load_benchmark(config.benchmark, out)
     judge = load_judge(bench)
@@ -139,12 +139,17 @@ def load_judge(bench: UnifyBench) -> Judge | None:
     return PocketJudge(bench.root) if pocket else None
 
 
-def _check_folder(out: Path, resume: bool) -> None:
-    exists = (out / "config.json").exists()
-    if exists and not resume:
+def _check_folder(config: TrainConfig, out: Path, resume: bool) -> None:
+    file = out / "config.json"
+    if file.exists() and not resume:
         raise ConfigError(f"{out} already holds a run; continue it with --resume, or give another --out")
-    if resume and not exists:
+    if resume and not file.exists():
         raise ConfigError(f"there is no run to resume in {out}; leave --resume out to start one")
+    if resume:
+        before, now = json.loads(file.read_text()), config.model_dump(mode="json")
+        changed = [key for key in now if before.get(key) != now[key] and key != "budget_s"]
+        if changed:
+            raise ConfigError(f"{out} was started with another {', '.join(changed)}; resume with the same settings")
     out.mkdir(parents=True, exist_ok=True)
 
 
