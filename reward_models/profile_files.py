@@ -56,8 +56,8 @@ class CardFile(Strict):
     """The raw score that the suggested map takes to 1."""
     raw_min: float = 0.0
     raw_max: float = 1.0
-    validity: str = ""
-    """FILE#KEY below reward_models/: where the measured figures lie."""
+    validity: dict[str, str] = {}
+    """Name of a group of figures ("" for none) -> FILE#KEY or FILE#KEY.KEY below reward_models/, where they lie."""
     validity_command: str = ""
     failure_modes: tuple[str, ...] = ()
 

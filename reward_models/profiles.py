@@ -219,13 +219,17 @@ def _graph(name: str, file: GraphFile) -> GraphSpec:
     )
 
 
-def _validity(place: str) -> dict[str, float]:
-    """The figures at FILE#KEY, nested ones as "outer/inner"; none when nothing was measured yet."""
-    if not place:
-        return {}
-    file, _, key = place.partition("#")
-    path = _HERE / file
-    return _flat(json.loads(path.read_text()).get(key, {})) if path.is_file() else {}
+def _validity(places: dict[str, str]) -> dict[str, float]:
+    """The figures at every place, as "group/outer/inner"; none of a place where nothing was measured yet."""
+    found: dict[str, float] = {}
+    for group, place in places.items():
+        file, _, keys = place.partition("#")
+        path = _HERE / file
+        figures = json.loads(path.read_text()) if path.is_file() else {}
+        for key in keys.split("."):
+            figures = figures.get(key, {})
+        found |= _flat(figures, f"{group}/" if group else "")
+    return found
 
 
 def _flat(figures: dict[str, Any], prefix: str = "") -> dict[str, float]:

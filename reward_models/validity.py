@@ -1,11 +1,10 @@
-"""Do the variants that run packaged weights measure what their names say? Figures for the cards.
+"""Do the rewards measure what their names say? Figures for the cards, scored as a service would score them.
 
     python -m sync_r1.reward_models.validity --photos DIR
 
 `dino` on photographs: DIR holds subjects in the UnifyBench layout (`concept/{train,test}/NAME/*.png`, the class in
 `info.json`). `semantic` on labelled answers: written ones, the facts of the pocket domain, and DIR's own questions (see
-`semantic_pairs.py`). Writes `validity.json`, which the cards show. (The pocket models have their own:
-`pocket/validity.py`.)
+`semantic_pairs.py`). The pocket variants: see `validity_pocket.py`. Writes `validity.json`, which the cards show.
 """
 
 from __future__ import annotations
@@ -37,6 +36,7 @@ from sync_r1.reward_models.semantic_pairs import (
     yes_no_pairs,
 )
 from sync_r1.reward_models.types import Concept, Picture, Sample, Score
+from sync_r1.reward_models.validity_pocket import measure_concept, measure_text
 
 TIMEOUT_S = 600.0
 
@@ -165,6 +165,10 @@ async def measure(photos_folder: Path) -> dict[str, object]:
     ensure_graphs(profile, graphs=("efficientnet_lite2", "minilm"))
     photos = read_photos(photos_folder)
     masked = Photos([in_ellipse(picture) for picture in photos.pictures], photos.subjects, photos.classes)
+
+    async def scores(reward: str, variant: str, samples: Sequence[Sample]) -> npt.NDArray[np.float64]:
+        return await score_all(profile.rewards[reward], variant, samples, profile)
+
     answers = {
         "written": written_pairs(),
         "pocket": pocket_pairs(),
@@ -176,6 +180,8 @@ async def measure(photos_folder: Path) -> dict[str, object]:
             **_rounded(await measure_dino(profile, photos)),
             "in_ellipse": _rounded(await measure_dino(profile, masked)),
         },
+        **{variant: _rounded(await measure_concept(variant, scores, auc)) for variant in ("clip_i", "clip_i_mean")},
+        **{variant: _rounded(await measure_text(variant, scores, auc)) for variant in ("clip_t", "clauses")},
         **{
             variant: {name: _rounded(await measure_answers(profile, group, variant)) for name, group in answers.items()}
             for variant in ("semantic", "bleu", "exact")
