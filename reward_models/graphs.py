@@ -50,7 +50,8 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class DynamicBatching:
-    """Triton's queue in front of one graph. Both bounds are unlimited unless set, so they are always set."""
+    """Triton's queue in front of one graph. Its bounds are unlimited unless set, so a shared Triton always gets them (see
+    `repository.model_config` for the embedded one)."""
 
     max_queue_size: int = 256
     """Requests (not items) that may wait; beyond it Triton refuses."""

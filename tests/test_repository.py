@@ -13,6 +13,14 @@ from sync_r1.reward_models.graphs import DynamicBatching, GraphFileMissing
 from sync_r1.reward_models.profiles import load_profile
 from sync_r1.reward_models.repository import model_config, write_repository
 
+QUEUE_POLICY = """\
+  default_queue_policy {
+    timeout_action: REJECT
+    default_timeout_microseconds: 30000000
+    allow_timeout_override: true
+    max_queue_size: 256
+  }
+"""
 GOLDEN = """\
 name: "minilm"
 backend: "python"
@@ -28,12 +36,6 @@ output [
 instance_group [ { kind: KIND_CPU count: 1 } ]
 dynamic_batching {
   max_queue_delay_microseconds: 500
-  default_queue_policy {
-    timeout_action: REJECT
-    default_timeout_microseconds: 30000000
-    allow_timeout_override: true
-    max_queue_size: 256
-  }
 }
 parameters { key: "threads" value { string_value: "2" } }
 model_warmup [
@@ -51,9 +53,10 @@ def test_config_is_the_golden_text() -> None:
     assert model_config(load_profile("pocket").graphs["minilm"], backend="python", threads=2) == GOLDEN
 
 
-def test_production_differs_only_in_backend_and_thread_parameter() -> None:
+def test_production_differs_only_in_backend_thread_parameter_and_queue_policy() -> None:
     graph = load_profile("pocket").graphs["minilm"]
     expected = GOLDEN.replace('"python"', '"onnxruntime"').replace('"threads"', '"intra_op_thread_count"')
+    expected = expected.replace("microseconds: 500\n", "microseconds: 500\n" + QUEUE_POLICY)
     assert model_config(graph, backend="onnxruntime", threads=2) == expected
 
 
@@ -62,7 +65,7 @@ def test_values_reach_the_config() -> None:
         max_queue_size=7, default_timeout_us=11, allow_timeout_override=False, max_queue_delay_us=13
     )
     graph = replace(load_profile("pocket").graphs["minilm"], version=3, instances=2, batching=batching)
-    text = model_config(graph, backend="python", threads=1)
+    text = model_config(graph, backend="onnxruntime", threads=1)
     for line in (
         "versions: [ 3 ]",
         "count: 2",
@@ -75,8 +78,8 @@ def test_values_reach_the_config() -> None:
 
 
 @pytest.mark.parametrize("graph", sorted(load_profile("pocket").graphs))
-def test_no_queue_is_unbounded_and_every_graph_is_warmed_up(graph: str) -> None:
-    text = model_config(load_profile("pocket").graphs[graph], backend="python", threads=1)
+def test_no_queue_of_a_shared_triton_is_unbounded_and_every_graph_is_warmed_up(graph: str) -> None:
+    text = model_config(load_profile("pocket").graphs[graph], backend="onnxruntime", threads=1)
     assert int(re.search(r"max_queue_size: (\d+)", text).group(1)) > 0
     assert int(re.search(r"default_timeout_microseconds: (\d+)", text).group(1)) > 0
     assert "model_warmup" in text
