@@ -230,7 +230,7 @@ async def test_micro_batches_change_memory_not_the_result(tmp_path: Path, bench:
         config = toy_config(
             steps=2,
             objective={"answer_tokens": 1, "beta": 0.05, "epochs": 2},
-            optimiser={"learning_rate": 0.1, "micro_batch": size},
+            optimiser={"learning_rate": 0.1, "micro_batch": size, "micro_steps": 1 + size % 3},
         )
         await run(config, tmp_path / str(size), bench, policy)
         results.append(torch.cat([parameter.detach().flatten() for parameter in policy.parameters()]))

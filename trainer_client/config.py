@@ -117,8 +117,10 @@ class OptimiserConfig(_Section):
     warmup_steps: int = Field(default=3, ge=0)
     final_share: float = Field(default=0.1, ge=0, le=1)
     """Learning rate at the last step as a share of the peak."""
-    micro_batch: int = Field(default=16, ge=1)
+    micro_batch: int = Field(default=8, ge=1)
     """Trajectories per backward pass; bounds memory and changes no result."""
+    micro_steps: int = Field(default=8, ge=1)
+    """Decoding steps per backward pass over pictures; bounds memory and changes no result."""
 
 
 class EvaluationConfig(_Section):

@@ -72,8 +72,9 @@ class Learner:
                 answers[row] = values
         for rows in _parts(range(len(trajectories)), self._config.micro_batch):
             state = ImageState.concatenate([trajectories[row].state for row in rows])
-            # One step at a time bounds memory; a token has a value other than 0 at its own step only.
-            images += list(torch.stack([policy.image_log_probs(state, [step]) for step in steps]).sum(0))
+            # A token has a value other than 0 at its own step only, so parts of the steps add up.
+            parts = _parts(steps, self._config.micro_steps)
+            images += list(torch.stack([policy.image_log_probs(state, part) for part in parts]).sum(0))
         return RecordedLogProbs(answers, images)
 
     def update(
@@ -100,12 +101,9 @@ class Learner:
                     _add(figures, "answer", self._answer_loss(trajectories, part, credit, old, reference))
             if self._objective.image_weight > 0:
                 for part in _parts(rows, self._config.micro_batch):
-                    for step in steps:
-                        _add(
-                            figures,
-                            "image",
-                            self._image_loss(trajectories, part, credit, step, len(steps), old, reference),
-                        )
+                    for step_part in _parts(steps, self._config.micro_steps):
+                        loss = self._image_loss(trajectories, part, credit, step_part, len(steps), old, reference)
+                        _add(figures, "image", loss)
             norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._config.grad_clip)
             if not math.isfinite(norm.item()):
                 raise FloatingPointError(
@@ -147,13 +145,13 @@ class Learner:
         trajectories: Sequence[Trajectory],
         rows: Sequence[int],
         credit: Credit,
-        step: int,
+        steps: Sequence[int],
         steps_drawn: int,
         old: RecordedLogProbs | None,
         reference: RecordedLogProbs | None,
     ) -> ModalityLoss:
         state = ImageState.concatenate([trajectories[row].state for row in rows])
-        log_probs = self.policy.image_log_probs(state, [step])
+        log_probs = self.policy.image_log_probs(state, steps)
         # Steps are drawn uniformly, so dividing by the share drawn keeps the sum over all steps unbiased.
         share = steps_drawn / self.policy.steps
         loss = modality_loss(
@@ -161,7 +159,7 @@ class Learner:
             torch.stack([old.images[row] for row in rows]) if old else log_probs.detach(),
             torch.tensor(credit.image_N[rows], dtype=log_probs.dtype),
             torch.tensor(credit.weights_N[rows], dtype=log_probs.dtype),
-            state.decided_at_N_I == step,
+            torch.isin(state.decided_at_N_I, torch.tensor(list(steps))),
             tokens=state.tokens_N_I.shape[1] * share,
             clip=self._objective.clip,
             beta=self._objective.beta,
