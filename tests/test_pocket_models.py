@@ -65,7 +65,9 @@ def test_distortions_keep_shape_and_a_severer_fault_is_farther_away() -> None:
             )
             for severity in (0.0, 1.0)
         )
-        assert severe > 1.2 * mild > 0, fault
+        assert min(mild, severe) > 0, fault
+        if fault != "cut_off":  # moving the figure farther out does not move its pixels farther from the original's
+            assert severe > 1.2 * mild, fault
     with pytest.raises(ValueError, match="fault must be one of blur"):
         degrade(pictures[0], "rust", 0.5, rng)
 
@@ -73,9 +75,10 @@ def test_distortions_keep_shape_and_a_severer_fault_is_farther_away() -> None:
 def test_graphs_give_what_the_torch_models_give() -> None:
     torch = pytest.importorskip("torch")
     pytest.importorskip("open_clip")
-    ort = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxruntime")
     from sync_r1.reward_models.pocket.aesthetic import load_aesthetic
     from sync_r1.reward_models.pocket.clip import load_pocket_clip, pixels_to_input
+    from sync_r1.reward_models.pocket.validity import Graph
 
     clip, head = load_pocket_clip(), load_aesthetic()
     scenes, pictures = _fresh(9, 3)
@@ -89,7 +92,7 @@ def test_graphs_give_what_the_torch_models_give() -> None:
             "pocket_aesthetic": [head(image), image],
         }
     for name, outputs in expected.items():
-        session = ort.InferenceSession(ARTEFACTS / f"{name}.onnx", providers=["CPUExecutionProvider"])
+        session = Graph(ARTEFACTS / f"{name}.onnx").session
         feed = {session.get_inputs()[0].name: tokens if name == "pocket_clip_text" else pictures}
         for got, wanted in zip(session.run(None, feed), outputs, strict=True):
             np.testing.assert_allclose(got, wanted.numpy(), atol=1e-4)
@@ -145,3 +148,27 @@ def test_the_measured_validity_meets_its_targets() -> None:
 
 def test_the_artefacts_stay_small() -> None:
     assert sum(path.stat().st_size for path in ARTEFACTS.iterdir()) <= 15_000_000
+
+
+def test_training_with_the_same_seed_gives_the_same_oracle() -> None:
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("open_clip")
+    from sync_r1.reward_models.pocket.train_oracle import train_oracle
+
+    first, second = (train_oracle(2, seed=1, pool=None, start_from=None).state_dict() for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_batches_mix_in_reconstructions_and_negatives_never_repeat_the_caption() -> None:
+    pytest.importorskip("torch")
+    from sync_r1.reward_models.pocket.batches import ReconstructedPool, clip_batch
+
+    rng = np.random.default_rng(0)
+    pool = ReconstructedPool(np.zeros_like, 8, rng)
+    batch = clip_batch(20, 4, rng, pool)
+    from_pool = (batch.pixels_N == 0).all(axis=(1, 2, 3))
+    assert 0 < from_pool.sum() < 20
+    assert not from_pool[1::2].any()  # near misses are always rendered
+    own, wrong = batch.tokens_3N_L[:40], batch.tokens_3N_L[40:].reshape(40, 2, -1)
+    assert (own[:, None] != wrong).any(axis=-1).all()
+    assert (own[0::2] != own[1::2]).any(axis=-1).all()
