@@ -50,8 +50,8 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class DynamicBatching:
-    """Triton's queue in front of one graph. Its bounds are unlimited unless set, so a shared Triton always gets them (see
-    `repository.model_config` for the embedded one)."""
+    """Triton's queue in front of one graph. Its bounds are unlimited unless set, so a shared Triton always gets them
+    (the embedded one must not: see `repository.model_config`)."""
 
     max_queue_size: int = 256
     """Requests (not items) that may wait; beyond it Triton refuses."""
