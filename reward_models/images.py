@@ -145,7 +145,7 @@ def _check_size(height: int, width: int, limits: ImageLimits) -> None:
 def _check_header(image: Image.Image, data: bytes, limits: ImageLimits) -> None:
     _check_size(image.height, image.width, limits)
     frames = getattr(image, "n_frames", 1)
-    if frames > 1:
+    if frames > 1 and image.format != "MPO":  # a phone's JPEG with a second view; the first frame is the picture
         raise ImageError(f"the {image.format} file is an animation of {frames} frames; send one frame")
     if image.format == "PNG" and data[24] == 16:  # IHDR's bit depth: Pillow reads 16-bit RGB as 8-bit without a word
         raise ImageError("the PNG file has 16-bit channels, which would be clipped; save it with 8 bits per channel")

@@ -126,6 +126,11 @@ def test_exif_orientation_is_applied() -> None:
     assert np.array_equal(pixels, np.rot90(np.asarray(PICTURE), -1))
 
 
+def test_a_phones_jpeg_with_a_second_view_is_one_picture() -> None:
+    data = encode(PICTURE, "MPO", save_all=True, append_images=[Image.new("RGB", PICTURE.size)])
+    assert np.array_equal(decode(data).pixels, np.asarray(Image.open(io.BytesIO(encode(PICTURE, "JPEG")))))
+
+
 def test_raw_pixels_are_taken_as_they_are_and_their_size_is_checked() -> None:
     pixels = noise(4, 5)
     assert np.array_equal(from_raw(pixels.tobytes(), 4, 5).pixels, pixels)

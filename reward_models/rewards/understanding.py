@@ -25,10 +25,11 @@ from sync_r1.reward_models.types import Failure, FailureCode, NotApplicable, Out
 NAME = "understanding-correctness"
 FORMULA_VERSION = "1"
 
-# Weights and ramp were chosen on one half of semantic_pairs.json and give the same figures on the other (see the card).
+# Weights and ramp were chosen on semantic_pairs.json; the card's other two sets of answers had no part in it.
 COSINE_WEIGHT = 0.3
 WORD_MATCH_LOW, WORD_MATCH_HIGH = 0.4, 0.9
 """Word cosines up to LOW count as different words, from HIGH on as the same."""
+WORST_WORD_WEIGHT = 0.3
 _FUNCTION_WORDS = (
     "a an the is are was were be it its this that these those of in on at to with by for from and or as his her their "
     "he she they we i you has have had does do did there can see what which who where when how why"
@@ -189,13 +190,17 @@ def _compare(
 
 
 def _coverage(wanted: Sequence[str], given: Sequence[str], embeddings: dict[str, Outputs]) -> float:
-    """Mean over `wanted` of how well the closest word of `given` matches, in [0, 1]; 1 if nothing is wanted."""
+    """How well the words of `wanted` are matched by the closest of `given`, in [0, 1]: 0.7 mean + 0.3 minimum.
+
+    1 if nothing is wanted. The minimum makes one wrong word among many right ones count.
+    """
     if not wanted:
         return 1.0
     if not given:
         return 0.0
     closest_W = (_vectors(wanted, embeddings) @ _vectors(given, embeddings).T).max(axis=1)
-    return float(np.clip((closest_W - WORD_MATCH_LOW) / (WORD_MATCH_HIGH - WORD_MATCH_LOW), 0, 1).mean())
+    match_W = np.clip((closest_W - WORD_MATCH_LOW) / (WORD_MATCH_HIGH - WORD_MATCH_LOW), 0, 1)
+    return float((1 - WORST_WORD_WEIGHT) * match_W.mean() + WORST_WORD_WEIGHT * match_W.min())
 
 
 def _vectors(words: Sequence[str], embeddings: dict[str, Outputs]) -> npt.NDArray[np.float64]:
