@@ -87,9 +87,11 @@ def profile_of(file: Path) -> Profile:
 
 async def serve(file: Path, triton: str, shared_memory: bool, announce: Path) -> None:
     """The front as a process of its own, until it is ended."""
+    from sync_r1.services.serve import keep_freed_memory
     from sync_r1.services.server import RewardServer
     from sync_r1.services.triton_runner import TritonRunner
 
+    keep_freed_memory()
     server = RewardServer(profile_of(file).rewards["front"], TritonRunner(triton, shared_memory=shared_memory))
     port = await server.start()
     draft = announce.with_suffix(".draft")

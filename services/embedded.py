@@ -190,6 +190,8 @@ def _environment() -> dict[str, str]:
     environment = dict(os.environ)
     # The running Python's own directory comes first: the stub takes the first libpython of its version that it meets.
     environment["LD_LIBRARY_PATH"] = os.pathsep.join([*libraries, environment.get("LD_LIBRARY_PATH", "")]).rstrip(":")
+    # As in `serve.keep_freed_memory`: Triton and its stubs copy pictures too.
+    environment |= {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(64 << 20)}
     # The stub embeds an isolated Python: it ignores PYTHONPATH and finds its packages from the first `python3` on PATH.
     environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", "")])
     return environment

@@ -52,6 +52,11 @@ class RewardServer:
         )
         self._draining: asyncio.Task[None] | None = None
 
+    @property
+    def inflight_items(self) -> int:
+        """Items admitted and not yet answered."""
+        return self._servicer.inflight_items
+
     async def start(self) -> int:
         """Listen; returns the port. Raises OSError when the address is taken."""
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, self._server)
@@ -71,7 +76,7 @@ class RewardServer:
         await self._draining
 
     async def _drain(self) -> None:
-        logger.info("draining; %d items are in work", self._servicer.inflight_items)
+        logger.info("draining; %d items are in work", self.inflight_items)
         await self._health.stop()
         await asyncio.sleep(self._config.drain_s)
         await self._server.stop(self._config.grace_s)

@@ -63,11 +63,11 @@ async def abort(
         code, message = _SAID_AS_IT_IS[kind], str(error)
     elif kind in _SAID_IN_OUR_WORDS:
         code, message = _SAID_IN_OUR_WORDS[kind]
-        logger.warning("request %s: %s: %s", request_id, code.name, error)
+        logger.warning("request %r: %s: %s", request_id, code.name, error)
     else:
         error_id = uuid.uuid4().hex[:12]
         code, message = grpc.StatusCode.INTERNAL, f"internal error {error_id}; the service's log says more"
-        logger.error("request %s: error %s", request_id, error_id, exc_info=error)
+        logger.error("request %r: error %s", request_id, error_id, exc_info=error)
     if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
         trailers = ((PUSHBACK, str(getattr(error, "pushback_ms", pushback_ms))),)
     await context.abort(code, message, trailers)

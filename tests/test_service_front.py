@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -184,6 +185,32 @@ async def test_text_over_the_limit_fails_its_item_and_names_the_field(stub: Stub
     assert (failure.code, failure.field) == (rewards_pb2.FAILURE_CODE_BAD_TEXT, "concept.extra_info[1]")
     assert "65 bytes, the limit is 64" in failure.message
     assert response.outcomes[1].score.value == 2
+
+
+async def test_a_call_that_its_caller_gives_up_leaves_no_trace(toy_triton: EmbeddedTriton) -> None:
+    async with serving(toy_triton.url, max_items=2, max_inflight_items=2) as (server, channel):
+        stub = Stub(channel)
+        call = stub.Score(toys.request(1, 2, variant="slow"), timeout=20)
+        await asyncio.sleep(0.2)
+        assert server.inflight_items == 2
+        call.cancel()
+        for _ in range(50):
+            if server.inflight_items == 0:
+                break
+            await asyncio.sleep(0.02)
+        assert server.inflight_items == 0
+        assert len((await stub.Score(toys.request(3), timeout=20)).outcomes) == 1
+
+
+async def test_a_port_that_is_taken_is_an_error_with_the_address(toy_triton: EmbeddedTriton) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        server = RewardServer(toys.served(), TritonRunner(toy_triton.url), ServiceConfig(address=address))
+        with pytest.raises(OSError, match=address):
+            await server.start()
+        await server.drain()
 
 
 async def test_drain_finishes_what_was_admitted_and_refuses_the_rest(toy_triton: EmbeddedTriton) -> None:

@@ -1,0 +1,89 @@
+"""Parts of the services with promises of their own: the reference cache, admission, and what may be configured."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from sync_r1.reward_models.types import Picture
+from sync_r1.services.admission import Admission, Overloaded
+from sync_r1.services.config import Limits, ServiceConfig
+from sync_r1.services.reference_cache import ReferenceCache
+
+
+def _picture(kilobytes: int = 3) -> Picture:
+    return Picture(np.zeros((kilobytes, 1024 // 3, 3), np.uint8), "0" * 64)
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_the_cache_keeps_what_was_used_last_within_its_bytes() -> None:
+    size = _picture().pixels.nbytes
+    cache = ReferenceCache(2 * size, 60.0)
+    cache.put("team", "a", _picture())
+    cache.put("team", "b", _picture())
+    assert cache.get("team", "a") is not None
+    cache.put("team", "c", _picture())
+    assert cache.get("team", "b") is None
+    assert cache.get("team", "a") is not None
+    cache.put("team", "huge", _picture(100))
+    assert cache.get("team", "huge") is None
+    assert cache.get("team", "c") is not None
+
+
+def test_the_cache_forgets_what_nobody_used_for_its_lifetime() -> None:
+    clock = _Clock()
+    cache = ReferenceCache(1 << 20, 60.0, clock)
+    cache.put("team", "a", _picture())
+    cache.put("team", "b", _picture())
+    clock.now = 50.0
+    assert cache.get("team", "a") is not None
+    clock.now = 61.0
+    assert cache.get("team", "b") is None
+    assert cache.get("team", "a") is not None
+
+
+def test_a_team_cannot_reach_the_references_of_another() -> None:
+    cache = ReferenceCache(1 << 20, 60.0)
+    cache.put("team", "a", _picture())
+    assert cache.get("other", "a") is None
+
+
+def test_room_is_given_back_even_when_the_work_fails() -> None:
+    admission = Admission(4)
+    with pytest.raises(KeyError), admission.admit(3):
+        raise KeyError
+    with admission.admit(4), pytest.raises(Overloaded) as caught, admission.admit(1):
+        pass
+    assert 50 <= caught.value.pushback_ms <= 5000
+    assert admission.inflight_items == 0
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:9001", "[::]:9001", "10.1.2.3:9001", "reward.example:9001"])
+def test_an_address_that_others_reach_must_be_asked_for(address: str) -> None:
+    with pytest.raises(ValidationError, match="--insecure-bind"):
+        ServiceConfig(address=address)
+    assert ServiceConfig(address=address, insecure_bind=True).address == address
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:0", "localhost:9001", "[::1]:9001"])
+def test_loopback_needs_no_asking(address: str) -> None:
+    assert ServiceConfig(address=address).address == address
+
+
+@pytest.mark.parametrize("address", ["9001", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:70000"])
+def test_an_address_that_is_none_is_refused(address: str) -> None:
+    with pytest.raises(ValidationError, match="HOST:PORT"):
+        ServiceConfig(address=address)
+
+
+def test_a_request_that_could_never_be_admitted_cannot_be_allowed() -> None:
+    with pytest.raises(ValidationError, match="never be admitted"):
+        Limits(max_items=10, max_inflight_items=9)
