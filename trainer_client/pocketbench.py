@@ -1,9 +1,10 @@
 """PocketBench: eight rendered concepts on disk in the UnifyBench++ layout, small enough to learn in minutes.
 
-Where you are: the trainer and the evaluation read the folder that `write_pocketbench` writes; the cold start of the pocket policy takes
-its concepts and wording from here. A concept is a figure with a name, a fixed look and six facts, one per role. Four roles per concept are
-training conditions, two are held out: neither the cold start nor reinforcement learning ever shows or tells the concept with a held-out
-fact's picture, so that they measure whether the policy reads the fact. Each test folder has a `pocket.json` for the oracle beside the public files.
+Where you are: the trainer and the evaluation read the folder that `write_pocketbench` writes; the cold start of the
+pocket policy takes its concepts and wording from here. A concept is a figure with a name, a fixed look and six facts,
+one per role. Four roles per concept are training conditions, two are held out: neither the cold start nor
+reinforcement learning ever shows or tells the concept with a held-out fact's picture, so that they measure whether
+the policy reads the fact. Each test folder has a `pocket.json` for the oracle beside the public files.
 """
 
 from __future__ import annotations
@@ -128,20 +129,30 @@ def _a(words: str) -> str:
 
 
 CONCEPTS = (
-    Concept("bo", "boy", "blue", "striped", "green", "red", "beach", "forest", ("yellow", "ball"), ("purple", "star"), ("hat", "home")),
-    Concept("mia", "girl", "red", "spotted", "yellow", "blue", "city", "snow", ("green", "box"), ("orange", "flower"), ("scarf", "toy")),
-    Concept("kit", "cat", "orange", "striped", "purple", "green", "snow", "room", ("red", "star"), ("blue", "ball"), ("place", "charm")),
-    Concept("rex", "dog", "brown", "spotted", "blue", "yellow", "forest", "beach", ("pink", "flower"), ("red", "box"), ("hat", "home")),
-    Concept("kiki", "bird", "yellow", "plain", "red", "purple", "room", "city", ("blue", "star"), ("pink", "ball"), ("scarf", "toy")),
-    Concept("finn", "fish", "purple", "striped", "orange", "pink", "beach", "snow", ("yellow", "flower"), ("green", "star"), ("place", "charm")),
-    Concept("cup", "mug", "green", "spotted", "pink", "orange", "forest", "city", ("purple", "box"), ("yellow", "ball"), ("hat", "toy")),
-    Concept("zoom", "car", "pink", "plain", "brown", "blue", "snow", "room", ("orange", "ball"), ("purple", "flower"), ("home", "charm")),
+    Concept("bo", "boy", "blue", "striped", "green", "red", "beach", "forest",
+            ("yellow", "ball"), ("purple", "star"), ("hat", "home")),
+    Concept("mia", "girl", "red", "spotted", "yellow", "blue", "city", "snow",
+            ("green", "box"), ("orange", "flower"), ("scarf", "toy")),
+    Concept("kit", "cat", "orange", "striped", "purple", "green", "snow", "room",
+            ("red", "star"), ("blue", "ball"), ("place", "charm")),
+    Concept("rex", "dog", "brown", "spotted", "blue", "yellow", "forest", "beach",
+            ("pink", "flower"), ("red", "box"), ("hat", "home")),
+    Concept("kiki", "bird", "yellow", "plain", "red", "purple", "room", "city",
+            ("blue", "star"), ("pink", "ball"), ("scarf", "toy")),
+    Concept("finn", "fish", "purple", "striped", "orange", "pink", "beach", "snow",
+            ("yellow", "flower"), ("green", "star"), ("place", "charm")),
+    Concept("cup", "mug", "green", "spotted", "pink", "orange", "forest", "city",
+            ("purple", "box"), ("yellow", "ball"), ("hat", "toy")),
+    Concept("zoom", "car", "pink", "plain", "brown", "blue", "snow", "room",
+            ("orange", "ball"), ("purple", "flower"), ("home", "charm")),
 )  # fmt: skip
 """Two human-like figures, four animals, two objects. Every role is held out by some concepts and trained by others."""
 
 
 def reasoning_question(facts: Sequence[str], condition: str) -> str:
-    """Task r: all facts in the given order, then the condition; the answer is the one fact that the condition refers to."""
+    """Task r: all facts in the given order, then the condition; the answer is the one fact that the condition refers
+    to.
+    """
     return " ".join([*facts, condition, "?"])
 
 
@@ -175,9 +186,9 @@ def _json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=1) + "\n")
 
 
-def _picture(path: Path, scene: Scene, rng: np.random.Generator) -> None:
+def _picture(path: Path, scene: Scene) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(render(scene, rng)).save(path)
+    Image.fromarray(render(scene, None)).save(path)
 
 
 def _lookalike(concept: Concept, rng: np.random.Generator) -> Scene:
@@ -200,10 +211,13 @@ def _write_concept(folder: Path, concept: Concept, rng: np.random.Generator) -> 
     # Six pictures of the concept alone, then one per training condition.
     scenes = [concept.scene(role, rng) for role in (None, None, None, None, None, None, *concept.training)]
     for i, scene in enumerate(scenes):
-        _picture(train / f"{i}.png", scene, rng)
+        _picture(train / f"{i}.png", scene)
     for i in range(4):
-        _picture(train / "negative_example" / f"{i}.png", _lookalike(concept, rng), rng)
-    look = [("what colour is " + concept.token + " ?", f"{concept.token} is {concept.colour} ."), (f"what is {concept.token} ?", concept.info)]
+        _picture(train / "negative_example" / f"{i}.png", _lookalike(concept, rng))
+    look = [
+        ("what colour is " + concept.token + " ?", f"{concept.token} is {concept.colour} ."),
+        (f"what is {concept.token} ?", concept.info),
+    ]
     conversations = {f"{i}.png": _pairs(visual_questions(concept, scene)) for i, scene in enumerate(scenes)}
     _json(train / "conversations.json", {**conversations, "text_only": _pairs(look)})
     asked = f"is {concept.token} in the picture ?"
@@ -213,7 +227,7 @@ def _write_concept(folder: Path, concept: Concept, rng: np.random.Generator) -> 
     info = {"class": concept.kind, "info": concept.info, "extra_info": concept.extra_info, "conversation_type": kind}
     _json(train / "info.json", info)
     shown = concept.scene(None, rng)
-    _picture(test / "0.png", shown, rng)
+    _picture(test / "0.png", shown)
     _json(test / "vqa.json", {"0.png": _pairs(visual_questions(concept, shown))})
     _json(test / "text_only.json", _pairs(look))
     _json(test / "t2i_conditions.json", {"personalized_driven_generation": [concept.condition(role) for role in ROLES]})
@@ -227,7 +241,15 @@ def _write_concept(folder: Path, concept: Concept, rng: np.random.Generator) -> 
         for role in ROLES
     ]
     pictures = {f"{i}.png": asdict(scene) for i, scene in enumerate(scenes)}
-    _json(test / "pocket.json", {**asdict(concept), "conditions": conditions, "train_pictures": pictures, "test_pictures": {"0.png": asdict(shown)}})
+    _json(
+        test / "pocket.json",
+        {
+            **asdict(concept),
+            "conditions": conditions,
+            "train_pictures": pictures,
+            "test_pictures": {"0.png": asdict(shown)},
+        },
+    )
 
 
 def write_pocketbench(folder: Path, seed: int = 0) -> None:
@@ -239,7 +261,7 @@ def write_pocketbench(folder: Path, seed: int = 0) -> None:
     _json(folder / "concept/train/train_images.json", {concept.name: names for concept in CONCEPTS})
     rng = np.random.default_rng([seed, len(CONCEPTS)])
     for i in range(20):
-        _picture(folder / "random_images" / f"{i}.png", _stranger(rng), rng)
+        _picture(folder / "random_images" / f"{i}.png", _stranger(rng))
     Image.new("RGB", (512, 512)).save(folder / "black_512x512.png")
 
 
