@@ -111,13 +111,18 @@ def _draw_thing(draw_on: Image.Image, x: float, y: float, side: float, kind: str
         pen.draw.rectangle(pen.box((4, 40, 96, 58)), fill=WHITE)
 
 
+def _vary(rng: np.random.Generator | None, low: float, high: float) -> float:
+    """A uniform number, or the middle without `rng`."""
+    return (low + high) / 2 if rng is None else rng.uniform(low, high)
+
+
 def _draw_things(picture: Image.Image, things: Things, rng: np.random.Generator | _Still) -> None:
     single, several = 15.0, 12.5
-    size = (single if things.count == 1 else several) * rng.uniform(0.94, 1.06)
+    size = (single if things.count == 1 else several) * _vary(rng, 0.94, 1.06)
     pitch = 17.5
-    middle = 32 + rng.uniform(-3, 3)
+    middle = 32 + _vary(rng, -3, 3)
     edge = 9.5 if things.relation in ("left of", "above") else _SIZE - 9.5
-    colour = shaded(RGB[things.colour], rng.uniform(0.92, 1.06))
+    colour = shaded(RGB[things.colour], _vary(rng, 0.92, 1.06))
     for number in range(things.count):
         along = middle + (number - (things.count - 1) / 2) * pitch
         x, y = (edge, along) if things.relation in ("left of", "right of") else (along, edge)
@@ -232,11 +237,11 @@ def _draw_thing(draw_on: Image.Image, x: float, y: float, side: float, kind: str
 
 def _draw_things(picture: Image.Image, things: Things, rng: np.random.Generator | _Still) -> None:
     single, several = 15.0, 12.5
-    size = (single if things.count == 1 else several) * rng.uniform(0.94, 1.06)
+    size = (single if things.count == 1 else several) * _vary(rng, 0.94, 1.06)
     pitch = 17.5
-    middle = 32 + rng.uniform(-3, 3)
+    middle = 32 + _vary(rng, -3, 3)
     edge = 9.5 if things.relation in ("left of", "above") else _SIZE - 9.5
-    colour = shaded(RGB[things.colour], rng.uniform(0.92, 1.06))
+    colour = shaded(RGB[things.colour], _vary(rng, 0.92, 1.06))
     for number in range(things.count):
         along = middle + (number - (things.count - 1) / 2) * pitch
         x, y = (edge, along) if things.relation in ("left of", "right of") else (along, edge)
@@ -258,23 +263,23 @@ _PLACES = {
 }
 
 
-def render(scene: Scene, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+def render(scene: Scene, rng: np.random.Generator | None) -> npt.NDArray[np.uint8]:
     """The picture of `scene`, uint8 (64, 64, 3) RGB.
 
     `rng` places the figure (jitter of up to 2 px and 8 % in size), shifts the background and varies shades by a few per
-    cent; the same scene and an equal `rng` give the same picture.
+    cent; the same scene and an equal `rng` give the same picture. None draws everything at its mean.
     """
     side = _SIZE * SUPER
-    shift = int(rng.integers(2 * _SHIFT * SUPER + 1))
+    shift = _SHIFT * SUPER if rng is None else int(rng.integers(2 * _SHIFT * SUPER + 1))
     picture = _background(scene.background).crop((shift, 0, shift + side, side))
     relation = scene.things.relation if scene.things else None
     centre_x, centre_y, size = _PLACES[relation]
-    size *= rng.uniform(0.92, 1.08)
-    centre_x += rng.uniform(-2, 2) if relation not in ("left of", "right of") else rng.uniform(-1, 1)
-    centre_y += rng.uniform(-2, 2) if relation not in ("above", "below") else rng.uniform(-1, 1)
+    size *= _vary(rng, 0.92, 1.08)
+    centre_x += _vary(rng, -2, 2) if relation not in ("left of", "right of") else _vary(rng, -1, 1)
+    centre_y += _vary(rng, -2, 2) if relation not in ("above", "below") else _vary(rng, -1, 1)
     scale = size * SUPER / 100
     pen = Pen(picture, centre_x * SUPER - 50 * scale, centre_y * SUPER - 50 * scale, scale)
-    colour = shaded(RGB[scene.colour], rng.uniform(0.92, 1.06))
+    colour = shaded(RGB[scene.colour], _vary(rng, 0.92, 1.06))
 
     figure = FIGURES[scene.kind]
     for shape, units in figure.body:
@@ -290,10 +295,10 @@ def render(scene: Scene, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
         picture.paste(_fabric(scene.pattern, colour, scale), (0, 0), mask)
     draw_details(pen, scene.kind, colour)
     if scene.accessory:
-        dye = shaded(RGB[scene.accessory.colour], rng.uniform(0.92, 1.06))
+        dye = shaded(RGB[scene.accessory.colour], _vary(rng, 0.92, 1.06))
         _draw_accessory(pen, figure, scene.accessory, dye)
     if scene.things:
         _draw_things(picture, scene.things, rng)
-    brightness = np.float32(rng.uniform(0.94, 1.04))
+    brightness = np.float32(_vary(rng, 0.94, 1.04))
     pixels = np.asarray(picture.reduce(SUPER), dtype=np.float32) * brightness
     return np.clip(pixels, 0, 255).astype(np.uint8)
