@@ -1,8 +1,9 @@
 """The pocket policy: a small Show-o-style model that answers questions and draws 64×64 pictures, on two CPU cores.
 
-Where you are: this implements `base.Policy` with `showo.py` (network), `magvit.py` (pictures ↔ tokens), `words.py` (text ↔ tokens) and
-`masked_decoding.py` (the schedule). Text before an image never sees the image, so a prompt is read once and its keys and values
-serve all decoding steps; heads are computed only for the rows and the part of the vocabulary that is needed.
+Where you are: this implements `base.Policy` with `showo.py` (network), `magvit.py` (pictures ↔ tokens), `words.py`
+(text ↔ tokens) and `masked_decoding.py` (the schedule). Text before an image never sees the image, so a prompt is
+read once and its keys and values serve all decoding steps; heads are computed only for the rows and the part of the
+vocabulary that is needed.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -40,11 +40,20 @@ MAX_PROMPT_TOKENS = 96
 class PocketPolicy:
     """See `base.Policy` for the methods' contracts. The tokenizer is frozen; `parameters()` are the network's.
 
-    `guidance`: classifier-free guidance g; logits are (1+g)·conditional − g·unconditional. `noise`: the initial scale τ of the Gumbel noise
-    on the confidence by which tokens are masked again.
+    `guidance`: classifier-free guidance g; logits are (1+g)·conditional − g·unconditional. `noise`: the initial scale
+    τ of the Gumbel noise on the confidence by which tokens are masked again.
     """
 
-    def __init__(self, model: Showo, tokenizer: Magvit, words: Words, *, steps: int = 8, guidance: float = 0.0, noise: float = 1.0) -> None:
+    def __init__(
+        self,
+        model: Showo,
+        tokenizer: Magvit,
+        words: Words,
+        *,
+        steps: int = 8,
+        guidance: float = 0.0,
+        noise: float = 1.0,
+    ) -> None:
         self.model = model.eval()
         self.tokenizer = tokenizer.eval().requires_grad_(False)
         self.words = words
@@ -52,9 +61,12 @@ class PocketPolicy:
         self.guidance = guidance
         self.noise = noise
 
-    # --- answers -------------------------------------------------------------------------------------------------------------
+    # --- answers
+    # -------------------------------------------------------------------------------------------------------------
 
-    def answer(self, questions: Sequence[Question], *, temperature: float = 1.0, generator: torch.Generator | None = None) -> Answers:
+    def answer(
+        self, questions: Sequence[Question], *, temperature: float = 1.0, generator: torch.Generator | None = None
+    ) -> Answers:
         """Sample an answer to each question; questions with and without a picture may be mixed.
 
         Raises:
@@ -64,7 +76,9 @@ class PocketPolicy:
         return self._sample_answers(prompt_ids, codes, temperature, generator)
 
     @torch.no_grad()
-    def _sample_answers(self, prompt_ids: Tensor, codes: Tensor | None, temperature: float, generator: torch.Generator | None) -> Answers:
+    def _sample_answers(
+        self, prompt_ids: Tensor, codes: Tensor | None, temperature: float, generator: torch.Generator | None
+    ) -> Answers:
         config = self.model.config
         pad = config.special("<|pad|>")
         hidden, cache = self.model.hidden(prompt_ids, attention_allowed(prompt_ids, config, image_first=True))
@@ -88,7 +102,9 @@ class PocketPolicy:
         return Answers(prompt_ids, tokens_N_L, torch.stack(masks, 1), texts, codes, temperature)
 
     def answer_log_probs(self, answers: Answers) -> Tensor:
-        """Log-probabilities (N, L) with gradient, over the text vocabulary, at the temperature of sampling (greedy: at 1)."""
+        """Log-probabilities (N, L) with gradient, over the text vocabulary, at the temperature of sampling (greedy:
+        at 1).
+        """
         config = self.model.config
         length = answers.tokens_N_L.shape[1]
         ids = torch.cat([answers.prompt_ids_N_P, answers.tokens_N_L[:, :-1]], 1)
@@ -114,7 +130,9 @@ class PocketPolicy:
     def _text_ids(self, text: str, *, soft_tokens: bool) -> list[int]:
         ids = self.words.encode(text, soft_tokens=soft_tokens)
         if not 1 <= len(ids) <= MAX_PROMPT_TOKENS:
-            raise ValueError(f"a text needs 1 to {MAX_PROMPT_TOKENS} words, got {len(ids)}: {text[:80]!r}; shorten or fill it")
+            raise ValueError(
+                f"a text needs 1 to {MAX_PROMPT_TOKENS} words, got {len(ids)}: {text[:80]!r}; shorten or fill it"
+            )
         return ids
 
     def _pad_left(self, rows: list[list[int]]) -> Tensor:
@@ -124,7 +142,8 @@ class PocketPolicy:
         longest = max(len(row) for row in rows)
         return torch.tensor([[pad] * (longest - len(row)) + row for row in rows])
 
-    # --- pictures ------------------------------------------------------------------------------------------------------------
+    # --- pictures
+    # ------------------------------------------------------------------------------------------------------------
 
     def start(self, prompts: Sequence[str]) -> ImageState:
         """All-masked pictures.
@@ -133,7 +152,9 @@ class PocketPolicy:
             ValueError: no prompts, or a prompt without words or longer than the limit.
         """
         config = self.model.config
-        ids = self._pad_left([[config.special("<|t2i|>"), *self._text_ids(prompt, soft_tokens=True)] for prompt in prompts])
+        ids = self._pad_left(
+            [[config.special("<|t2i|>"), *self._text_ids(prompt, soft_tokens=True)] for prompt in prompts]
+        )
         shape = (len(prompts), config.image_tokens)
         return ImageState(ids, torch.full(shape, MASKED), torch.full(shape, self.steps), 0, config.special("<|pad|>"))
 
@@ -162,7 +183,9 @@ class PocketPolicy:
             again = torch.zeros_like(masked)
             if counts[step]:
                 lengths = torch.full((len(tokens), 1), counts[step])
-                again = masked_again(picked, gumbel(tokens.shape, generator), lengths, taus[step] if temperature > 0 else 0.0)
+                again = masked_again(
+                    picked, gumbel(tokens.shape, generator), lengths, taus[step] if temperature > 0 else 0.0
+                )
             filled = tokens.masked_scatter(masked, sampled)
             decided = masked & ~again
             tokens = torch.where(decided, filled, tokens)
@@ -185,11 +208,15 @@ class PocketPolicy:
             ValueError: some tokens are still masked.
         """
         if (state.tokens_N_I == MASKED).any():
-            raise ValueError(f"the pictures are at step {state.step} of {self.steps}; advance them to the end, or use preview")
+            raise ValueError(
+                f"the pictures are at step {state.step} of {self.steps}; advance them to the end, or use preview"
+            )
         return self.tokenizer.decode(state.tokens_N_I)
 
     def image_log_probs(self, state: ImageState, steps: Sequence[int] | None = None) -> Tensor:
-        """Log-probabilities (N, I) with gradient; 0 for tokens not decided at one of `steps` (None: all steps taken)."""
+        """Log-probabilities (N, I) with gradient; 0 for tokens not decided at one of `steps` (None: all steps
+        taken).
+        """
         wanted = list(range(state.step)) if steps is None else list(steps)
         rows, times = len(state), len(wanted)
         prefixes = self._read_prompts(state.prompt_ids_N_P, times)
@@ -205,7 +232,9 @@ class PocketPolicy:
         return full.view(rows, times, -1).sum(1)
 
     def _read_prompts(self, prompt_ids: Tensor, times: int = 1) -> list[tuple[Prefix, Tensor]]:
-        """Keys, values and real positions of the prompts, each `times` times; with guidance also of the empty prompt."""
+        """Keys, values and real positions of the prompts, each `times` times; with guidance also of the empty
+        prompt.
+        """
         config = self.model.config
         _, conditional = self.model.hidden(prompt_ids, attention_allowed(prompt_ids, config, image_first=False))
         real = prompt_ids != config.special("<|pad|>")
@@ -217,8 +246,12 @@ class PocketPolicy:
             prefixes.append((repeat_prefix(prefix, rows), torch.ones(rows, 1, dtype=torch.bool)))
         return prefixes
 
-    def _code_log_probs(self, tokens: Tensor, prefixes: list[tuple[Prefix, Tensor]], scored: Tensor, temperature: float) -> Tensor:
-        """Guided log-probabilities (number of True in `scored`, codes) at the scored positions of masked pictures (rows, I)."""
+    def _code_log_probs(
+        self, tokens: Tensor, prefixes: list[tuple[Prefix, Tensor]], scored: Tensor, temperature: float
+    ) -> Tensor:
+        """Guided log-probabilities (number of True in `scored`, codes) at the scored positions of masked pictures
+        (rows, I).
+        """
         config = self.model.config
         ids = torch.where(tokens == MASKED, config.mask_id, tokens + config.first_code_id)
         ends = [torch.full((len(ids), 1), config.special(name)) for name in ("<|soi|>", "<|eoi|>")]
@@ -231,17 +264,28 @@ class PocketPolicy:
         scale = temperature if temperature > 0 else 1.0
         return guided_log_probs(logits[0] / scale, logits[1] / scale if len(logits) > 1 else None, self.guidance)
 
-    # --- weights -------------------------------------------------------------------------------------------------------------
+    # --- weights
+    # -------------------------------------------------------------------------------------------------------------
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """The network's parameters."""
         return self.model.parameters()
 
     def save(self, folder: Path) -> None:
-        """Write the network's weights in their own precision and the sizes; tokenizer and vocabulary stay where they are."""
+        """Write the network's weights in their own precision and the sizes; tokenizer and vocabulary stay where they
+        are.
+        """
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({name: value.contiguous() for name, value in self.model.state_dict().items()}, str(folder / "policy.safetensors"))
-        settings = {"steps": self.steps, "guidance": self.guidance, "noise": self.noise, "model": json.loads(self.model.config.to_json())}
+        save_file(
+            {name: value.contiguous() for name, value in self.model.state_dict().items()},
+            str(folder / "policy.safetensors"),
+        )
+        settings = {
+            "steps": self.steps,
+            "guidance": self.guidance,
+            "noise": self.noise,
+            "model": json.loads(self.model.config.to_json()),
+        }
         (folder / "config.json").write_text(json.dumps(settings, indent=1) + "\n")
 
     @classmethod
@@ -264,5 +308,7 @@ def _sample(logits: Tensor, temperature: float, generator: torch.Generator | Non
     """One index per row of the last axis; greedy at temperature 0."""
     if temperature == 0:
         return logits.argmax(-1)
-    probabilities = torch.softmax(logits.float() / temperature, -1)
-    return cast(Tensor, torch.multinomial(probabilities, 1, generator=generator)[..., 0])
+    # Inverse CDF, one random number per row: `multinomial` draws one per class, serially; that costs more than the network.
+    cumulative = torch.softmax(logits.float() / temperature, -1).cumsum(-1)
+    drawn = torch.rand((*cumulative.shape[:-1], 1), generator=generator) * cumulative[..., -1:]
+    return torch.searchsorted(cumulative, drawn, right=True)[..., 0].clamp(max=cumulative.shape[-1] - 1)
