@@ -308,7 +308,7 @@ def _sample(logits: Tensor, temperature: float, generator: torch.Generator | Non
     """One index per row of the last axis; greedy at temperature 0."""
     if temperature == 0:
         return logits.argmax(-1)
-    # Inverse CDF, one random number per row: `multinomial` draws one per class, serially; that costs more than the network.
+    # Inverse CDF, one random number per row: `multinomial` draws one per class, serially, and outweighs the network.
     cumulative = torch.softmax(logits.float() / temperature, -1).cumsum(-1)
     drawn = torch.rand((*cumulative.shape[:-1], 1), generator=generator) * cumulative[..., -1:]
     return torch.searchsorted(cumulative, drawn, right=True)[..., 0].clamp(max=cumulative.shape[-1] - 1)
