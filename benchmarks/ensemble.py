@@ -15,7 +15,6 @@ import argparse
 import asyncio
 import contextlib
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -70,24 +69,23 @@ async def serve_sleeping(reward: str, sleep_s: float, announce: Path) -> None:
 @contextlib.contextmanager
 def sleeping_services(sleep_s: float) -> Iterator[dict[str, str]]:
     """Endpoints of four services with sleeping graphs, a process each."""
-    with tempfile.TemporaryDirectory() as folder:
+    from sync_r1.services import processes
+
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         files = {reward: Path(folder) / reward for reward in REWARDS}
-        processes = [
-            subprocess.Popen([sys.executable, "-m", "benchmarks.ensemble", "--serve", reward, str(sleep_s), str(file)])
-            for reward, file in files.items()
-        ]
-        try:
-            deadline_s = time.monotonic() + _TIMEOUT_S
-            while not all(file.exists() for file in files.values()):
-                if time.monotonic() > deadline_s or any(process.poll() is not None for process in processes):
-                    raise RuntimeError("a sleeping service did not start; its message stands above")
-                time.sleep(0.05)
-            yield {reward: file.read_text() for reward, file in files.items()}
-        finally:
-            for process in processes:
-                process.terminate()
-            for process in processes:
-                process.wait(10)
+        children = {}
+        for reward, file in files.items():
+            command = [sys.executable, "-m", "benchmarks.ensemble", "--serve", reward, str(sleep_s), str(file)]
+            children[reward] = processes.spawn(command, log=file.with_suffix(".log"), environment=os.environ)
+            stack.callback(processes.stop, children[reward], grace_s=5)
+        deadline_s = time.monotonic() + _TIMEOUT_S
+        while not all(file.exists() for file in files.values()):
+            for reward, child in children.items():
+                if time.monotonic() > deadline_s or child.poll() is not None:
+                    log = processes.tail(files[reward].with_suffix(".log"))
+                    raise RuntimeError(f"{reward} did not start. The end of its log:\n{log}")
+            time.sleep(0.05)
+        yield {reward: file.read_text() for reward, file in files.items()}
 
 
 def samples(items: int, seed: int) -> list[Sample]:
