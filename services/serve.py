@@ -19,6 +19,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from sync_r1.reward_models.profiles import ServedReward, load_profile
+from sync_r1.reward_models.types import RewardError
 from sync_r1.services.config import ServiceConfig
 from sync_r1.services.server import RewardServer
 from sync_r1.services.triton_runner import TritonRunner
@@ -67,10 +68,10 @@ async def serve(config: ServeConfig, on_listening: Callable[[str], None] = lambd
     keep_freed_memory()
     served = served_reward(config.profile, config.reward)
     runner = TritonRunner(config.triton, shared_memory=config.shared_memory)
-    releases = tuple(served.releases.values())
+    pins = {pin for release in served.releases.values() for pin in release.graphs}
 
     async def ready() -> bool:
-        return all([await runner.ready(release) for release in releases])
+        return await runner.ready(pins)
 
     server = RewardServer(served, runner, config.service, ready=ready)
     stop = asyncio.Event()
@@ -94,7 +95,10 @@ async def serve(config: ServeConfig, on_listening: Callable[[str], None] = lambd
 def main() -> None:
     """Entry point of the module; the only argument is a ServeConfig as JSON."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    asyncio.run(serve(ServeConfig.model_validate_json(sys.argv[1])))
+    try:
+        asyncio.run(serve(ServeConfig.model_validate_json(sys.argv[1])))
+    except (RewardError, OSError) as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Collection
 from typing import Any
 
 import grpc
@@ -25,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from sync_r1.reward_models.releases import Release
+from sync_r1.reward_models.releases import GraphPin, Release
 from sync_r1.reward_models.runner import RunContext, RunResult, Tensors
 from sync_r1.reward_models.types import GraphDeadline, GraphError, GraphOverloaded, GraphUnavailable
 from sync_r1.services.shared_memory import Region, RegionPool
@@ -99,10 +100,10 @@ class TritonRunner:
                 raise GraphError(f"graph {graph}: {batch} rows went in, but output {name!r} has {len(array)}")
         return RunResult(outputs, version, time.perf_counter_ns() - started_ns)
 
-    async def ready(self, release: Release, timeout_s: float = 2.0) -> bool:
-        """Whether every graph of the release is loaded in its pinned version; False also when nobody answers."""
+    async def ready(self, pins: Collection[GraphPin], timeout_s: float = 2.0) -> bool:
+        """Whether all these graphs are loaded in their pinned versions; False also when nobody answers."""
         try:
-            for pin in release.graphs:
+            for pin in pins:
                 request = service_pb2.ModelReadyRequest(name=pin.name, version=str(pin.version))
                 if not (await self._triton.ModelReady(request, timeout=timeout_s)).ready:
                     return False

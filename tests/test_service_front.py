@@ -31,7 +31,7 @@ async def serving(url: str, *rewards: ToyReward, **limits: int) -> AsyncIterator
     runner = TritonRunner(url)
 
     async def ready() -> bool:
-        return await runner.ready(toys.release())
+        return await runner.ready(toys.release().graphs)
 
     config = ServiceConfig(limits=Limits(**limits), health_interval_s=0.1)
     server = RewardServer(toys.served(*rewards), runner, config, ready=ready)

@@ -93,7 +93,7 @@ async def test_nobody_answering_is_unavailable_within_the_deadline() -> None:
     runner = TritonRunner("127.0.0.1:9")
     with pytest.raises(GraphUnavailable):
         await runner.run(_context(seconds=5), "probe", {"pixels": _pixels(1)})
-    assert not await runner.ready(toys.release())
+    assert not await runner.ready(toys.release().graphs)
     await runner.close()
 
 
@@ -106,5 +106,5 @@ async def test_shared_memory_leaves_no_files_even_while_in_use(toy_triton: Embed
 
 
 async def test_readiness_is_of_the_release_not_of_triton_at_large(runner: TritonRunner) -> None:
-    assert await runner.ready(toys.release("probe"))
-    assert not await runner.ready(toys.release("probe", version=7))
+    assert await runner.ready(toys.release("probe").graphs)
+    assert not await runner.ready(toys.release("probe", version=7).graphs)
