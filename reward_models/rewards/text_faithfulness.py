@@ -6,6 +6,7 @@ because CLIP's text tower ends after 77 tokens and one vector blurs details, and
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,10 +46,12 @@ class TextFaithfulness:
         clauses = [clauses_of(sample.prompt) if self.split else [sample.prompt] for sample in samples]
         failures = [self._failure(sample, texts) for sample, texts in zip(samples, clauses)]
         usable = [number for number, failure in enumerate(failures) if failure is None]
-        images = await self.image_encoder.run(
-            (picture for number in usable if (picture := samples[number].image) is not None), runner, context
+        images, texts = await asyncio.gather(
+            self.image_encoder.run(
+                (picture for number in usable if (picture := samples[number].image) is not None), runner, context
+            ),
+            self.text_encoder.run((text for number in usable for text in clauses[number]), runner, context),
         )
-        texts = await self.text_encoder.run((text for number in usable for text in clauses[number]), runner, context)
         return [
             failure or self._score(sample, clause, images, texts)
             for sample, clause, failure in zip(samples, clauses, failures)
