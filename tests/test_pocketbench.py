@@ -21,18 +21,31 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
 
 
 def test_layout_is_the_public_one(bench: Path) -> None:
     names = json.loads((bench / "concepts_list.json").read_text())
-    assert len(names) >= 6 and (bench / "black_512x512.png").exists() and len(list((bench / "random_images").iterdir())) == 20
+    assert (
+        len(names) >= 6
+    )
+    assert (
+        (bench / "black_512x512.png").exists()
+    )
+    assert (
+        len(list((bench / "random_images").iterdir())) == 20
+    )
     for name in names:
         train, test = bench / "concept/train" / name, bench / "concept/test" / name
         info = json.loads((train / "info.json").read_text())
         conditions = json.loads((test / "t2i_conditions.json").read_text())["personalized_driven_generation"]
         assert len(info["extra_info"]) == len(conditions) == len(ROLES)
-        assert len(list(train.glob("*.png"))) == 10 and list((train / "negative_example").glob("*.png"))
+        assert len(list(train.glob("*.png"))) == 10
+        assert list((train / "negative_example").glob("*.png"))
         for file in ("conversations.json", "positive_recognitions.json", "random_recognitions.json"):
             assert (train / file).exists()
         for file in ("0.png", "text_only.json", "vqa.json", "pocket.json"):

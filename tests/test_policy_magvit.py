@@ -37,7 +37,9 @@ def golden() -> dict[str, npt.NDArray[np.generic]]:
 
 
 @golden_needed
-def test_tokenizer_gives_the_published_numbers(golden_tokenizer: Magvit, golden: dict[str, npt.NDArray[np.generic]]) -> None:
+def test_tokenizer_gives_the_published_numbers(
+    golden_tokenizer: Magvit, golden: dict[str, npt.NDArray[np.generic]]
+) -> None:
     with torch.no_grad():
         hidden = golden_tokenizer.encoder(torch.from_numpy(golden["tok_pixels"]))
         quantised = golden_tokenizer.quantize(hidden)

@@ -30,7 +30,8 @@ def test_schedule_masks_and_guidance_give_the_published_numbers() -> None:
         probs, noise, lengths = (torch.from_numpy(golden[f"keep_{name}"]) for name in ("probs", "gumbel", "mask_len"))
         for tau in (0.0, 1.8):
             np.testing.assert_array_equal(masked_again(probs, noise, lengths, tau), golden[f"keep_mask_tau{tau}"])
-        # Rows 0 and 1 are the conditional and unconditional rows; codes are ids 210…273 at the 16 image positions before <|eoi|>.
+        # Rows 0 and 1 are the conditional and unconditional rows; codes are ids 210…273 at the 16 image positions
+        # before <|eoi|>.
         logits = torch.from_numpy(golden["logits_t2i"])[:2, -17:-1, 210:274]
         guided = guided_log_probs(logits[:1], logits[1:], 5.0)
         np.testing.assert_allclose(guided, golden["guided_logprobs"], atol=1e-4)
@@ -39,7 +40,8 @@ def test_schedule_masks_and_guidance_give_the_published_numbers() -> None:
 @pytest.mark.parametrize(("tokens", "steps"), [(64, 8), (1024, 50), (16, 16), (64, 1)])
 def test_every_step_decides_something_and_the_last_leaves_no_mask(tokens: int, steps: int) -> None:
     counts = masked_counts(tokens, steps)
-    assert len(counts) == steps and counts[-1] == 0
+    assert len(counts) == steps
+    assert counts[-1] == 0
     assert all(after < before for before, after in zip([tokens, *counts], counts, strict=False))
 
 

@@ -1,4 +1,6 @@
-"""The pocket policy: what it sampled is what its log-probabilities describe, and previews leave the masked state alone."""
+"""The pocket policy: what it sampled is what its log-probabilities describe, and previews leave the masked state
+alone.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ from sync_r1.trainer_client.policies.words import SOFT_TOKENS, Words, write_voca
 PROMPTS = ["<bo> wearing its hat . <bo> 's hat is green .", "a red cat", "<bo> at the beach"]
 
 
-@pytest.fixture()
+@pytest.fixture
 def policy(tmp_path: Path) -> PocketPolicy:
     """Tiny and untrained, but with weights large enough that its distributions are far from uniform."""
     torch.manual_seed(0)
@@ -27,7 +29,14 @@ def policy(tmp_path: Path) -> PocketPolicy:
     sizes = StageSizes(32, (1, 1), (1, 1))
     tokenizer = Magvit(MagvitConfig(sizes, sizes, bits=6, image_size=32, patch=4))
     config = ShowoConfig(
-        len(words), image_codes=64, image_tokens=16, hidden_size=32, intermediate_size=64, layers=2, heads=2, max_positions=128
+        len(words),
+        image_codes=64,
+        image_tokens=16,
+        hidden_size=32,
+        intermediate_size=64,
+        layers=2,
+        heads=2,
+        max_positions=128,
     )
     model = Showo(config)
     with torch.no_grad():
@@ -45,7 +54,9 @@ def _finished(policy: PocketPolicy) -> ImageState:
 
 
 @pytest.mark.parametrize("guidance", [0.0, 2.0])
-def test_image_log_probs_are_those_of_sampling(policy: PocketPolicy, guidance: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_image_log_probs_are_those_of_sampling(
+    policy: PocketPolicy, guidance: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Recorded while decoding: the probability of each token at the step that decided it."""
     policy.guidance = guidance
     recorded: list[torch.Tensor] = []
@@ -72,13 +83,18 @@ def test_image_log_probs_are_those_of_sampling(policy: PocketPolicy, guidance: f
 def test_image_log_probs_reach_every_weight_of_the_network(policy: PocketPolicy) -> None:
     policy.image_log_probs(_finished(policy), [1, 2]).sum().backward()  # type: ignore[no-untyped-call]
     without = [name for name, p in policy.model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
-    # Shifting all keys by the same vector changes no attention weight, so the keys' additive terms alone may stay without.
+    # Shifting all keys by the same vector changes no attention weight, so the keys' additive terms alone may stay
+    # without.
     assert all("k_" in name for name in without)
 
 
 def test_answer_log_probs_are_those_of_sampling(policy: PocketPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3)).astype(np.uint8)
-    questions = [Question("what colour is it ?", picture), Question("<bo> wearing its hat ?"), Question("is it red ?", picture)]
+    questions = [
+        Question("what colour is it ?", picture),
+        Question("<bo> wearing its hat ?"),
+        Question("is it red ?", picture),
+    ]
     recorded: list[torch.Tensor] = []
     original = Showo.text_logits
 
@@ -93,7 +109,8 @@ def test_answer_log_probs_are_those_of_sampling(policy: PocketPolicy, monkeypatc
     expected = torch.log_softmax(logits, -1).gather(2, answers.tokens_N_L[..., None])[..., 0] * answers.mask_N_L
     with torch.no_grad():
         torch.testing.assert_close(policy.answer_log_probs(answers), expected, atol=1e-4, rtol=1e-4)
-    assert answers.images_codes_N_I is not None and answers.images_codes_N_I.shape == (2, 16)
+    assert answers.images_codes_N_I is not None
+    assert answers.images_codes_N_I.shape == (2, 16)
     alone = policy.answer(questions[1:2], temperature=0.0)
     assert alone.texts == policy.answer(questions, temperature=0.0).texts[1:2], "padding must not change an answer"
 
@@ -113,8 +130,10 @@ def test_preview_leaves_the_state_masked(policy: PocketPolicy) -> None:
     state = policy.advance(policy.start(PROMPTS), 1, temperature=1.0, generator=seeded())
     copied = copy.deepcopy(state)
     pictures = policy.preview(state)
-    assert pictures.shape == (3, 32, 32, 3) and pictures.dtype == np.uint8
-    assert torch.equal(state.tokens_N_I, copied.tokens_N_I) and (state.tokens_N_I == MASKED).any()
+    assert pictures.shape == (3, 32, 32, 3)
+    assert pictures.dtype == np.uint8
+    assert torch.equal(state.tokens_N_I, copied.tokens_N_I)
+    assert (state.tokens_N_I == MASKED).any()
     with pytest.raises(ValueError, match="step 1 of 4"):
         policy.decode(state)
 
@@ -131,8 +150,12 @@ def test_selected_and_joined_states_continue_as_their_rows_would(policy: PocketP
 
 
 def test_concepts_bring_their_soft_tokens_into_prompts_for_pictures(policy: PocketPolicy) -> None:
-    plain, soft = policy.words.encode("<bo> wearing its hat"), policy.words.encode("<bo> wearing its hat", soft_tokens=True)
-    assert len(soft) == len(plain) + SOFT_TOKENS and soft[-3:] == plain[-3:]
+    plain, soft = (
+        policy.words.encode("<bo> wearing its hat"),
+        policy.words.encode("<bo> wearing its hat", soft_tokens=True),
+    )
+    assert len(soft) == len(plain) + SOFT_TOKENS
+    assert soft[-3:] == plain[-3:]
 
 
 def test_saved_policy_answers_the_same(policy: PocketPolicy, tmp_path: Path) -> None:

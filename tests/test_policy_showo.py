@@ -35,7 +35,8 @@ def model() -> Showo:
             max_positions=sizes["max_position_embeddings"],
         )
     ).eval()
-    assert model.config.mask_id == raw["mask_token_id"] and model.config.first_code_id == raw["first_code_id"]
+    assert model.config.mask_id == raw["mask_token_id"]
+    assert model.config.first_code_id == raw["first_code_id"]
     model.showo.load_state_dict(load_file(str(GOLDEN / "lm.safetensors")))
     return model
 

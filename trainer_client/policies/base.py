@@ -1,8 +1,9 @@
 """What the trainer asks of a policy: answer questions, draw pictures in steps, and give log-probabilities of both.
 
-Where you are: `pocket.py` implements this; rollout, gate and loss use only what is here. Shapes: N rows, L answer tokens,
-I image tokens, T decoding steps. Masked decoding decides some image tokens at each step; `ImageState` records when each was decided,
-which is enough to rebuild every masked state on the way: at step t exactly the tokens with `decided_at < t` are visible.
+Where you are: `pocket.py` implements this; rollout, gate and loss use only what is here. Shapes: N rows, L answer
+tokens, I image tokens, T decoding steps. Masked decoding decides some image tokens at each step; `ImageState` records
+when each was decided, which is enough to rebuild every masked state on the way: at step t exactly the tokens with
+`decided_at < t` are visible.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ class Question:
 class Answers:
     """Sampled answers with all that their log-probabilities need.
 
-    `prompt_ids_N_P` holds the questions' ids in the answering layout, padded on the left; `tokens_N_L` the answers, padded on the right;
-    `mask_N_L` is True for real answer tokens including the end token; `images_codes_N_I` the codes of the pictures looked at, None
-    without any. `temperature` is the one they were sampled at.
+    `prompt_ids_N_P` holds the questions' ids in the answering layout, padded on the left; `tokens_N_L` the answers,
+    padded on the right; `mask_N_L` is True for real answer tokens including the end token; `images_codes_N_I` the
+    codes of the pictures looked at, None without any. `temperature` is the one they were sampled at.
     """
 
     prompt_ids_N_P: Tensor
@@ -47,15 +48,18 @@ class Answers:
         rows = torch.as_tensor(list(indices), dtype=torch.long)
         codes = None if self.images_codes_N_I is None else self.images_codes_N_I[rows]
         texts = [self.texts[i] for i in rows.tolist()]
-        return Answers(self.prompt_ids_N_P[rows], self.tokens_N_L[rows], self.mask_N_L[rows], texts, codes, self.temperature)
+        return Answers(
+            self.prompt_ids_N_P[rows], self.tokens_N_L[rows], self.mask_N_L[rows], texts, codes, self.temperature
+        )
 
 
 @dataclass(frozen=True)
 class ImageState:
     """Pictures in the making.
 
-    `prompt_ids_N_P`: the prompts' ids in the drawing layout, padded on the left. `tokens_N_I`: image codes 0…codes−1, −1 where masked.
-    `decided_at_N_I`: the step at which each token was decided, T where it is not yet. `step`: steps taken so far, 0…T.
+    `prompt_ids_N_P`: the prompts' ids in the drawing layout, padded on the left. `tokens_N_I`: image codes 0…codes−1,
+    −1 where masked. `decided_at_N_I`: the step at which each token was decided, T where it is not yet. `step`: steps
+    taken so far, 0…T.
     """
 
     prompt_ids_N_P: Tensor
@@ -72,7 +76,12 @@ class ImageState:
         """The rows `indices`, in that order (repeats allowed)."""
         rows = torch.as_tensor(list(indices), dtype=torch.long)
         return ImageState(
-            self.prompt_ids_N_P[rows], self.tokens_N_I[rows], self.decided_at_N_I[rows], self.step, self.pad_id, self.temperature
+            self.prompt_ids_N_P[rows],
+            self.tokens_N_I[rows],
+            self.decided_at_N_I[rows],
+            self.step,
+            self.pad_id,
+            self.temperature,
         )
 
     @staticmethod
@@ -84,10 +93,14 @@ class ImageState:
         """
         if len({(state.step, state.temperature) for state in states}) != 1:
             found = sorted({(state.step, state.temperature) for state in states})
-            raise ValueError(f"states must be at one step and temperature, got (step, temperature) {found}; advance them to the same step")
+            raise ValueError(
+                f"states must be at one step and temperature, got (step, temperature) {found}; "
+                "advance them to the same step"
+            )
         longest = max(state.prompt_ids_N_P.shape[1] for state in states)
         prompts = [
-            nn.functional.pad(state.prompt_ids_N_P, (longest - state.prompt_ids_N_P.shape[1], 0), value=state.pad_id) for state in states
+            nn.functional.pad(state.prompt_ids_N_P, (longest - state.prompt_ids_N_P.shape[1], 0), value=state.pad_id)
+            for state in states
         ]
         return ImageState(
             torch.cat(prompts),
@@ -108,7 +121,9 @@ class Policy(Protocol):
     guidance: float
     """Classifier-free guidance of sampling and of `image_log_probs`; 0 needs half the computation."""
 
-    def answer(self, questions: Sequence[Question], *, temperature: float, generator: torch.Generator | None) -> Answers:
+    def answer(
+        self, questions: Sequence[Question], *, temperature: float, generator: torch.Generator | None
+    ) -> Answers:
         """Sample an answer to each question, untruncated; temperature 0 is greedy."""
 
     def answer_log_probs(self, answers: Answers) -> Tensor:
@@ -117,19 +132,24 @@ class Policy(Protocol):
     def start(self, prompts: Sequence[str]) -> ImageState:
         """All-masked pictures for the prompts."""
 
-    def advance(self, state: ImageState, until_step: int, *, temperature: float, generator: torch.Generator | None) -> ImageState:
+    def advance(
+        self, state: ImageState, until_step: int, *, temperature: float, generator: torch.Generator | None
+    ) -> ImageState:
         """Decode up to `until_step` (T finishes the pictures)."""
 
     def preview(self, state: ImageState) -> npt.NDArray[np.uint8]:
-        """The pictures as they look with every masked token filled greedily; `state` stays as it is. uint8 (N, H, W, 3)."""
+        """The pictures as they look with every masked token filled greedily; `state` stays as it is. uint8 (N, H, W,
+        3).
+        """
 
     def decode(self, state: ImageState) -> npt.NDArray[np.uint8]:
         """Finished pictures, uint8 (N, H, W, 3)."""
 
     def image_log_probs(self, state: ImageState, steps: Sequence[int] | None = None) -> Tensor:
-        """Log-probability (N, I) of each token at the step that decided it, with gradient; 0 for tokens decided at other steps.
+        """Log-probability (N, I) of each token at the step that decided it, with gradient; 0 for other steps' tokens.
 
-        `steps` None means all; summing over disjoint sets of steps gives the same, so callers may micro-batch over steps.
+        `steps` None means all; summing over disjoint sets of steps gives the same, so callers may micro-batch over
+        steps.
         """
 
     def parameters(self) -> Iterator[nn.Parameter]:

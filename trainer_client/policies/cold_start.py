@@ -1,8 +1,10 @@
-"""Make the checked-in cold-start checkpoint again: `python -m sync_r1.trainer_client.policies.cold_start --stage tokenizer|policy`.
+"""Make the checked-in cold-start checkpoint again.
 
-Where you are: run `tokenizer` first, then `policy`; both train for a fixed time on two CPU cores (under 60 minutes together) with fixed seeds
-and write into `artefacts/` beside this file, or into `--out`. After the policy stage `SHA256SUMS` names the hash of every artefact: what
-reinforcement learning starts from is fixed before it starts.
+    python -m sync_r1.trainer_client.policies.cold_start --stage tokenizer|policy
+
+Where you are: run `tokenizer` first, then `policy`; both train for a fixed time on two CPU cores (under 60 minutes
+together) with fixed seeds and write into `artefacts/` beside this file, or into `--out`. After the policy stage
+`SHA256SUMS` names the hash of every artefact: what reinforcement learning starts from is fixed before it starts.
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ def main() -> None:
     """Parse the command line and run one stage."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--stage", choices=("tokenizer", "policy"), required=True)
-    parser.add_argument("--out", type=Path, default=ARTEFACTS, help="folder of the artefacts (default: the checked-in one)")
+    parser.add_argument(
+        "--out", type=Path, default=ARTEFACTS, help="folder of the artefacts (default: the checked-in one)"
+    )
     parser.add_argument("--minutes", type=float, help="training time; default: that of the checked-in artefacts")
     parser.add_argument("--threads", type=int, help="CPU threads; default: that of the checked-in artefacts")
     args = parser.parse_args()

@@ -1,9 +1,10 @@
-"""What the policy learns before any reinforcement: texts with pictures to draw, questions about pictures, and facts to find.
+"""What the policy learns before any reinforcement: texts to draw, questions about pictures, and facts to find.
 
 Where you are: `cold_start_policy.py` trains on the rows made here. Four kinds (t2i = drawing, mmu = answering):
-named concepts in the exact prompt format of reinforcement learning, *training conditions only*; figures without a name of their own
-(`<sks>`) in the same format, so that looks and facts are read from the text; captions of scenes; and answers. A picture
-that has a concept's look together with one of its held-out facts never appears, whatever its text.
+named concepts in the exact prompt format of reinforcement learning, *training conditions only*; figures without a
+name of their own (`<sks>`) in the same format, so that looks and facts are read from the text; captions of scenes;
+and answers. A picture that has a concept's look together with one of its held-out facts never appears, whatever its
+text.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ class Drawing:
 def gives_a_held_out_fact_away(scene: Scene) -> bool:
     """Whether `scene` shows a benchmark concept's look together with one of its held-out facts."""
     return any(
-        concept.is_seen_in(scene) and any(concept.shows(role, scene) for role in concept.held_out) for concept in CONCEPTS
+        concept.is_seen_in(scene) and any(concept.shows(role, scene) for role in concept.held_out)
+        for concept in CONCEPTS
     )
 
 
@@ -70,7 +72,8 @@ def random_concept(rng: np.random.Generator, name: str = GENERIC) -> Concept:
     toy = (_other(rng, COLOURS, colour), pick(rng, THINGS))
     charm = (_other(rng, COLOURS, colour), _other(rng, THINGS, toy[1]))
     return Concept(
-        name, kind, colour, pattern, hat, _other(rng, COLOURS, colour, hat), place, _other(rng, BACKGROUNDS, place), toy, charm, ("", "")
+        name, kind, colour, pattern, hat, _other(rng, COLOURS, colour, hat),
+        place, _other(rng, BACKGROUNDS, place), toy, charm, ("", ""),
     )  # fmt: skip
 
 
@@ -138,7 +141,18 @@ def findings(seed: int) -> Iterator[tuple[str, str]]:
 
 def vocabulary_texts() -> list[str]:
     """Texts that together hold every word the cold start and PocketBench use."""
-    texts = [" ".join((*KINDS, *COLOURS, *PATTERNS, *THINGS, *PLACE_PHRASES.values(), "the beach the night the room a an one two three"))]
+    texts = [
+        " ".join(
+            (
+                *KINDS,
+                *COLOURS,
+                *PATTERNS,
+                *THINGS,
+                *PLACE_PHRASES.values(),
+                "the beach the night the room a an one two three",
+            )
+        )
+    ]
     for _, row in zip(range(4000), drawings(0), strict=False):
         texts += [row.text, *(f"{question} {answer}" for question, answer in row.questions)]
     texts += [f"{question} {answer}" for _, (question, answer) in zip(range(2000), findings(0), strict=False)]

@@ -1,8 +1,9 @@
 """Cold start, first stage: train the pocket tokenizer on rendered scenes (fixed seeds, CPU).
 
-Called by `cold_start.py --stage tokenizer`. The loss is pixel error (L1 and squared), a term on the picture's edges (outlines carry the
-attributes, yet few pixels), and two terms on the hidden values as in lookup-free quantisation: commitment to ±1, and an entropy term that
-keeps every bit in use over the batch. Half of the pictures look like what the policy draws (one figure with at most one addition).
+Called by `cold_start.py --stage tokenizer`. The loss is pixel error (L1 and squared), a term on the picture's edges
+(outlines carry the attributes, yet few pixels), and two terms on the hidden values as in lookup-free quantisation:
+commitment to ±1, and an entropy term that keeps every bit in use over the batch. Half of the pictures look like what
+the policy draws (one figure with at most one addition).
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from sync_r1.reward_models.pocket.scenes import Scene, render, sample_scene
 from sync_r1.trainer_client.policies.magvit import Magvit, MagvitConfig, StageSizes, to_pixels
 from sync_r1.trainer_client.policies.muon import Muon, split_parameters
 
-POCKET_TOKENIZER = MagvitConfig(StageSizes(96, (1, 1), (1, 1)), StageSizes(96, (1, 1), (1, 1)), bits=11, image_size=64, patch=4)
+POCKET_TOKENIZER = MagvitConfig(
+    StageSizes(96, (1, 1), (1, 1)), StageSizes(96, (1, 1), (1, 1)), bits=11, image_size=64, patch=4
+)
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,9 @@ class TokenizerTraining:
 
 
 def policy_like(scene: Scene, rng: np.random.Generator) -> Scene:
-    """Keep at most one of accessory and companion, and the companion single: what PocketBench asks the policy to draw."""
+    """Keep at most one of accessory and companion, and the companion single: what PocketBench asks the policy to
+    draw.
+    """
     kept = int(rng.integers(4))
     things = replace(scene.things, count=1) if scene.things is not None and kept in (1, 2) else None
     accessory = scene.accessory if kept == 0 or things is None else None

@@ -1,11 +1,13 @@
 """The image tokenizer of the policy: a MAGVIT-v2-style convolutional autoencoder with lookup-free quantisation.
 
-Where you are: `showo.py` writes and reads image *tokens*; this module turns pictures into tokens and back. The module tree has
-the key names of Show-o's published tokenizer (`encoder.down.0.block.0.conv1.weight`, `decoder.post_quant_conv.weight`, …), so that
-its weights load as they are; `MagvitConfig()` is the published size, the pocket size is in `artefacts/tokenizer.json`.
+Where you are: `showo.py` writes and reads image *tokens*; this module turns pictures into tokens and back. The module
+tree has the key names of Show-o's published tokenizer (`encoder.down.0.block.0.conv1.weight`,
+`decoder.post_quant_conv.weight`, …), so that its weights load as they are; `MagvitConfig()` is the published size,
+the pocket size is in `artefacts/tokenizer.json`.
 
-Lookup-free quantisation (Yu et al., "Language Model Beats Diffusion", arXiv 2310.05737): each of the `bits` channels is replaced by its
-sign; the token is the binary number that the signs spell, first channel most significant. There is no codebook to learn.
+Lookup-free quantisation (Yu et al., "Language Model Beats Diffusion", arXiv 2310.05737): each of the `bits` channels
+is replaced by its sign; the token is the binary number that the signs spell, first channel most significant. There is
+no codebook to learn.
 """
 
 from __future__ import annotations
@@ -38,10 +40,10 @@ class StageSizes:
 
 @dataclass(frozen=True)
 class MagvitConfig:
-    """Sizes of the tokenizer; the defaults are the published ones (Show-o 512: 512×512 pictures, 32×32 tokens of 13 bits).
+    """Sizes of the tokenizer; the defaults are the published ones (512×512 pictures, 32×32 tokens of 13 bits).
 
-    `patch` > 1 folds patch×patch pixels into channels before the first and after the last convolution: the pocket size saves the
-    convolutions at full resolution that way. 1 is the published network.
+    `patch` > 1 folds patch×patch pixels into channels before the first and after the last convolution: the pocket
+    size saves the convolutions at full resolution that way. 1 is the published network.
     """
 
     encoder: StageSizes = StageSizes(128, (1, 2, 2, 4, 4), (4, 3, 4, 3, 4))
@@ -75,7 +77,9 @@ def _norm(channels: int) -> nn.GroupNorm:
 
 
 class ResBlock(nn.Module):
-    """Two 3×3 convolutions, each after GroupNorm and SiLU, plus the input (through a 1×1 convolution where channels change)."""
+    """Two 3×3 convolutions, each after GroupNorm and SiLU, plus the input (through a 1×1 convolution where channels
+    change).
+    """
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__()
@@ -138,7 +142,9 @@ class _Level(nn.Module):
 
     def __init__(self, channels_in: int, channels_out: int, blocks: int, resample: str | None) -> None:
         super().__init__()
-        self.block = nn.ModuleList(ResBlock(channels_in if i == 0 else channels_out, channels_out) for i in range(blocks))
+        self.block = nn.ModuleList(
+            ResBlock(channels_in if i == 0 else channels_out, channels_out) for i in range(blocks)
+        )
         if resample == "down":
             self.downsample = Downsample(channels_out)
         elif resample == "up":
@@ -178,7 +184,9 @@ class Encoder(nn.Module):
         self.conv_in = nn.Conv2d(3 * patch**2, sizes.ch, 3, padding=1)
         self.down = nn.ModuleList(
             _Level(before, after, blocks, "down" if i < len(widths) - 1 else None)
-            for i, (before, after, blocks) in enumerate(zip([sizes.ch, *widths], widths, sizes.num_res_blocks, strict=False))
+            for i, (before, after, blocks) in enumerate(
+                zip([sizes.ch, *widths], widths, sizes.num_res_blocks, strict=False)
+            )
         )
         self.mid = _Middle(widths[-1])
         self.norm_out = _norm(widths[-1])
@@ -273,9 +281,12 @@ class Magvit(nn.Module):
         size = self.config.image_size
         if pictures.dtype != np.uint8 or pictures.shape[1:] != (size, size, 3):
             raise ValueError(
-                f"expected uint8 pictures (N, {size}, {size}, 3), got {pictures.dtype} {pictures.shape}; resize them before encoding"
+                f"expected uint8 pictures (N, {size}, {size}, 3), got {pictures.dtype} {pictures.shape}; "
+                "resize them before encoding"
             )
-        codes = [self.quantize.codes(self.encoder(to_pixels(pictures[i : i + 64]))) for i in range(0, len(pictures), 64)]
+        codes = [
+            self.quantize.codes(self.encoder(to_pixels(pictures[i : i + 64]))) for i in range(0, len(pictures), 64)
+        ]
         return torch.cat(codes)
 
     @torch.no_grad()
@@ -285,7 +296,9 @@ class Magvit(nn.Module):
         return to_pictures(torch.cat(parts))
 
     def save(self, path: Path, *, dtype: torch.dtype = torch.float16) -> None:
-        """Write the weights to `path` (safetensors) and the sizes beside it (.json); the quantiser's constants are left out."""
+        """Write the weights to `path` (safetensors) and the sizes beside it (.json); the quantiser's constants are
+        left out.
+        """
         weights = {k: v.to(dtype).contiguous() for k, v in self.state_dict().items() if not k.startswith("quantize.")}
         save_file(weights, str(path))
         path.with_suffix(".json").write_text(self.config.to_json() + "\n")

@@ -1,8 +1,8 @@
 """Masked parallel decoding as pure functions: how many tokens stay masked, which ones, and with which probabilities.
 
-Where you are: `pocket.py` calls these once per decoding step; `showo.py` gives the logits. MaskGIT (Chang et al., arXiv 2202.04200) as
-Show-o uses it (arXiv 2408.12528), with two differences, both on purpose: the last step leaves no token masked, and the caller keeps the
-masked state when it draws a preview.
+Where you are: `pocket.py` calls these once per decoding step; `showo.py` gives the logits. MaskGIT (Chang et al.,
+arXiv 2202.04200) as Show-o uses it (arXiv 2408.12528), with two differences, both on purpose: the last step leaves no
+token masked, and the caller keeps the masked state when it draws a preview.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Muon, the optimiser of the cold start: momentum whose update is made orthogonal per weight matrix.
 
-Where you are: used by the two cold-start stages only; reinforcement learning uses AdamW. On one CPU core the number of steps is what is
-scarce, and Muon needs fewer. Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024); convolutions are
-treated as matrices (output channels × the rest), everything that is not a hidden weight matrix is left to AdamW by `split_parameters`.
+Where you are: used by the two cold-start stages only; reinforcement learning uses AdamW. On one CPU core the number
+of steps is what is scarce, and Muon needs fewer. Source: Jordan et al., "Muon: An optimizer for hidden layers in
+neural networks" (2024); convolutions are treated as matrices (output channels × the rest), everything that is not a
+hidden weight matrix is left to AdamW by `split_parameters`.
 """
 
 from __future__ import annotations
@@ -18,21 +19,27 @@ _QUINTIC = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonal(matrix: Tensor, iterations: int = 5) -> Tensor:
-    """The nearest semi-orthogonal matrix, roughly (singular values end between about 0.7 and 1.2)."""
+    """The nearest semi-orthogonal matrix, roughly (singular values end between about 0.7 and 1.2); bfloat16 is
+    enough for that.
+    """
     a, b, c = _QUINTIC
     tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.T if tall else matrix
+    x = (matrix.T if tall else matrix).bfloat16()
     x = x / (x.norm() + 1e-7)
     for _ in range(iterations):
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.T if tall else x
+    return (x.T if tall else x).to(matrix.dtype)
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum, orthogonalised; `lr` is the root-mean-square size of an update relative to AdamW's (factor 0.2·√max(shape))."""
+    """Nesterov momentum, orthogonalised; `lr` is the root-mean-square size of an update relative to AdamW's (factor
+    0.2·√max(shape)).
+    """
 
-    def __init__(self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.0) -> None:
+    def __init__(
+        self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.0
+    ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -52,8 +59,11 @@ class Muon(torch.optim.Optimizer):
 
 
 def split_parameters(model: nn.Module, *, adam_names: tuple[str, ...]) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """(hidden weight matrices for Muon, the rest for AdamW); names that contain one of `adam_names` belong to the rest."""
-    hidden, rest = [], []
+    """(hidden weight matrices for Muon, the rest for AdamW); names that contain one of `adam_names` belong to the
+    rest.
+    """
+    hidden: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     for name, p in model.named_parameters():
         (hidden if p.ndim >= 2 and not any(part in name for part in adam_names) else rest).append(p)
     return hidden, rest

@@ -1,8 +1,8 @@
 """Text tokens of the pocket policy: whole words from a closed vocabulary, checked in as a `tokenizers` WordLevel file.
 
-Where you are: `pocket.py` uses `Words`; `cold_start.py` makes the file once from the texts of the cold start. Each concept has its name
-as one word and a few soft tokens: words without a spelling of their own that follow the name in prompts for pictures and
-carry the concept's look, as in personalisation by learned tokens.
+Where you are: `pocket.py` uses `Words`; `cold_start.py` makes the file once from the texts of the cold start. Each
+concept has its name as one word and a few soft tokens: words without a spelling of their own that follow the name in
+prompts for pictures and carry the concept's look, as in personalisation by learned tokens.
 """
 
 from __future__ import annotations
@@ -41,7 +41,9 @@ class Words:
         return int(self._tokenizer.get_vocab_size())
 
     def encode(self, text: str, *, soft_tokens: bool = False) -> list[int]:
-        """Ids of the words; with `soft_tokens` the first concept name is followed by its soft tokens. Unknown words share one id."""
+        """Ids of the words; with `soft_tokens` the first concept name is followed by its soft tokens. Unknown words
+        share one id.
+        """
         if soft_tokens and (found := _NAME.search(text)):
             soft = " ".join(soft_token(found.group(), i) for i in range(SOFT_TOKENS))
             text = f"{text[: found.end()]} {soft} {text[found.end() :]}"
