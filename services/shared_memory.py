@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import grpc
 import numpy as np
 import numpy.typing as npt
 from tritonclient.grpc import service_pb2
@@ -74,12 +73,9 @@ class RegionPool:
 
     async def close(self) -> None:
         """Unregister all regions; a Triton that is gone already is fine."""
-        for region in self._regions:
-            request = service_pb2.SystemSharedMemoryUnregisterRequest(name=region.name)
-            try:
-                await self._triton.SystemSharedMemoryUnregister(request, timeout=1.0)
-            except (grpc.aio.AioRpcError, asyncio.CancelledError):
-                break
+        requests = [service_pb2.SystemSharedMemoryUnregisterRequest(name=region.name) for region in self._regions]
+        calls = [self._triton.SystemSharedMemoryUnregister(request, timeout=5.0) for request in requests]
+        await asyncio.gather(*calls, return_exceptions=True)
         self.forget()
 
     def _free(self, size: int) -> Region | None:
