@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import time
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from sync_r1.reward_models.types import Picture
+from sync_r1.protos.rewards.v1 import rewards_pb2
+from sync_r1.reward_models.types import Failure, Picture, Sample
+from sync_r1.services import codec
 from sync_r1.services.admission import Admission, Overloaded
 from sync_r1.services.config import Limits, ServiceConfig
 from sync_r1.services.reference_cache import ReferenceCache
+from sync_r1.services.status import InvalidRequest
 
 
 def _picture(kilobytes: int = 3) -> Picture:
@@ -87,3 +96,49 @@ def test_an_address_that_is_none_is_refused(address: str) -> None:
 def test_a_request_that_could_never_be_admitted_cannot_be_allowed() -> None:
     with pytest.raises(ValidationError, match="never be admitted"):
         Limits(max_items=10, max_inflight_items=9)
+
+
+_IMAGES = st.one_of(
+    st.builds(rewards_pb2.Image),
+    st.builds(rewards_pb2.Image, encoded=st.binary(max_size=64)),
+    st.builds(rewards_pb2.Image, sha256=st.text(max_size=70)),
+    st.builds(
+        rewards_pb2.Image,
+        raw=st.builds(
+            rewards_pb2.RawImage,
+            pixels=st.binary(max_size=48),
+            height=st.integers(0, 2**32 - 1) | st.integers(0, 4),
+            width=st.integers(0, 2**32 - 1) | st.integers(0, 4),
+        ),
+    ),
+)
+_SAMPLES = st.builds(
+    rewards_pb2.Sample,
+    image=_IMAGES,
+    prompt=st.text(max_size=40),
+    choices=st.lists(st.text(max_size=5), max_size=3),
+    target=st.integers(0, 2**32 - 1),
+    concept=st.builds(rewards_pb2.Concept, references=st.lists(_IMAGES, max_size=4)),
+)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.binary(max_size=300))
+def test_whatever_bytes_come_the_request_is_read_or_refused(body: bytes) -> None:
+    with contextlib.suppress(InvalidRequest):
+        assert codec.parse(body, Limits()).samples
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(_SAMPLES, min_size=1, max_size=5))
+def test_whatever_an_item_holds_it_has_one_outcome(messages: list[rewards_pb2.Sample]) -> None:
+    limits = Limits(max_references=3, max_text_bytes=32)
+    decoder = codec.Codec(limits, ReferenceCache(1 << 20, 60.0), 2)
+    fields = ("image", "concept.references")
+    work = decoder.samples(messages, required_fields=fields, deadline_s=time.monotonic() + 60)
+    outcomes = asyncio.run(work)
+    decoder.close()
+    assert len(outcomes) == len(messages)
+    for outcome in outcomes:
+        assert isinstance(outcome, Sample | Failure | codec.MissingReferences)
+        assert not isinstance(outcome, Failure) or (outcome.field and outcome.message)
