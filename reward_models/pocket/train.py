@@ -36,8 +36,9 @@ from .validity import measure
 
 PARTS = ("clip", "aesthetic", "oracle", "validity")
 SEED = 0
-CLIP_STEPS, ORACLE_STEPS = 1100, 1400  # half as many with --continue
-POOL_SIZE = 6144
+CLIP_STEPS, ORACLE_STEPS = 1100, 1400
+CLIP_STEPS_FURTHER = 550  # with --continue
+POOL_SIZE = 12288
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -57,14 +58,15 @@ def main(arguments: list[str] | None = None) -> None:
     reconstruct = load_function(options.reconstruct_with) if options.reconstruct_with else None
     parts = (options.only,) if options.only else PARTS
     pool = None
-    share = 2 if options.go_on else 1
     if reconstruct is not None and parts != ("validity",):
         print(f"making {POOL_SIZE} reconstructions", flush=True)
         pool = ReconstructedPool(reconstruct, POOL_SIZE, np.random.default_rng(SEED + 1))
 
     if "clip" in parts:
         weights = folder / "pocket_clip.safetensors"
-        trainer = train_clip(CLIP_STEPS // share, SEED, pool, weights if options.go_on else None)
+        trainer = train_clip(
+            CLIP_STEPS_FURTHER if options.go_on else CLIP_STEPS, SEED, pool, weights if options.go_on else None
+        )
         save_half(trainer, weights)
         export_clip(trainer.model.eval(), folder)
     if "aesthetic" in parts:
@@ -74,7 +76,7 @@ def main(arguments: list[str] | None = None) -> None:
         export_aesthetic(clip, head, folder)
     if "oracle" in parts:
         weights = folder / "oracle.safetensors"
-        net: OracleNet = train_oracle(ORACLE_STEPS // share, SEED + 3, pool, weights if options.go_on else None)
+        net: OracleNet = train_oracle(ORACLE_STEPS, SEED + 3, pool, weights if options.go_on else None)
         save_half(net, weights)
     if "validity" in parts:
         began = time.monotonic()
