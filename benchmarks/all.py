@@ -1,0 +1,55 @@
+"""Run every benchmark in turn and gather their tables in RESULTS.md: `make bench`, or `python -m benchmarks.all [NAME …]`.
+
+Without names: the serving benchmarks, about ten minutes. `learning` takes an hour and is run when it is named.
+`--gather` only writes RESULTS.md again from `benchmarks/results/*.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from benchmarks.harness import RESULTS
+
+SERVING = ("throughput", "front", "ensemble")
+LEARNING = ("learning",)
+_HEAD = """# Results
+
+Each table stands beside the command that made it and the machine it ran on; ratios are formed within one run.
+`make bench` makes the serving tables again, `python -m benchmarks.all learning` the learning one.
+Validity figures of the rewards stand on their cards (`sync-r1 describe HOST:PORT`), from `reward_models/validity.json`
+and `reward_models/pocket/artefacts/validity.json`, each with its command.
+"""
+
+
+def gather(target: Path = Path(__file__).parent / "RESULTS.md") -> None:
+    """Write the tables of all results, in the order above, into one page."""
+    order = (*SERVING, *LEARNING)
+    paths = sorted(
+        RESULTS.glob("*.json"), key=lambda path: (order.index(path.stem) if path.stem in order else 99, path.stem)
+    )
+    tables = [json.loads(path.read_text())["markdown"] for path in paths]
+    target.write_text("\n".join([_HEAD, *(table + "\n" for table in tables)]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join((*SERVING, *LEARNING))}")
+    parser.add_argument("--gather", action="store_true", help="run nothing, only write RESULTS.md")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.names) - {*SERVING, *LEARNING}:
+        parser.error(f"no benchmark is called {sorted(unknown)}; there are {[*SERVING, *LEARNING]}")
+    failed = []
+    for name in () if arguments.gather else (arguments.names or SERVING):
+        if subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=False).returncode != 0:
+            failed.append(name)
+    gather()
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}; the page shows their last results")
+
+
+if __name__ == "__main__":
+    main()
