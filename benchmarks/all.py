@@ -1,4 +1,4 @@
-"""Run every benchmark in turn and gather their tables in RESULTS.md: `make bench`, or `python -m benchmarks.all [NAME …]`.
+"""Run every benchmark in turn and gather their tables in RESULTS.md: `make bench`, `python -m benchmarks.all [NAME …]`.
 
 Without names: the serving benchmarks, about ten minutes. `learning` takes an hour and is run when it is named.
 `--gather` only writes RESULTS.md again from `benchmarks/results/*.json`.

@@ -63,7 +63,7 @@ class Pool:
 def make_pool(count: int, seed: int, tokenizer: Magvit, words: Words, config: ShowoConfig) -> Pool:
     """Render and encode `count` rows of `cold_start_data.drawings`.
 
-    Without jitter: which picture a scene is, is then what the few minutes of training go into, not where its edges fall.
+    Without jitter: the few minutes of training then go into what is drawn, not into where its edges fall.
     """
     rows: list[Drawing] = list(islice(drawings(seed), count))
     codes = [tokenizer.encode([render(row.scene, None) for row in rows[i : i + 256]]) for i in range(0, count, 256)]
