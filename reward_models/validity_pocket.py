@@ -68,10 +68,10 @@ async def measure_concept(variant: str, score_all: ScoreAll, auc: Auc) -> dict[s
     }
 
 
-async def measure_text(variant: str, score_all: ScoreAll, auc: Auc) -> dict[str, float]:
+async def measure_text(variant: str, score_all: ScoreAll, auc: Auc, count: int = SCENES) -> dict[str, float]:
     """AUC between the own dense caption and another picture's, and how often it beats its own with one fact changed."""
     rng = np.random.default_rng(SEED + 1)
-    scenes = [sample_scene(rng) for _ in range(SCENES)]
+    scenes = [sample_scene(rng) for _ in range(count)]
     pictures = [_picture(scene, rng) for scene in scenes]
     captions = [dense_caption(scene, rng) for scene in scenes]
     samples = [Sample(image=picture, prompt=caption) for picture, caption in zip(pictures, captions)]
@@ -86,8 +86,8 @@ async def measure_text(variant: str, score_all: ScoreAll, auc: Auc) -> dict[str,
                 Sample(image=picture, prompt=text) for text in caption_pair(scene, negative, factor, rng, "dense")
             ]
     values = await score_all("text-faithfulness", variant, samples)
-    own_N, other_N = values[:SCENES], values[SCENES : 2 * SCENES]
-    right_M, wrong_M = values[2 * SCENES :: 2], values[2 * SCENES + 1 :: 2]
+    own_N, other_N = values[:count], values[count : 2 * count]
+    right_M, wrong_M = values[2 * count :: 2], values[2 * count + 1 :: 2]
     figures = {
         "own_vs_other_caption_auc": auc(own_N, other_N),
         "mean_own_caption": float(own_N.mean()),
