@@ -13,6 +13,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -274,6 +275,6 @@ def load_concepts(folder: Path) -> list[Concept]:
     concepts = []
     for name in json.loads((folder / "concepts_list.json").read_text()):
         raw = json.loads((folder / "concept/test" / name / "pocket.json").read_text())
-        fields = {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}
+        fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}
         concepts.append(Concept(**{key: fields[key] for key in Concept.__dataclass_fields__}))
     return concepts
