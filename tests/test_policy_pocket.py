@@ -81,7 +81,7 @@ def test_image_log_probs_are_those_of_sampling(
 
 
 def test_image_log_probs_reach_every_weight_of_the_network(policy: PocketPolicy) -> None:
-    policy.image_log_probs(_finished(policy), [1, 2]).sum().backward()  # type: ignore[no-untyped-call]
+    policy.image_log_probs(_finished(policy), [1, 2]).sum().backward()
     without = [name for name, p in policy.model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     # Shifting all keys by the same vector changes no attention weight, so the keys' additive terms alone may stay
     # without.

@@ -116,7 +116,7 @@ def train_tokenizer(folder: Path, settings: TokenizerTraining) -> None:
         decoded, hidden = model(pixels)
         loss = tokenizer_loss(pixels, decoded, hidden)
         model.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()

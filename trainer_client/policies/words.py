@@ -30,12 +30,15 @@ class Words:
         """Read the vocabulary file.
 
         Raises:
-            FileNotFoundError: no file at `path`.
+            FileNotFoundError: no file at `path`. ValueError: a vocabulary without the end token.
         """
         if not path.exists():
             raise FileNotFoundError(f"no vocabulary at {path}; it is part of the checked-in policy artefacts")
         self._tokenizer = Tokenizer.from_file(str(path))
-        self.end_id = int(self._tokenizer.token_to_id(END))
+        end = self._tokenizer.token_to_id(END)
+        if end is None:
+            raise ValueError(f"{path} has no end token {END}; write it with write_vocabulary")
+        self.end_id = int(end)
 
     def __len__(self) -> int:
         return int(self._tokenizer.get_vocab_size())
@@ -51,11 +54,11 @@ class Words:
 
     def decode(self, ids: Iterable[int]) -> str:
         """The words before the end token, separated by spaces."""
-        words = []
+        words: list[str] = []
         for token in ids:
             if token == self.end_id:
                 break
-            words.append(self._tokenizer.id_to_token(token))
+            words.append(self._tokenizer.id_to_token(token) or UNKNOWN)
         return " ".join(words)
 
 
