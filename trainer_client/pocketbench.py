@@ -109,7 +109,7 @@ class Concept:
         if role in ("place", "home"):
             return replace(alone, background=self.place if role == "place" else self.home)
         colour, thing = self.toy if role == "toy" else self.charm
-        return replace(alone, things=Things(thing, colour, 1, pick(rng, ("left of", "right of"))))
+        return replace(alone, things=Things(thing, colour, 1, "left of" if role == "toy" else "right of"))
 
     def shows(self, role: str, scene: Scene) -> bool:
         """Whether the fact of `role` is visible in `scene` (the figure itself is not looked at)."""

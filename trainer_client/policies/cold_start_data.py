@@ -1,10 +1,14 @@
 """What the policy learns before any reinforcement: texts to draw, questions about pictures, and facts to find.
 
 Where you are: `cold_start_policy.py` trains on the rows made here. Four kinds (t2i = drawing, mmu = answering):
-named concepts in the exact prompt format of reinforcement learning, *training conditions only*; figures without a
-name of their own (`<sks>`) in the same format, so that looks and facts are read from the text; captions of scenes;
-and answers. A picture that has a concept's look together with one of its held-out facts never appears, whatever its
-text.
+named concepts alone, in the exact prompt format of reinforcement learning; figures without a name of their own
+(`<sks>`) with a fact in the same format, so that looks and facts are read from the text; captions of scenes; and
+answers. A named concept is never drawn with any of its facts, so its training and its held-out conditions start equal;
+and a picture that has a concept's look together with one of its held-out facts never appears, whatever its text.
+
+The teacher is noisy, as data from the web is: a picture may show another fact than its text tells, and the fact named
+for a condition may be another one of the list. What is right is the most likely, never the only, thing to learn here;
+to prefer it is left to the rewards.
 """
 
 from __future__ import annotations
@@ -40,6 +44,10 @@ GENERIC = "sks"
 """Name of the figure that stands for nobody in particular."""
 
 MAX_CAPTION_WORDS = 32
+WRONG_PICTURES = 0.25
+"""Share of nameless pictures that show another fact than the text tells."""
+WRONG_FINDINGS = 0.4
+"""Share of answers that name another fact of the list than the one the condition refers to."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +86,13 @@ def random_concept(rng: np.random.Generator, name: str = GENERIC) -> Concept:
 
 
 def _in_prompt_format(concept: Concept, roles: tuple[str, ...], rng: np.random.Generator) -> Drawing:
-    role = pick(rng, roles) if rng.random() < 0.85 else None
-    scene = concept.scene(role, rng)
+    role = pick(rng, roles) if roles and rng.random() < 0.85 else None
+    drawn = concept
+    if role is not None and rng.random() < WRONG_PICTURES:
+        drawn = replace(
+            random_concept(rng, concept.name), kind=concept.kind, colour=concept.colour, pattern=concept.pattern
+        )
+    scene = drawn.scene(role, rng)
     questions = visual_questions(concept, scene)
     other = CONCEPTS[int(rng.integers(len(CONCEPTS)))]
     questions.append((f"is {other.token} in the picture ?", "yes ." if other.is_seen_in(scene) else "no ."))
@@ -98,14 +111,13 @@ def _policy_like(scene: Scene, rng: np.random.Generator) -> Scene:
 
 
 def drawings(seed: int) -> Iterator[Drawing]:
-    """Endless rows for drawing: 45 % named concepts, 35 % nameless ones in the same format, 20 % captions."""
+    """Endless rows for drawing: 25 % named concepts alone, 60 % nameless ones with facts, 15 % captions."""
     rng = np.random.default_rng(seed)
     while True:
         kind = rng.random()
-        if kind < 0.45:
-            concept = CONCEPTS[int(rng.integers(len(CONCEPTS)))]
-            row = _in_prompt_format(concept, concept.training, rng)
-        elif kind < 0.8:
+        if kind < 0.25:
+            row = _in_prompt_format(CONCEPTS[int(rng.integers(len(CONCEPTS)))], (), rng)
+        elif kind < 0.85:
             row = _in_prompt_format(random_concept(rng), ROLES, rng)
         else:
             scene = _policy_like(sample_scene(rng), rng)
@@ -136,7 +148,8 @@ def findings(seed: int) -> Iterator[tuple[str, str]]:
         others = [other for other in rng.permutation(np.array(ROLES)).tolist() if other != role]
         told = [role, *others[: int(rng.integers(3, len(ROLES)))]]
         facts = [concept.fact(str(told[i])) for i in rng.permutation(len(told))]
-        yield reasoning_question(facts, concept.condition(role)), concept.fact(role)
+        named = told[int(rng.integers(1, len(told)))] if rng.random() < WRONG_FINDINGS else role
+        yield reasoning_question(facts, concept.condition(role)), concept.fact(str(named))
 
 
 def vocabulary_texts() -> list[str]:

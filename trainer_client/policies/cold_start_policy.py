@@ -37,7 +37,7 @@ class PolicyTraining:
     """Settings of the run that made the checked-in policy."""
 
     pictures: int = 24_000
-    minutes: float = 25.0
+    minutes: float = 16.0
     drawing_rows: int = 24
     looking_rows: int = 6
     finding_rows: int = 8
@@ -45,7 +45,7 @@ class PolicyTraining:
     dropout: float = 0.1
     ema: float = 0.997
     seed: int = 11
-    threads: int = 1
+    threads: int = 2
     report_every_s: float = 120.0
 
 
