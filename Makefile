@@ -1,15 +1,19 @@
 # The two commands of the README: `make train` and `make test`. Both set up .venv first; nothing but Python 3.10-3.13,
-# make and a C compiler is expected on the machine.
+# make and a C compiler is expected on the machine. `make train` continues an unfinished run in runs/pocket.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PACKAGES := protos reward_models services trainer_client cli
 
+# Graphs exported from packages (EfficientNet, MiniLM) live in the checkout, so that a fresh clone leaves no trace elsewhere.
+export SYNC_R1_GRAPHS ?= $(CURDIR)/build/graphs
+
 .PHONY: train test test-all protos lint bench lock clean
 
 train: $(STAMP)
-	$(BIN)/sync-r1 train --config trainer_client/configs/pocket.yaml --out runs/pocket $(ARGS)
+	$(BIN)/sync-r1 train --config trainer_client/configs/pocket.yaml --out runs/pocket \
+		$(if $(wildcard runs/pocket/config.json),--resume) $(ARGS)
 
 test: lint
 	$(BIN)/python -m pytest $(ARGS)
