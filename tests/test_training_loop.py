@@ -17,6 +17,7 @@ from toy_trainer import ToyPolicy, ToyScorer, bright_and_yes, toy_config
 from sync_r1.reward_models.types import Sample
 from sync_r1.trainer_client.checkpoint import CheckpointError, RunState, latest_checkpoint, load_checkpoint
 from sync_r1.trainer_client.config import TrainConfig
+from sync_r1.trainer_client.curriculum import Curriculum
 from sync_r1.trainer_client.dgs import NoSelection
 from sync_r1.trainer_client.evaluation import Evaluation, answers_right
 from sync_r1.trainer_client.pocketbench import write_pocketbench
@@ -212,7 +213,8 @@ async def test_a_broken_checkpoint_is_refused_by_name(tmp_path: Path, bench: Uni
     assert checkpoint is not None
     (checkpoint / "state.json").write_text("{}")
     learner = Learner(ToyPolicy(), ToyPolicy(), config.objective, config.optimiser, total_steps=4)
-    state = RunState(0, learner, NoSelection(2), torch.Generator(), np.random.default_rng(0))
+    curriculum = Curriculum(bench, share_of_r=0.5, learnability=0.0)
+    state = RunState(0, learner, NoSelection(2), curriculum, torch.Generator(), np.random.default_rng(0))
     with pytest.raises(CheckpointError, match="step-000004"):
         load_checkpoint(checkpoint, state)
 
@@ -249,3 +251,22 @@ def test_an_answer_is_right_when_its_first_sentence_is() -> None:
     assert answers_right("<bo> 's hat is green .", "<bo> 's hat is green .")
     assert answers_right("Yes . something else", "yes .")
     assert not answers_right("<bo> 's hat is red .", "<bo> 's hat is green .")
+
+
+def test_prompts_whose_rewards_vary_are_drawn_more_often(bench: UnifyBench) -> None:
+    curriculum = Curriculum(bench, share_of_r=1.0, learnability=0.8)
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        tasks = curriculum.draw(8, rng)
+        assert len({task.key for task in tasks}) == 8
+        groups_N = np.repeat(np.arange(8), 2)
+        rewards_N = np.array([value for task in tasks for value in ((0.0, 1.0) if "toy" in task.key else (0.5, 0.5))])
+        curriculum.observe(tasks, groups_N, rewards_N, np.ones(16, np.bool_))
+    drawn = [task for _ in range(100) for task in curriculum.draw(4, rng)]
+    assert np.mean(["toy" in task.key for task in drawn]) > 0.6
+    # Prompts that do not vary are still looked at, and held-out ones never are.
+    assert len({task.key for task in drawn}) > 25
+    assert all(task.condition in task.concept.train_conditions for task in drawn)
+    uniform = Curriculum(bench, share_of_r=1.0, learnability=0.0)
+    uniform.load_state_dict(curriculum.state_dict())
+    assert np.mean(["toy" in task.key for _ in range(100) for task in uniform.draw(4, rng)]) < 0.25

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sync_r1.trainer_client.curriculum import Curriculum
 from sync_r1.trainer_client.dgs import Selector
 from sync_r1.trainer_client.update import Learner
 
@@ -31,6 +32,7 @@ class RunState:
     """Updates done."""
     learner: Learner
     selector: Selector
+    curriculum: Curriculum
     generator: torch.Generator
     """Draws tokens."""
     rng: np.random.Generator
@@ -55,6 +57,7 @@ def save_checkpoint(folder: Path, state: RunState) -> Path:
     cursor: dict[str, Any] = {
         "step": state.step,
         "selector": state.selector.state_dict(),
+        "curriculum": state.curriculum.state_dict(),
         "rng": state.rng.bit_generator.state,
     }
     (partial / "state.json").write_text(json.dumps(cursor))
@@ -85,6 +88,7 @@ def load_checkpoint(checkpoint: Path, state: RunState) -> None:
         state.generator.set_state(tensors["generator"])
         state.rng.bit_generator.state = cursor["rng"]
         state.selector.load_state_dict(cursor["selector"])
+        state.curriculum.load_state_dict(cursor["curriculum"])
         state.step = int(cursor["step"])
     except (OSError, KeyError, ValueError, RuntimeError) as error:
         raise CheckpointError(

@@ -44,6 +44,10 @@ class SamplingConfig(_Section):
     """Trajectories per group (G)."""
     share_of_r: float = Field(default=0.5, ge=0, le=1)
     """Share of groups with task r (recall a fact from text); the others are task u (a question about a picture)."""
+    learnability: float = Field(default=0.8, ge=0, le=1)
+    """Share of groups drawn in proportion to how much their prompt's rewards varied; 0 = all uniformly
+    (`curriculum.py`).
+    """
     temperature: float = Field(default=1.0, gt=0)
     """Of the tokens. 1 keeps samples on-policy: the loss uses the policy's own probabilities."""
     batch: int = Field(default=64, ge=1)

@@ -73,24 +73,41 @@ def picture_task(concept: BenchConcept, picture: Path, turn: Turn, condition: Co
     return Task("u", concept, condition, turn.question, turn.answer, picture)
 
 
-def sample_task(bench: UnifyBench, kind: Literal["u", "r"], rng: np.random.Generator) -> Task:
-    """A training task: random concept and training condition; never touches what is held out."""
-    concept = bench.concepts[int(rng.integers(len(bench.concepts)))]
-    if kind == "r":
-        conditions = [condition for condition in concept.train_conditions if condition.fact is not None]
-        return recall_task(concept, conditions[int(rng.integers(len(conditions)))], rng)
-    # Where the benchmark says what a picture shows, the condition is one whose fact can be seen there; elsewhere any
-    # one.
-    pairs = [
-        (path, condition)
-        for path in concept.train_images
+def prompts(bench: UnifyBench, kind: Literal["u", "r"]) -> list[tuple[BenchConcept, Condition]]:
+    """All (concept, training condition) pairs that a task of `kind` can be made of; never one that is held out."""
+    return [
+        (concept, condition)
+        for concept in bench.concepts
         for condition in concept.train_conditions
+        if (condition.fact is not None if kind == "r" else _pictures_showing(concept, condition))
+    ]
+
+
+def make_task(concept: BenchConcept, condition: Condition, kind: Literal["u", "r"], rng: np.random.Generator) -> Task:
+    """A task for one of `prompts`; the order of facts (r), or picture and question (u), are random."""
+    if kind == "r":
+        return recall_task(concept, condition, rng)
+    paths = _pictures_showing(concept, condition)
+    path = paths[int(rng.integers(len(paths)))]
+    turns = concept.conversations[path.name]
+    return picture_task(concept, path, turns[int(rng.integers(len(turns)))], condition)
+
+
+def sample_task(bench: UnifyBench, kind: Literal["u", "r"], rng: np.random.Generator) -> Task:
+    """A training task for a random prompt."""
+    choices = prompts(bench, kind)
+    concept, condition = choices[int(rng.integers(len(choices)))]
+    return make_task(concept, condition, kind, rng)
+
+
+def _pictures_showing(concept: BenchConcept, condition: Condition) -> list[Path]:
+    """Training pictures with questions; where the benchmark says what they show, only those that show the fact."""
+    return [
+        path
+        for path in concept.train_images
         if path.name in concept.conversations
         and (not concept.shown_facts or condition.fact in concept.shown_facts[path.name])
     ]
-    path, condition = pairs[int(rng.integers(len(pairs)))]
-    turns = concept.conversations[path.name]
-    return picture_task(concept, path, turns[int(rng.integers(len(turns)))], condition)
 
 
 def extract_sentence(answer: str) -> str:

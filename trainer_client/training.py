@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,11 +27,12 @@ from PIL import Image
 from sync_r1.reward_models.types import Sample
 from sync_r1.trainer_client.checkpoint import RunState, latest_checkpoint, load_checkpoint, save_checkpoint
 from sync_r1.trainer_client.config import IMAGE_REWARDS, TrainConfig
+from sync_r1.trainer_client.curriculum import Curriculum
 from sync_r1.trainer_client.dgs import DynamicGroupScaling, Floats, NoSelection, Selected, Selector
 from sync_r1.trainer_client.ensemble import EnsembleResult
 from sync_r1.trainer_client.evaluation import Evaluation, Judge, Scorer, evaluate
 from sync_r1.trainer_client.policies.base import Policy
-from sync_r1.trainer_client.reasoning import Task, sample, sample_task
+from sync_r1.trainer_client.reasoning import Task, sample
 from sync_r1.trainer_client.rollout import Sampler
 from sync_r1.trainer_client.sync_grpo import credit, permute_within_groups
 from sync_r1.trainer_client.unifybench import UnifyBench
@@ -70,7 +71,7 @@ async def train(
     None when a resumed run measured it before. Raises TrainingError, and what the scorers raise.
     """
     started_s = time.monotonic() if started_s is None else started_s
-    state = _new_state(config, policy, reference)
+    state = _new_state(config, policy, reference, bench)
     checkpoints = out / "checkpoints"
     if (checkpoint := latest_checkpoint(checkpoints)) is not None:
         load_checkpoint(checkpoint, state)
@@ -113,7 +114,7 @@ async def train(
             break
         step_s = time.monotonic()
         phases = Phases()
-        tasks = [_draw(bench, config, state.rng) for _ in range(config.sampling.prompts)]
+        tasks = state.curriculum.draw(config.sampling.prompts, state.rng)
         with phases("sample"):
             selected = await state.selector.rollout(sampler, tasks, gate)
             pictures = sampler.pictures(selected.trajectories)
@@ -141,6 +142,7 @@ async def train(
             scores.part_N([name for name in IMAGE_REWARDS if name in scores.contributions]),
         )
         learned_N = scores.valid_N & state.selector.choose(groups_N, total_N, scores.valid_N)
+        state.curriculum.observe(tasks, groups_N, total_N, learned_N)
         gate_figures = state.selector.observe(selected, total_N, scores.valid_N)
         if config.objective.permute_rewards_within_group:
             order_N = permute_within_groups(groups_N, learned_N, state.rng)
@@ -180,7 +182,7 @@ async def train(
     return start, await measure("end")
 
 
-def _new_state(config: TrainConfig, policy: Policy, reference: Policy) -> RunState:
+def _new_state(config: TrainConfig, policy: Policy, reference: Policy, bench: UnifyBench) -> RunState:
     selection_rng = np.random.default_rng([config.seed, 1])
     selector: Selector = (
         DynamicGroupScaling(config.selector, config.sampling.group_size, selection_rng)
@@ -191,14 +193,10 @@ def _new_state(config: TrainConfig, policy: Policy, reference: Policy) -> RunSta
         step=0,
         learner=Learner(policy, reference, config.objective, config.optimiser, total_steps=config.steps),
         selector=selector,
+        curriculum=Curriculum(bench, share_of_r=config.sampling.share_of_r, learnability=config.sampling.learnability),
         generator=torch.Generator().manual_seed(config.seed),
         rng=np.random.default_rng([config.seed, 0]),
     )
-
-
-def _draw(bench: UnifyBench, config: TrainConfig, rng: np.random.Generator) -> Task:
-    kind: Literal["u", "r"] = "r" if rng.random() < config.sampling.share_of_r else "u"
-    return sample_task(bench, kind, rng)
 
 
 class Phases:
