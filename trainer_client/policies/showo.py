@@ -14,6 +14,7 @@ padding is never attended.
 from __future__ import annotations
 
 import json
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import cast
 
@@ -98,6 +99,8 @@ class Showo(nn.Module):
     def __init__(self, config: ShowoConfig) -> None:
         super().__init__()
         self.config = config
+        self.precision = torch.float32
+        """Of the matrix products: bfloat16 halves the time on processors that have it; weights stay as they are."""
         self.showo = PhiForCausalLM(
             PhiConfig(
                 vocab_size=config.vocab_size,
@@ -133,19 +136,26 @@ class Showo(nn.Module):
         embedded = self.showo.model.embed_tokens(ids_N_L)
         bias = torch.zeros(allowed.shape, dtype=embedded.dtype, device=allowed.device)
         bias.masked_fill_(~allowed, torch.finfo(embedded.dtype).min)
-        out = self.showo.model(
-            inputs_embeds=embedded,
-            attention_mask=bias,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-        )
+        with self._precision():
+            out = self.showo.model(
+                inputs_embeds=embedded,
+                attention_mask=bias,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+            )
         return out.last_hidden_state, [(layer.keys, layer.values) for layer in cache.layers]
 
     def logits(self, hidden: Tensor, first: int, count: int) -> Tensor:
         """Logits of the `count` token ids from `first` on: only the rows of the head that are needed."""
         head = self.showo.lm_head
-        return F.linear(hidden, head.weight[first : first + count], cast(Tensor, head.bias)[first : first + count])
+        with self._precision():
+            return F.linear(hidden, head.weight[first : first + count], cast(Tensor, head.bias)[first : first + count])
+
+    def _precision(self) -> AbstractContextManager[object]:
+        if self.precision == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.showo.lm_head.weight.device.type, self.precision)
 
     def text_logits(self, hidden: Tensor) -> Tensor:
         """Logits over the text vocabulary."""
