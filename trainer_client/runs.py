@@ -40,7 +40,7 @@ def run_training(
     bench = load_benchmark(config.benchmark, out)
     judge = load_judge(bench)
     checkpoint = latest_checkpoint(out / "checkpoints")
-    policy = load_policy(str(checkpoint / "policy") if checkpoint else config.policy)
+    policy = load_policy(str(checkpoint / "policy") if checkpoint else config.policy, config.precision)
     # Only now is the folder a run: whatever was wrong so far can be mended and tried again.
     (out / "config.json").write_text(json.dumps(config.model_dump(mode="json"), indent=1) + "\n")
     with ExitStack() as stack:
@@ -60,7 +60,7 @@ def run_training(
                     out,
                     policy=policy,
                     # The frozen reference is where the run started from, not where it was interrupted.
-                    reference=load_policy(config.policy),
+                    reference=load_policy(config.policy, config.precision),
                     bench=bench,
                     scorer=scorer,
                     gate_scorer=_gate_ensemble(config, clients) if config.selector.kind == "dgs" else scorer,
@@ -113,12 +113,14 @@ def run_evaluation(config: TrainConfig, out: Path, *, endpoints_file: Path | Non
     return evaluation
 
 
-def load_policy(name: str) -> PocketPolicy:
+def load_policy(name: str, precision: str = "fp32") -> PocketPolicy:
     """ "pocket" is the checked-in cold start, anything else a folder that a policy was saved to. Raises ConfigError."""
     try:
-        return PocketPolicy.load() if name == "pocket" else PocketPolicy.load(Path(name))
+        policy = PocketPolicy.load() if name == "pocket" else PocketPolicy.load(Path(name))
     except FileNotFoundError as error:
         raise ConfigError(f"policy: {name!r} is neither 'pocket' nor a folder with a saved policy: {error}") from error
+    policy.model.precision = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    return policy
 
 
 def load_benchmark(name: str, out: Path) -> UnifyBench:

@@ -19,10 +19,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, RootModel, TypeAdapter, ValidationError
 
 from sync_r1.reward_models.pocket.scenes import Scene, plan_caption, write_caption
 from sync_r1.trainer_client.pocketbench import ROLES
@@ -56,6 +56,10 @@ class _Pocket(BaseModel):
     model_config = ConfigDict(extra="ignore")
     conditions: list[_PocketCondition]
     train_pictures: dict[str, Scene]
+
+
+class _Conditions(RootModel[list[_Text] | dict[str, list[_Text]]]):
+    """Both public forms of `t2i_conditions.json`."""
 
 
 class _Info(BaseModel):
@@ -166,7 +170,8 @@ def _concept(root: Path, name: str, images: dict[str, list[str]]) -> BenchConcep
 
 def _conditions(test: Path, info: _Info) -> tuple[Condition, ...]:
     file = test / "t2i_conditions.json"
-    loaded = _read(file, list[_Text] | dict[str, list[_Text]])
+    either: Any = list[_Text] | dict[str, list[_Text]]
+    loaded: list[str] | dict[str, list[str]] = _read(file, either)
     if isinstance(loaded, list):
         # UnifyBench: "a photo of <bo>" comes first and refers to no fact; the others name none either.
         return tuple(Condition(text, None) for text in loaded[1:])
