@@ -155,8 +155,10 @@ class TrainConfig(_Section):
     """
     threads: int = Field(default=2, ge=1)
     """Torch threads of the trainer."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Of the policy's matrix products; bf16 halves sampling and update on processors with bfloat16 instructions."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of the policy's matrix products. "auto" = bf16 where the processor has bfloat16 instructions (sampling and update
+    take half the time), else fp32.
+    """
     checkpoint_every: int = Field(default=5, ge=1)
     """Steps between checkpoints; one is always written at the end."""
     score_timeout_s: float = Field(default=60.0, gt=0)

@@ -119,6 +119,10 @@ def load_policy(name: str, precision: str = "fp32") -> PocketPolicy:
         policy = PocketPolicy.load() if name == "pocket" else PocketPolicy.load(Path(name))
     except FileNotFoundError as error:
         raise ConfigError(f"policy: {name!r} is neither 'pocket' nor a folder with a saved policy: {error}") from error
+    if precision == "auto":
+        # Older releases of torch cannot tell.
+        capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+        precision = "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "fp32"
     policy.model.precision = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
     return policy
 
