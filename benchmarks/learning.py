@@ -9,9 +9,11 @@ again, so the job can be continued.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,15 +71,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("runs/learning"))
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time; give each a core with --set threads=1")
     parser.add_argument("--set", dest="overrides", action="append", default=[], help="key=value for both arms")
     arguments = parser.parse_args()
-    runs = {
-        arm: [
-            train(arguments.out / f"{arm.split()[0]}-{seed}", seed, permuted, arguments.overrides)
-            for seed in arguments.seeds
-        ]
-        for arm, permuted in ARMS.items()
-    }
+
+    def run(case: tuple[str, int]) -> Run:
+        arm, seed = case
+        return train(arguments.out / f"{arm.split()[0]}-{seed}", seed, ARMS[arm], arguments.overrides)
+
+    # Seeds outside, arms inside: both arms of a seed run at the same time, under the same load.
+    cases = [(arm, seed) for seed, arm in itertools.product(arguments.seeds, ARMS)]
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        finished = dict(zip(cases, pool.map(run, cases)))
+    runs = {arm: [finished[arm, seed] for seed in arguments.seeds] for arm in ARMS}
     report = Report(
         "learning",
         "The main job learns from its rewards (held-out conditions)",
