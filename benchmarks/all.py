@@ -1,6 +1,7 @@
 """Run every benchmark in turn and gather their tables in RESULTS.md: `make bench`, `python -m benchmarks.all [NAME …]`.
 
-Without names: the serving benchmarks, about ten minutes. `learning` takes an hour and is run when it is named.
+Without names: the serving benchmarks, about two minutes. `learning` (about half an hour) and `oracle` are run when they
+are named.
 `--gather` only writes RESULTS.md again from `benchmarks/results/*.json`.
 """
 
@@ -15,11 +16,11 @@ from pathlib import Path
 from benchmarks.harness import RESULTS
 
 SERVING = ("throughput", "front", "ensemble")
-LEARNING = ("learning",)
+LEARNING = ("learning", "oracle")
 _HEAD = """# Results
 
 Each table stands beside the command that made it and the machine it ran on; ratios are formed within one run.
-`make bench` makes the serving tables again, `python -m benchmarks.all learning` the learning one.
+`make bench` makes the serving tables again, `python -m benchmarks.all learning oracle` those of the main job.
 Validity figures of the rewards stand on their cards (`sync-r1 describe HOST:PORT`), from `reward_models/validity.json`
 and `reward_models/pocket/artefacts/validity.json`, each with its command.
 """
