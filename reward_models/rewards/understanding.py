@@ -200,7 +200,7 @@ def _coverage(wanted: Sequence[str], given: Sequence[str], embeddings: dict[str,
         return 0.0
     closest_W = (_vectors(wanted, embeddings) @ _vectors(given, embeddings).T).max(axis=1)
     match_W = np.clip((closest_W - WORD_MATCH_LOW) / (WORD_MATCH_HIGH - WORD_MATCH_LOW), 0, 1)
-    return float((1 - WORST_WORD_WEIGHT) * match_W.mean() + WORST_WORD_WEIGHT * match_W.min())
+    return float((1 - WORST_WORD_WEIGHT) * np.mean(match_W) + WORST_WORD_WEIGHT * np.min(match_W))
 
 
 def _vectors(words: Sequence[str], embeddings: dict[str, Outputs]) -> npt.NDArray[np.float64]:
