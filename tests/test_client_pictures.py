@@ -51,7 +51,6 @@ def test_digests_are_those_of_the_bytes_that_are_sent() -> None:
 
 
 def test_encoded_picture_decodes_when_it_is_looked_at() -> None:
-    pytest.importorskip("sync_r1.reward_models.images")
     np.testing.assert_array_equal(picture(png()).pixels, PIXELS)
 
 
