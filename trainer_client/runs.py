@@ -82,7 +82,7 @@ def run_evaluation(config: TrainConfig, out: Path, *, endpoints_file: Path | Non
     torch.set_num_threads(config.threads)
     bench = load_benchmark(config.benchmark, out)
     judge = load_judge(bench)
-    policy = load_policy(config.policy)
+    policy = load_policy(config.policy, config.precision)
     with ExitStack() as stack:
         endpoints = (
             stack.enter_context(live_services(config.profile, out))
@@ -113,7 +113,7 @@ def run_evaluation(config: TrainConfig, out: Path, *, endpoints_file: Path | Non
     return evaluation
 
 
-def load_policy(name: str, precision: str = "fp32") -> PocketPolicy:
+def load_policy(name: str, precision: str) -> PocketPolicy:
     """ "pocket" is the checked-in cold start, anything else a folder that a policy was saved to. Raises ConfigError."""
     try:
         policy = PocketPolicy.load() if name == "pocket" else PocketPolicy.load(Path(name))
