@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from toy_trainer import ToyPolicy, brightness
+from toy_trainer import ToyPolicy, brightness, sample_task
 
 from sync_r1.reward_models.types import Sample
 from sync_r1.trainer_client.config import SelectorConfig
 from sync_r1.trainer_client.dgs import DynamicGroupScaling, Gate, NoSelection, Selected, rank_correlation
 from sync_r1.trainer_client.pocketbench import write_pocketbench
-from sync_r1.trainer_client.reasoning import Task, sample_task
+from sync_r1.trainer_client.reasoning import Task
 from sync_r1.trainer_client.rollout import Sampler
 from sync_r1.trainer_client.unifybench import load_unifybench
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from toy_trainer import sample_task
 
 from sync_r1.trainer_client.pocketbench import write_pocketbench
 from sync_r1.trainer_client.reasoning import (
@@ -18,7 +19,6 @@ from sync_r1.trainer_client.reasoning import (
     recall_task,
     reward_text,
     sample,
-    sample_task,
 )
 from sync_r1.trainer_client.unifybench import BenchConcept, Condition, Turn, UnifyBench, load_unifybench
 

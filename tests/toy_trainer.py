@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,12 +23,21 @@ from sync_r1.trainer_client import combination
 from sync_r1.trainer_client.config import TrainConfig
 from sync_r1.trainer_client.ensemble import EnsembleResult, RewardResult
 from sync_r1.trainer_client.policies.base import Answers, ImageState, Question
+from sync_r1.trainer_client.reasoning import Task, make_task, prompts
+from sync_r1.trainer_client.unifybench import UnifyBench
 
 SENTENCES = ("yes .", "no .", "<bo> is blue .", "<bo> lives in the forest .")
 LEVELS = 3
 TOKENS = 4
 END = len(SENTENCES)
 REWARDS = ("concept-consistency", "text-faithfulness", "aesthetic", "understanding-correctness")
+
+
+def sample_task(bench: UnifyBench, kind: Literal["u", "r"], rng: np.random.Generator) -> Task:
+    """A training task for a prompt drawn uniformly; in training `Curriculum` draws."""
+    choices = prompts(bench, kind)
+    concept, condition = choices[int(rng.integers(len(choices)))]
+    return make_task(concept, condition, kind, rng)
 
 
 class ToyPolicy:

@@ -93,13 +93,6 @@ def make_task(concept: BenchConcept, condition: Condition, kind: Literal["u", "r
     return picture_task(concept, path, turns[int(rng.integers(len(turns)))], condition)
 
 
-def sample_task(bench: UnifyBench, kind: Literal["u", "r"], rng: np.random.Generator) -> Task:
-    """A training task for a random prompt."""
-    choices = prompts(bench, kind)
-    concept, condition = choices[int(rng.integers(len(choices)))]
-    return make_task(concept, condition, kind, rng)
-
-
 def _pictures_showing(concept: BenchConcept, condition: Condition) -> list[Path]:
     """Training pictures with questions; where the benchmark says what they show, only those that show the fact."""
     return [

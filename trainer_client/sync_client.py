@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
@@ -22,7 +23,7 @@ Result = TypeVar("Result")
 Self = TypeVar("Self", bound="_LoopThread")
 
 
-class _LoopThread:
+class _LoopThread(ABC):
     """An event loop on a thread of its own; leaving the context closes both."""
 
     def __init__(self) -> None:
@@ -38,8 +39,9 @@ class _LoopThread:
             future.cancel()  # Ctrl-C while waiting must not leave the call running
             raise
 
+    @abstractmethod
     async def _close(self) -> None:
-        raise NotImplementedError
+        """Close what the loop runs."""
 
     def close(self) -> None:
         """Close the channels and end the thread; calling it twice does nothing."""
