@@ -48,7 +48,7 @@ $(STAMP): requirements.lock pyproject.toml
 # onnxruntime and onnxruntime-gpu exclude each other, so the `gpu` extra is not locked here.
 lock:
 	$(BIN)/uv pip compile --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-header \
-		--override requirements.overrides.txt --extra services --extra embedded --extra train --extra export \
+		--override requirements.overrides.txt --extra services --extra embedded --extra train --extra export --extra scorers \
 		--extra cli --extra dev pyproject.toml --output-file requirements.lock
 
 clean:
