@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 IMAGE_REWARDS = ("concept-consistency", "text-faithfulness", "aesthetic")
 ANSWER_REWARD = "understanding-correctness"
@@ -24,6 +24,52 @@ class ConfigError(ValueError):
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LoraConfig(_Section):
+    """Low-rank adapters (Hu et al., arXiv 2106.09685) by peft: the weights stay, small matrices beside them train."""
+
+    rank: int = Field(default=16, ge=1)
+    alpha: float = Field(default=32.0, gt=0)
+    """The adapters' product is scaled by alpha / rank."""
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    """Names of the language model's layers that get one."""
+
+
+class PolicyConfig(_Section):
+    """What is trained. `policy: pocket` and `policy: FOLDER` (one that a policy was saved to) are short forms."""
+
+    kind: Literal["pocket", "showo", "janus"] = "pocket"
+    """A folder that a policy was saved to says its kind itself."""
+    weights: str = ""
+    """A folder with weights; "" = the checked-in cold start (pocket only); "random" = random ones at full size, only
+    for `--check` and `benchmarks/full_size_step.py`.
+    """
+    image_tokenizer: str = ""
+    """showo: the folder of MAGVIT-v2's weights."""
+    text_tokenizer: str = ""
+    """showo: the folder of Phi-1.5's tokenizer."""
+    size: Literal["1b", "7b"] = "1b"
+    """janus: the published size of which random weights or, without the folder, the plan are made."""
+    dtype: Literal["fp32", "bf16"] = "fp32"
+    """Of the weights (`precision` is that of the products). An update of 1e-6 is lost in bf16's eight bits, so full
+    fine-tuning needs fp32; frozen weights below adapters do not (the adapters are always fp32).
+    """
+    device: str = ""
+    """"cuda", "cuda:1" or "cpu"; "" = the graphics card of this process (LOCAL_RANK) if there is one, else the
+    processor. The pocket policy always runs on the processor.
+    """
+    steps: int | None = Field(default=None, ge=1)
+    """Decoding steps of a picture; None = the policy's own (janus: one per row of the picture's grid)."""
+    guidance: float | None = Field(default=None, ge=0)
+    """Classifier-free guidance as the model's own code counts it: pocket and showo g in (1+g)·conditional −
+    g·unconditional, 0 = none; janus w in unconditional + w·(conditional − unconditional), 1 = none. None = the policy's
+    own (janus: 5).
+    """
+    answer_tokens: int = Field(default=100, ge=1)
+    """Longest answer that showo and janus give."""
+    lora: LoraConfig | None = None
+    """janus: train adapters instead of the language model's own weights."""
 
 
 class RewardConfig(_Section):
@@ -140,8 +186,7 @@ class EvaluationConfig(_Section):
 class TrainConfig(_Section):
     """A whole run."""
 
-    policy: str = "pocket"
-    """"pocket" (the checked-in cold start) or a folder that a policy was saved to."""
+    policy: PolicyConfig = PolicyConfig()
     benchmark: str = "pocket"
     """"pocket" (PocketBench, rendered into the run's folder) or a folder in the UnifyBench layout."""
     profile: str = "pocket"
@@ -172,6 +217,11 @@ class TrainConfig(_Section):
     objective: ObjectiveConfig = ObjectiveConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @field_validator("policy", mode="before")
+    @classmethod
+    def _short_form(cls, value: object) -> object:
+        return {"weights": "" if value == "pocket" else value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _rewards_known(self) -> TrainConfig:

@@ -17,7 +17,8 @@ from sync_r1.trainer_client.config import ConfigError, TrainConfig
 from sync_r1.trainer_client.ensemble import RewardEnsemble, RewardUse
 from sync_r1.trainer_client.evaluation import Evaluation, Judge, PocketJudge, evaluate
 from sync_r1.trainer_client.pocketbench import write_pocketbench
-from sync_r1.trainer_client.policies.pocket import PocketPolicy
+from sync_r1.trainer_client.policies.base import Policy
+from sync_r1.trainer_client.policies.loading import load_policy, load_reference
 from sync_r1.trainer_client.report import write_report
 from sync_r1.trainer_client.service_process import live_services, read_endpoints
 from sync_r1.trainer_client.training import Progress, train, write_evaluation
@@ -40,7 +41,7 @@ def run_training(
     bench = load_benchmark(config.benchmark, out)
     judge = load_judge(bench)
     checkpoint = latest_checkpoint(out / "checkpoints")
-    policy = load_policy(str(checkpoint / "policy") if checkpoint else config.policy, config.precision)
+    policy = _load_newest(config, checkpoint)
     # Only now is the folder a run: whatever was wrong so far can be mended and tried again.
     (out / "config.json").write_text(json.dumps(config.model_dump(mode="json"), indent=1) + "\n")
     with ExitStack() as stack:
@@ -60,7 +61,7 @@ def run_training(
                     out,
                     policy=policy,
                     # The frozen reference is where the run started from, not where it was interrupted.
-                    reference=load_policy(config.policy, config.precision),
+                    reference=load_reference(config.policy, config.precision, policy),
                     bench=bench,
                     scorer=scorer,
                     gate_scorer=_gate_ensemble(config, clients) if config.selector.kind == "dgs" else scorer,
@@ -113,18 +114,10 @@ def run_evaluation(config: TrainConfig, out: Path, *, endpoints_file: Path | Non
     return evaluation
 
 
-def load_policy(name: str, precision: str) -> PocketPolicy:
-    """ "pocket" is the checked-in cold start, anything else a folder that a policy was saved to. Raises ConfigError."""
-    try:
-        policy = PocketPolicy.load() if name == "pocket" else PocketPolicy.load(Path(name))
-    except FileNotFoundError as error:
-        raise ConfigError(f"policy: {name!r} is neither 'pocket' nor a folder with a saved policy: {error}") from error
-    if precision == "auto":
-        # Older releases of torch cannot tell.
-        capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-        precision = "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "fp32"
-    policy.model.precision = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
-    return policy
+def _load_newest(config: TrainConfig, checkpoint: Path | None) -> Policy:
+    """What training continues with: the checkpoint's weights where there are any."""
+    newest = {"weights": str(checkpoint / "policy")} if checkpoint else {}
+    return load_policy(config.policy.model_copy(update=newest), config.precision)
 
 
 def load_benchmark(name: str, out: Path) -> UnifyBench:

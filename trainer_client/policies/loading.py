@@ -1,0 +1,92 @@
+"""From the `policy` section of a configuration to a policy, and to the frozen reference of a run.
+
+Where you are: `runs.py` calls these. A folder that a policy was saved to (`Policy.save`) says in its `config.json`
+which kind it is and needs nothing else from the configuration.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import torch
+
+from sync_r1.trainer_client.config import ConfigError, PolicyConfig
+from sync_r1.trainer_client.policies.base import Policy
+from sync_r1.trainer_client.policies.pocket import PocketPolicy
+
+RANDOM = "random"
+"""As `policy.weights`: weights at full size that nobody trained, for the plan and for memory measurements only."""
+
+
+def load_policy(config: PolicyConfig, precision: str) -> Policy:
+    """The policy that `config` names; `precision` (auto, fp32, bf16) is that of its matrix products.
+
+    Raises ConfigError when there is nothing to load, or only random weights.
+    """
+    if config.weights == RANDOM:
+        raise ConfigError(
+            "policy.weights: random weights cannot be trained from; they are for `train --check` and "
+            "benchmarks/full_size_step.py. Give a folder with weights"
+        )
+    kind = saved_kind(Path(config.weights)) or config.kind
+    try:
+        if kind == "pocket":
+            return _pocket(config, precision)
+    except FileNotFoundError as error:
+        raise ConfigError(f"policy: {config.weights!r} lacks a file that a {kind} policy needs: {error}") from error
+    raise ConfigError(f"policy.kind: {kind!r} cannot be loaded")
+
+
+def load_reference(config: PolicyConfig, precision: str, policy: Policy) -> Policy:
+    """The frozen reference of a run that started from `config` and now trains `policy`: where it started from, not
+    where it was interrupted.
+
+    Raises ConfigError as `load_policy` does.
+    """
+    return load_policy(config, precision)
+
+
+def saved_kind(folder: Path) -> str | None:
+    """The kind of the policy that was saved to `folder`; None for anything else, a folder of published weights too."""
+    try:
+        raw = json.loads((folder / "config.json").read_text())
+    except (OSError, json.JSONDecodeError):
+        return None
+    kind = raw.get("kind", "pocket" if "steps" in raw and "model" in raw else None)
+    return kind if isinstance(kind, str) else None
+
+
+def policy_device(config: PolicyConfig) -> torch.device:
+    """Where the policy lives. Raises ConfigError for a graphics card that is not there."""
+    if not config.device:
+        return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu")
+    if config.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"policy.device: {config.device!r}, but torch finds no graphics card here; leave it out")
+    return torch.device(config.device)
+
+
+def torch_precision(precision: str, device: torch.device) -> torch.dtype:
+    """The type of the matrix products; "auto" is bf16 on graphics cards and on processors with bfloat16 arithmetic."""
+    if precision == "auto":
+        # Older releases of torch cannot tell.
+        capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+        fast = device.type == "cuda" or capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
+        precision = "bf16" if fast else "fp32"
+    return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+
+
+def _pocket(config: PolicyConfig, precision: str) -> PocketPolicy:
+    try:
+        policy = PocketPolicy.load(Path(config.weights)) if config.weights else PocketPolicy.load()
+    except FileNotFoundError as error:
+        raise ConfigError(
+            f"policy: {config.weights!r} is neither 'pocket' nor a folder with a saved policy: {error}"
+        ) from error
+    policy.model.precision = torch_precision(precision, torch.device("cpu"))
+    if config.steps is not None:
+        policy.steps = config.steps
+    if config.guidance is not None:
+        policy.guidance = config.guidance
+    return policy
