@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from sync_r1.cli import train_commands
+from sync_r1.cli import serve_commands, train_commands
+from sync_r1.cli.screen import console as _console
+from sync_r1.cli.screen import errors_shown as _errors_shown
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
-
-    from rich.console import Console
 
     from sync_r1.services.up import Up
 
@@ -26,13 +24,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-ProfileOption = Annotated[str, typer.Option("--profile", help="A built-in profile (pocket) or a YAML file.")]
-RewardArgument = Annotated[
-    str, typer.Argument(help="concept-consistency, text-faithfulness, understanding-correctness or aesthetic.")
-]
+ProfileOption = serve_commands.ProfileOption
+RewardArgument = serve_commands.RewardArgument
 ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="ONNX Runtime's threads per graph.")]
 
-for command in (train_commands.train, train_commands.evaluate, train_commands.report):
+for command in (
+    serve_commands.serve, serve_commands.token, train_commands.train, train_commands.evaluate, train_commands.report,
+):  # fmt: skip
     app.command()(command)
 
 
@@ -71,41 +69,6 @@ def up(
         while not stop.wait(1.0):
             running.check()
         _console().print("draining …")
-
-
-@app.command()
-def serve(
-    reward: RewardArgument,
-    triton: Annotated[str, typer.Option("--triton", help="HOST:PORT of Triton's gRPC endpoint.")],
-    profile: ProfileOption = "pocket",
-    address: Annotated[str, typer.Option("--address", help="HOST:PORT to listen on.")] = "127.0.0.1:9001",
-    shared_memory: Annotated[
-        bool, typer.Option("--shared-memory", help="Hand pictures over in shared memory: Triton is on this machine.")
-    ] = False,
-    insecure_bind: Annotated[
-        bool, typer.Option("--insecure-bind", help="Listen where other machines reach it, without encryption.")
-    ] = False,
-) -> None:
-    """Serve one reward in front of a Triton that runs already; SIGTERM drains it."""
-    import asyncio
-    import logging
-
-    from pydantic import ValidationError
-
-    from sync_r1.services.config import ServiceConfig
-    from sync_r1.services.serve import ServeConfig
-    from sync_r1.services.serve import serve as run
-
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    with _errors_shown():
-        try:
-            service = ServiceConfig(address=address, insecure_bind=insecure_bind)
-        except ValidationError as error:
-            raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
-        config = ServeConfig(
-            reward=reward, triton=triton, profile=profile, shared_memory=shared_memory, service=service
-        )
-        asyncio.run(run(config, on_listening=lambda where: _console().print(f"{reward} listens on {where}")))
 
 
 @app.command()
@@ -239,25 +202,6 @@ def _show_endpoints(running: Up) -> None:
     for name, where in running.endpoints.items():
         table.add_row(name, where)
     _console().print(table)
-
-
-@contextmanager
-def _errors_shown() -> Iterator[None]:
-    """Errors that we raise on purpose become one sentence and exit code 1; bugs keep their trace."""
-    from sync_r1.reward_models.types import RewardError
-    from sync_r1.trainer_client.errors import RewardClientError
-
-    try:
-        yield
-    except (RewardError, RewardClientError, RuntimeError, ValueError, OSError) as error:
-        _console().print(f"[bold red]error:[/bold red] {error}", markup=True, highlight=False, soft_wrap=True)
-        sys.exit(1)
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console(stderr=False)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-"""What a service may be told: addresses, limits, times. Validated here, at the edge; inside everything is typed."""
+"""What a service may be told: addresses, callers, limits, times. Validated here, at the edge; inside all is typed."""
 
 from __future__ import annotations
 
 import ipaddress
 import os
+from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -34,16 +36,44 @@ class Limits(BaseModel):
         return self
 
 
-class ServiceConfig(BaseModel):
-    """One reward service."""
+class TlsConfig(BaseModel):
+    """Files of PEM text; read again whenever they change, for the connections made from then on."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    address: str = "127.0.0.1:0"
-    """HOST:PORT to listen on; port 0 takes a free one."""
-    insecure_bind: bool = False
-    """Allow an address that other machines reach, although nothing is encrypted and nobody is asked who they are."""
+    cert: Path
+    """The service's certificate, followed by those between it and its CA."""
+    key: Path
+    client_ca: Path | None = None
+    """CAs of the clients. With it a client without a certificate of theirs cannot connect (mutual TLS)."""
+
+
+class ServiceConfig(BaseModel):
+    """One reward service. On loopback it may be open; elsewhere it must encrypt and know its callers."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    host: str = Field(default="127.0.0.1", min_length=1)
+    """Name or address to listen on; 0.0.0.0 or :: for all."""
+    port: int = Field(default=0, ge=0, le=65535)
+    """0 takes a free one."""
+    tls: TlsConfig | None = None
+    tokens: Path | None = None
+    """File of teams and the hashes of their bearer tokens (`tokens.py`); read again whenever it changes."""
+    insecure: bool = False
+    """Allow a host that other machines reach although callers or traffic are not protected."""
+    health_port: int | None = Field(default=None, ge=0, le=65535)
+    """A second port with `grpc.health.v1` alone, in plain text, for a kubelet; it has neither certificate nor token."""
+    metrics_port: int | None = Field(default=None, ge=0, le=65535)
+    """Port of the Prometheus page /metrics, plain HTTP."""
+    otlp_endpoint: str = ""
+    """HOST:PORT of an OpenTelemetry collector (OTLP over gRPC); empty = no traces."""
+    log_format: Literal["text", "json"] = "text"
     limits: Limits = Limits()
+    max_inflight_bytes: int = Field(default=512 * 1024 * 1024, ge=1024)
+    """Bytes of requests in memory at once, as declared by `x-byte-size` or as they came."""
+    body_timeout_s: float = Field(default=30.0, gt=0)
+    """Time that the body of a call may take to arrive, seconds."""
     decode_threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
     reference_cache_bytes: int = Field(default=256 * 1024 * 1024, ge=0)
     """Decoded reference pictures kept, bytes."""
@@ -51,22 +81,45 @@ class ServiceConfig(BaseModel):
     """How long a reference picture is known after it was last used, seconds."""
     health_interval_s: float = Field(default=1.0, gt=0)
     """Time between two looks at Triton's readiness, seconds."""
+    max_connection_age_s: float = Field(default=600.0, gt=0)
+    """Then a client is asked to connect anew, so that new replicas get their share; its calls are finished first."""
     drain_s: float = Field(default=0.0, ge=0)
     """Time between NOT_SERVING and refusing new calls, so that load balancers can turn away first; seconds."""
     grace_s: float = Field(default=30.0, ge=0)
     """Time that admitted calls get to finish, seconds."""
 
+    @property
+    def address(self) -> str:
+        """HOST:PORT as gRPC wants it."""
+        return host_and_port(self.host, self.port)
+
     @model_validator(mode="after")
-    def _loopback_unless_asked(self) -> ServiceConfig:
-        host, _, port = self.address.rpartition(":")
-        if not host or not port.isdigit() or int(port) > 65535:
-            raise ValueError(f"an address is HOST:PORT, got {self.address!r}")
-        if not self.insecure_bind and not _is_loopback(host):
+    def _loopback_unless_protected(self) -> ServiceConfig:
+        lacking = []
+        if self.tls is None:
+            lacking.append("--tls-cert and --tls-key (nothing is encrypted)")
+        if self.tokens is None and (self.tls is None or self.tls.client_ca is None):
+            lacking.append("--tokens or --tls-client-ca (nobody is asked who they are)")
+        if lacking and not self.insecure and not _is_loopback(self.host):
             raise ValueError(
-                f"{self.address} can be reached from other machines, and this service neither encrypts nor asks for "
-                "credentials; listen on 127.0.0.1, or say --insecure-bind if the network is yours"
+                f"{self.address} can be reached from other machines, and this service lacks {' and '.join(lacking)}; "
+                "add them, listen on 127.0.0.1, or say --insecure if something else protects this network"
             )
         return self
+
+    @model_validator(mode="after")
+    def _largest_request_fits_the_byte_budget(self) -> ServiceConfig:
+        if self.limits.max_request_bytes > self.max_inflight_bytes:
+            raise ValueError(
+                f"max_request_bytes ({self.limits.max_request_bytes}) is more than max_inflight_bytes "
+                f"({self.max_inflight_bytes}): such a request could never be admitted"
+            )
+        return self
+
+
+def host_and_port(host: str, port: int) -> str:
+    """HOST:PORT; an IPv6 address gets its brackets."""
+    return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
 
 
 def _is_loopback(host: str) -> bool:

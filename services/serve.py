@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict
 
 from sync_r1.reward_models.profiles import ServedReward, load_profile
 from sync_r1.reward_models.types import RewardError
-from sync_r1.services.config import ServiceConfig
+from sync_r1.services.config import ServiceConfig, host_and_port
 from sync_r1.services.server import RewardServer
 from sync_r1.services.triton_runner import TritonRunner
 
@@ -80,7 +80,7 @@ async def serve(config: ServeConfig, on_listening: Callable[[str], None] = lambd
         loop.add_signal_handler(number, stop.set)
     try:
         port = await server.start()
-        address = f"{config.service.address.rpartition(':')[0]}:{port}"
+        address = host_and_port(config.service.host, port)
         if config.announce is not None:
             draft = config.announce.with_suffix(".draft")
             draft.write_text(address)

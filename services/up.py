@@ -95,7 +95,7 @@ def start(
                 triton=triton.url,
                 shared_memory=True,
                 announce=directory / f"{name}.address",
-                service=base.model_copy(update={"address": f"127.0.0.1:{port}"}),
+                service=base.model_copy(update={"port": port}),
             )
             command = [sys.executable, "-m", "sync_r1.services.serve", config.model_dump_json()]
             log = directory / f"{name}.log"

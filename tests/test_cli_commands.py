@@ -52,8 +52,8 @@ def test_a_wrong_port_is_a_question_not_a_traceback(command: tuple[str, ...], tm
 
 
 def test_an_address_that_others_reach_is_refused_unless_asked_for() -> None:
-    said = run("serve", "aesthetic", "--triton", "127.0.0.1:9", "--address", "0.0.0.0:0", expect=1)
-    assert "--insecure-bind" in said
+    said = run("serve", "aesthetic", "--triton", "127.0.0.1:9", "--host", "0.0.0.0", expect=1)
+    assert "--insecure" in said
 
 
 def test_an_unknown_reward_is_told_the_known_ones() -> None:

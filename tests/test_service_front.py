@@ -206,9 +206,9 @@ async def test_a_port_that_is_taken_is_an_error_with_the_address(toy_triton: Emb
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
-        address = f"127.0.0.1:{other.getsockname()[1]}"
-        server = RewardServer(toys.served(), TritonRunner(toy_triton.url), ServiceConfig(address=address))
-        with pytest.raises(OSError, match=address):
+        config = ServiceConfig(port=other.getsockname()[1])
+        server = RewardServer(toys.served(), TritonRunner(toy_triton.url), config)
+        with pytest.raises(OSError, match=config.address):
             await server.start()
         await server.drain()
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from sync_r1.protos.rewards.v1 import rewards_pb2
 from sync_r1.reward_models.types import Failure, Picture, Sample
 from sync_r1.services import codec
 from sync_r1.services.admission import Admission, Overloaded
-from sync_r1.services.config import Limits, ServiceConfig
+from sync_r1.services.config import Limits, ServiceConfig, TlsConfig
 from sync_r1.services.reference_cache import ReferenceCache
 from sync_r1.services.status import InvalidRequest
 
@@ -75,22 +77,41 @@ def test_room_is_given_back_even_when_the_work_fails() -> None:
     assert admission.inflight_items == 0
 
 
-@pytest.mark.parametrize("address", ["0.0.0.0:9001", "[::]:9001", "10.1.2.3:9001", "reward.example:9001"])
-def test_an_address_that_others_reach_must_be_asked_for(address: str) -> None:
-    with pytest.raises(ValidationError, match="--insecure-bind"):
-        ServiceConfig(address=address)
-    assert ServiceConfig(address=address, insecure_bind=True).address == address
+_TLS = TlsConfig(cert=Path("cert.pem"), key=Path("key.pem"))
+_MUTUAL = TlsConfig(cert=Path("cert.pem"), key=Path("key.pem"), client_ca=Path("ca.pem"))
+_TOKENS = Path("tokens.yaml")
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:0", "localhost:9001", "[::1]:9001"])
-def test_loopback_needs_no_asking(address: str) -> None:
-    assert ServiceConfig(address=address).address == address
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3", "reward.example"])
+@pytest.mark.parametrize(
+    ("protection", "lacking"),
+    [
+        ({}, "--tls-cert .* and --tokens"),
+        ({"tls": _TLS}, "--tokens"),  # encrypted, but for whom?
+        ({"tokens": _TOKENS}, "--tls-cert"),  # a token that all can read is everybody's
+    ],
+)
+def test_a_host_that_others_reach_needs_encryption_and_credentials(
+    host: str, protection: dict[str, Any], lacking: str
+) -> None:
+    with pytest.raises(ValidationError, match=f"lacks {lacking}.*--insecure"):
+        ServiceConfig(host=host, **protection)
+    assert ServiceConfig(host=host, insecure=True, **protection).host == host
 
 
-@pytest.mark.parametrize("address", ["9001", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:70000"])
-def test_an_address_that_is_none_is_refused(address: str) -> None:
-    with pytest.raises(ValidationError, match="HOST:PORT"):
-        ServiceConfig(address=address)
+@pytest.mark.parametrize("protection", [{"tls": _MUTUAL}, {"tls": _TLS, "tokens": _TOKENS}])
+def test_a_protected_service_may_listen_anywhere(protection: dict[str, Any]) -> None:
+    assert ServiceConfig(host="0.0.0.0", **protection).address == "0.0.0.0:0"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1"])
+def test_loopback_needs_no_asking(host: str) -> None:
+    assert ServiceConfig(host=host, port=9001).address in ("127.0.0.1:9001", "localhost:9001", "[::1]:9001")
+
+
+def test_a_request_larger_than_the_byte_budget_cannot_be_allowed() -> None:
+    with pytest.raises(ValidationError, match="never be admitted"):
+        ServiceConfig(max_inflight_bytes=1024 * 1024)
 
 
 def test_a_request_that_could_never_be_admitted_cannot_be_allowed() -> None:

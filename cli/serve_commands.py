@@ -1,0 +1,96 @@
+"""`sync-r1 serve`, what a pod runs, and `sync-r1 token`, which mints what its callers show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from sync_r1.cli.screen import console, errors_shown
+
+ProfileOption = Annotated[str, typer.Option("--profile", help="A built-in profile (pocket) or a YAML file.")]
+RewardArgument = Annotated[
+    str, typer.Argument(help="concept-consistency, text-faithfulness, understanding-correctness or aesthetic.")
+]
+
+
+def serve(
+    reward: RewardArgument,
+    triton: Annotated[str, typer.Option("--triton", help="HOST:PORT of Triton's gRPC endpoint.")],
+    profile: ProfileOption = "pocket",
+    shared_memory: Annotated[
+        bool, typer.Option("--shared-memory", help="Hand pictures over in shared memory: Triton is on this machine.")
+    ] = False,
+    host: Annotated[
+        str, typer.Option("--host", help="Where to listen; other than loopback needs TLS and callers' credentials.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 9001,
+    tls_cert: Annotated[
+        Path | None, typer.Option("--tls-cert", exists=True, dir_okay=False, help="Its certificate chain, PEM.")
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option("--tls-key", exists=True, dir_okay=False, help="Its private key, PEM.")
+    ] = None,
+    tls_client_ca: Annotated[
+        Path | None, typer.Option("--tls-client-ca", exists=True, dir_okay=False, help="Clients of these CAs only, PEM")
+    ] = None,
+    tokens: Annotated[
+        Path | None, typer.Option("--tokens", exists=True, dir_okay=False, help="YAML: teams, token hashes, quotas.")
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Listen where other machines reach it, although it is not protected.")
+    ] = False,
+    health_port: Annotated[
+        int | None, typer.Option("--health-port", min=0, max=65535, help="grpc.health.v1 in plain text, for a kubelet.")
+    ] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option("--metrics-port", min=0, max=65535, help="Prometheus page /metrics.")
+    ] = None,
+    drain_seconds: Annotated[
+        float, typer.Option("--drain-seconds", min=0, help="From NOT_SERVING to refusing calls, on SIGTERM.")
+    ] = 0.0,
+    max_connection_age_s: Annotated[
+        float, typer.Option("--max-connection-age-s", min=1, help="Then clients are asked to connect anew.")
+    ] = 600.0,
+    otlp_endpoint: Annotated[
+        str, typer.Option("--otlp-endpoint", help="HOST:PORT of an OpenTelemetry collector.")
+    ] = "",
+    log_format: Annotated[Literal["text", "json"], typer.Option("--log-format")] = "text",
+) -> None:
+    """Serve one reward in front of a Triton that runs already; SIGTERM drains it."""
+    import asyncio
+    import logging
+
+    from pydantic import ValidationError
+
+    from sync_r1.services.config import ServiceConfig, TlsConfig
+    from sync_r1.services.serve import ServeConfig
+    from sync_r1.services.serve import serve as run
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    if (tls_cert is None) != (tls_key is None) or (tls_client_ca is not None and tls_cert is None):
+        raise typer.BadParameter("--tls-cert and --tls-key belong together, and --tls-client-ca needs both")
+    with errors_shown():
+        try:
+            tls = TlsConfig(cert=tls_cert, key=tls_key, client_ca=tls_client_ca) if tls_cert and tls_key else None
+            service = ServiceConfig(
+                host=host, port=port, tls=tls, tokens=tokens, insecure=insecure, health_port=health_port,
+                metrics_port=metrics_port, drain_s=drain_seconds, max_connection_age_s=max_connection_age_s,
+                otlp_endpoint=otlp_endpoint, log_format=log_format,
+            )  # fmt: skip
+        except ValidationError as error:
+            raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+        config = ServeConfig(
+            reward=reward, triton=triton, profile=profile, shared_memory=shared_memory, service=service
+        )
+        asyncio.run(run(config, on_listening=lambda where: console().print(f"{reward} listens on {where}")))
+
+
+def token() -> None:
+    """Mint a bearer token: it is shown once; its hash goes under the team in the file of --tokens."""
+    from sync_r1.services.tokens import mint
+
+    secret, digest = mint()
+    console().print(f"token (give it to the team, keep no copy): {secret}", highlight=False, soft_wrap=True)
+    console().print(f"tokens_sha256: [{digest}]", markup=False, highlight=False, soft_wrap=True)
