@@ -27,6 +27,7 @@ from sync_r1.trainer_client.policies.masked_decoding import (
     masked_counts,
     noise_temperatures,
 )
+from sync_r1.trainer_client.policies.sampling import draw
 from sync_r1.trainer_client.policies.showo import Prefix, Showo, ShowoConfig, attention_allowed, repeat_prefix
 from sync_r1.trainer_client.policies.words import Words
 
@@ -88,7 +89,7 @@ class PocketPolicy:
         masks: list[Tensor] = []
         last = hidden[:, -1]
         while running.any() and len(tokens) < MAX_ANSWER_TOKENS:
-            sampled = _sample(self.model.text_logits(last), temperature, generator)
+            sampled = draw(self.model.text_logits(last), temperature, generator)
             sampled = torch.where(running, sampled, self.words.end_id)
             tokens.append(sampled)
             masks.append(running)
@@ -177,7 +178,7 @@ class PocketPolicy:
         for step in range(state.step, until_step):
             masked = tokens == MASKED
             log_probs = self._code_log_probs(tokens, prefixes, masked, temperature)
-            sampled = _sample(log_probs, 1.0 if temperature > 0 else 0.0, generator)
+            sampled = draw(log_probs, 1.0 if temperature > 0 else 0.0, generator)
             picked = torch.full(tokens.shape, torch.inf)
             picked[masked] = log_probs.gather(1, sampled[:, None])[:, 0].exp()
             again = torch.zeros_like(masked)
@@ -302,13 +303,3 @@ class PocketPolicy:
         model.load_state_dict(weights)
         tokenizer = Magvit.load(shared / "tokenizer.safetensors")
         return cls(model, tokenizer, words, steps=raw["steps"], guidance=raw["guidance"], noise=raw["noise"])
-
-
-def _sample(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
-    """One index per row of the last axis; greedy at temperature 0."""
-    if temperature == 0:
-        return logits.argmax(-1)
-    # Inverse CDF, one random number per row: `multinomial` draws one per class, serially, and outweighs the network.
-    cumulative = torch.softmax(logits.float() / temperature, -1).cumsum(-1)
-    drawn = torch.rand((*cumulative.shape[:-1], 1), generator=generator) * cumulative[..., -1:]
-    return torch.searchsorted(cumulative, drawn, right=True)[..., 0].clamp(max=cumulative.shape[-1] - 1)
