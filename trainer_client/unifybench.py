@@ -1,73 +1,49 @@
 """UnifyBench and UnifyBench++ from disk: personal concepts with pictures, questions and conditions to draw them under.
 
-You are at the edge where files become data: pydantic checks every JSON file, and an error names file and key. Layout:
+Layout (`unifybench_files.py` has the forms of the JSON files):
 
     concepts_list.json                                  [concept, …]
     concept/train/train_images.json                     {concept: [file, …]}
     concept/train/<c>/{*.png, info.json, conversations.json, positive_recognitions.json, random_recognitions.json}
+    concept/train/<c>/{negative_example/, cropped/}     optional: look-alikes, and the concept cut out
     concept/test/<c>/{*.png, text_only.json, vqa.json, t2i_conditions.json}
     concept/test/<c>/pocket.json                        PocketBench only: split, and what the facts look like
+    test_data/<c>.json                                  optional: the generated questions of the public evaluation
+    random_images/, black_512x512.png                   optional: strangers; the picture of task r in the release
 
 `t2i_conditions.json` is a list (UnifyBench; the first entry is the plain photo and belongs to no fact) or a dict with
 "personalized_driven_generation", index-aligned with `extra_info` (UnifyBench++). Evaluating on conditions that were
 trained on proves nothing, so every concept has disjoint training and held-out conditions: PocketBench says which,
-elsewhere the even ones train and the odd ones are held out.
+elsewhere the even ones train and the odd ones are held out. Neither a text (but for case and punctuation) nor a fact
+may stand on both sides.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, RootModel, TypeAdapter, ValidationError
 
-from sync_r1.reward_models.pocket.scenes import Scene, plan_caption, write_caption
+from sync_r1.reward_models.pocket.scenes import plan_caption, write_caption
 from sync_r1.trainer_client.pocketbench import ROLES
 from sync_r1.trainer_client.pocketbench import Concept as PocketConcept
+from sync_r1.trainer_client.unifybench_files import (
+    Info,
+    Pocket,
+    Question,
+    Text,
+    UnifyBenchError,
+    read_generated,
+    read_json,
+    read_list_or_dict,
+    read_questions,
+)
 
-T = TypeVar("T")
-_Text = Annotated[str, Field(min_length=1)]
+__all__ = ["BenchConcept", "Condition", "Turn", "UnifyBench", "UnifyBenchError", "load_unifybench"]
 _ALIGNED_KEY = "personalized_driven_generation"
-
-
-class UnifyBenchError(ValueError):
-    """A file of the benchmark is missing or says something else than the layout; the message names file and key."""
-
-
-class _Turn(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-    query: _Text
-    answer: _Text
-
-
-class _PocketCondition(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-    role: _Text
-    condition: _Text
-    split: Literal["training", "held_out"]
-
-
-class _Pocket(BaseModel):
-    """PocketBench's own file: the concept's factors, which conditions are held out, and what the pictures show."""
-
-    model_config = ConfigDict(extra="ignore")
-    conditions: list[_PocketCondition]
-    train_pictures: dict[str, Scene]
-
-
-class _Conditions(RootModel[list[_Text] | dict[str, list[_Text]]]):
-    """Both public forms of `t2i_conditions.json`."""
-
-
-class _Info(BaseModel):
-    model_config = ConfigDict(extra="ignore", populate_by_name=True)
-    class_noun: _Text = Field(alias="class")
-    info: _Text
-    extra_info: list[_Text] = []
-    conversation_type: str = ""
 
 
 @dataclass(frozen=True)
@@ -111,6 +87,19 @@ class BenchConcept:
     """
     shown_facts: dict[str, tuple[int, ...]] = field(default_factory=dict)
     """Training picture file name -> the facts it shows; {} if nobody says."""
+    positive_recognitions: tuple[Turn, ...] = ()
+    """Asked about pictures of the concept; the answer is yes."""
+    random_recognitions: tuple[Turn, ...] = ()
+    """Asked about pictures of anything else; the answer is no."""
+    negative_images: tuple[Path, ...] = ()
+    """Look-alikes to train recognition on."""
+    cropped_images: tuple[Path, ...] = ()
+    plain_condition: str | None = None
+    """UnifyBench's first condition, the plain photo; UnifyBench++ has none."""
+    dense_descriptions: tuple[str, ...] = ()
+    """What `sync-r1 densify` wrote: one dense description per fact, () before."""
+    generated: tuple[Question, ...] = ()
+    """Questions of `test_data/<c>.json`; images are absolute paths."""
 
     @property
     def token(self) -> str:
@@ -124,6 +113,10 @@ class UnifyBench:
 
     root: Path
     concepts: tuple[BenchConcept, ...]
+    random_images: tuple[Path, ...] = ()
+    """Pictures of none of the concepts."""
+    black_picture: Path | None = None
+    """What the release shows a policy in task r, where there is nothing to look at."""
 
 
 def load_unifybench(root: Path) -> UnifyBench:
@@ -132,23 +125,36 @@ def load_unifybench(root: Path) -> UnifyBench:
     Raises UnifyBenchError, naming file and key, when a file is missing or malformed, a picture does not exist,
     conditions do not fit `extra_info`, or a training condition is also held out.
     """
-    names = _read(root / "concepts_list.json", list[_Text])
-    images = _read(root / "concept" / "train" / "train_images.json", dict[str, list[_Text]])
-    return UnifyBench(root, tuple(_concept(root, name, images) for name in names))
+    names = read_json(root / "concepts_list.json", list[Text])
+    if len(set(names)) < len(names):
+        raise UnifyBenchError(f"{root / 'concepts_list.json'}: every concept once, got {names}")
+    images = read_json(root / "concept" / "train" / "train_images.json", dict[str, list[Text]])
+    black = root / "black_512x512.png"
+    return UnifyBench(
+        root,
+        tuple(_concept(root, name, images) for name in names),
+        random_images=_folder(root / "random_images"),
+        black_picture=black if black.is_file() else None,
+    )
 
 
 def _concept(root: Path, name: str, images: dict[str, list[str]]) -> BenchConcept:
     train, test = root / "concept" / "train" / name, root / "concept" / "test" / name
     if name not in images:
         raise UnifyBenchError(f"{root / 'concept' / 'train' / 'train_images.json'}: key {name!r} is missing")
-    info = _read(train / "info.json", _Info)
-    conversations = _read(train / "conversations.json", dict[str, list[_Turn]])
-    text_only = conversations.pop("text_only", [])
-    conditions = _conditions(test, info)
+    info = read_json(train / "info.json", Info)
+    conversations = read_questions(train / "conversations.json")
+    plain, conditions = _conditions(test, info)
     pocket_file = test / "pocket.json"
-    pocket = _read(pocket_file, _Pocket) if pocket_file.exists() else None
-    train_conditions, held_out_conditions = _split(conditions, pocket, pocket_file)
-    descriptions, shown_facts = _looks(_read(pocket_file, PocketConcept), pocket) if pocket else ((), {})
+    pocket = read_json(pocket_file, Pocket) if pocket_file.exists() else None
+    train_conditions, held_out_conditions = _split(conditions, pocket, test, info)
+    descriptions, shown_facts = _looks(read_json(pocket_file, PocketConcept), pocket) if pocket else ((), {})
+    test_images = _folder(test)
+    if info.dense and len(info.dense) != len(info.extra_info):
+        raise UnifyBenchError(
+            f"{train / 'info.json'}: key 'dense': expected one description per extra_info item "
+            f"({len(info.extra_info)}), got {len(info.dense)}; run `sync-r1 densify` again"
+        )
     return BenchConcept(
         name=name,
         class_noun=info.class_noun,
@@ -156,25 +162,32 @@ def _concept(root: Path, name: str, images: dict[str, list[str]]) -> BenchConcep
         extra_info=tuple(info.extra_info),
         conversation_type=info.conversation_type,
         train_images=_pictures(train, images[name]),
-        test_images=tuple(sorted(test.glob("*.png"))),
-        conversations={file: _turns(turns) for file, turns in conversations.items()},
-        text_only=_turns(text_only),
-        test_vqa={file: _turns(turns) for file, turns in _read(test / "vqa.json", dict[str, list[_Turn]]).items()},
-        test_text_only=_turns(_read(test / "text_only.json", list[_Turn])),
+        test_images=test_images,
+        conversations=_by_image([asked for asked in conversations if asked.image != "text_only"]),
+        text_only=_turns(asked for asked in conversations if asked.image == "text_only"),
+        test_vqa=_test_vqa(test, test_images),
+        test_text_only=_turns(read_questions(test / "text_only.json", kind="text_only")),
         train_conditions=train_conditions,
         held_out_conditions=held_out_conditions,
         descriptions=descriptions,
         shown_facts=shown_facts,
+        positive_recognitions=_turns(read_questions(train / "positive_recognitions.json")),
+        random_recognitions=_turns(read_questions(train / "random_recognitions.json")),
+        negative_images=_folder(train / "negative_example"),
+        cropped_images=_folder(train / "cropped"),
+        plain_condition=plain,
+        dense_descriptions=tuple(info.dense),
+        generated=tuple(read_generated(root, test, name)),
     )
 
 
-def _conditions(test: Path, info: _Info) -> tuple[Condition, ...]:
+def _conditions(test: Path, info: Info) -> tuple[str | None, tuple[Condition, ...]]:
+    """(the plain photo's condition or None, the others)."""
     file = test / "t2i_conditions.json"
-    either: Any = list[_Text] | dict[str, list[_Text]]
-    loaded: list[str] | dict[str, list[str]] = _read(file, either)
+    loaded: list[str] | dict[str, list[str]] = read_list_or_dict(file, list[Text], dict[str, list[Text]])  # type: ignore[arg-type]
     if isinstance(loaded, list):
         # UnifyBench: "a photo of <bo>" comes first and refers to no fact; the others name none either.
-        return tuple(Condition(text, None) for text in loaded[1:])
+        return (loaded[0] if loaded else None), tuple(Condition(text, None) for text in loaded[1:])
     if _ALIGNED_KEY not in loaded:
         raise UnifyBenchError(f"{file}: key {_ALIGNED_KEY!r} is missing; got {sorted(loaded)}")
     texts = loaded[_ALIGNED_KEY]
@@ -183,13 +196,14 @@ def _conditions(test: Path, info: _Info) -> tuple[Condition, ...]:
             f"{file}: {_ALIGNED_KEY!r} must have one condition per extra_info item of info.json: "
             f"expected {len(info.extra_info)}, got {len(texts)}"
         )
-    return tuple(Condition(text, fact) for fact, text in enumerate(texts))
+    return None, tuple(Condition(text, fact) for fact, text in enumerate(texts))
 
 
 def _split(
-    conditions: Sequence[Condition], pocket: _Pocket | None, file: Path
+    conditions: Sequence[Condition], pocket: Pocket | None, test: Path, info: Info
 ) -> tuple[tuple[Condition, ...], tuple[Condition, ...]]:
-    """(training, held-out), disjoint by text and therefore by fact."""
+    """(training, held-out). Raises UnifyBenchError when a text or a fact is on both sides."""
+    file = test / ("pocket.json" if pocket else "t2i_conditions.json")
     if pocket is None:
         train, held_out = tuple(conditions[0::2]), tuple(conditions[1::2])
     else:
@@ -203,14 +217,44 @@ def _split(
             tuple(by_text[entry.condition] for entry in pocket.conditions if entry.split == split)
             for split in ("training", "held_out")
         )
-    if both := {condition.text for condition in train} & {condition.text for condition in held_out}:
+    if both := _texts(condition.text for condition in train) & _texts(condition.text for condition in held_out):
         raise UnifyBenchError(
             f"{file}: key 'conditions': trained on and held out at once: {sorted(both)}; keep each once"
+        )
+    told, asked = (
+        _texts(info.extra_info[condition.fact] for condition in side if condition.fact is not None)
+        for side in (train, held_out)
+    )
+    if told & asked:
+        raise UnifyBenchError(
+            f"{test.parents[1] / 'train' / test.name / 'info.json'}: key 'extra_info': a fact is trained on and held "
+            f"out at once: {sorted(told & asked)}; keep each once"
         )
     return train, held_out
 
 
-def _looks(concept: PocketConcept, pocket: _Pocket) -> tuple[tuple[str, ...], dict[str, tuple[int, ...]]]:
+def _texts(texts: Iterable[str]) -> set[str]:
+    """Texts as they are compared: words only, in lower case."""
+    return {" ".join(re.findall(r"\w+", text.lower())) for text in texts}
+
+
+def _test_vqa(test: Path, test_images: Sequence[Path]) -> dict[str, tuple[Turn, ...]]:
+    """Questions by test picture; those that name no picture are asked about every one."""
+    questions = read_questions(test / "vqa.json", kind="vqa")
+    known = [path.name for path in test_images]
+    for index, asked in enumerate(questions):
+        if asked.image is not None and Path(asked.image).name not in known:
+            raise UnifyBenchError(
+                f"{test / 'vqa.json'}: key {asked.image!r} (question {index}): no such picture; {test} has {known}"
+            )
+    everywhere = [asked for asked in questions if asked.image is None]
+    return _by_image(
+        [replace(asked, image=Path(asked.image).name) for asked in questions if asked.image is not None]
+        + [replace(asked, image=name) for name in known for asked in everywhere]
+    )
+
+
+def _looks(concept: PocketConcept, pocket: Pocket) -> tuple[tuple[str, ...], dict[str, tuple[int, ...]]]:
     """(descriptions per fact, facts per training picture) of a PocketBench concept, from its factors."""
     descriptions = []
     for role in ROLES:
@@ -237,16 +281,14 @@ def _pictures(folder: Path, files: Iterable[str]) -> tuple[Path, ...]:
     return paths
 
 
-def _turns(turns: Iterable[_Turn]) -> tuple[Turn, ...]:
-    return tuple(Turn(turn.query, turn.answer) for turn in turns)
+def _folder(folder: Path) -> tuple[Path, ...]:
+    return tuple(sorted(folder.glob("*.png")))
 
 
-def _read(file: Path, form: type[T]) -> T:
-    try:
-        return TypeAdapter(form).validate_json(file.read_bytes())
-    except FileNotFoundError:
-        raise UnifyBenchError(f"{file}: the file is missing; is {file.name} part of the layout you have?") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "(the whole file)"
-        raise UnifyBenchError(f"{file}: key {key!r}: {first['msg']}; got {str(first.get('input'))[:80]!r}") from None
+def _turns(questions: Iterable[Question]) -> tuple[Turn, ...]:
+    return tuple(Turn(asked.question, asked.answer) for asked in questions)
+
+
+def _by_image(questions: Sequence[Question]) -> dict[str, tuple[Turn, ...]]:
+    images = dict.fromkeys(asked.image or "" for asked in questions)
+    return {image: _turns(asked for asked in questions if asked.image == image) for image in images}
