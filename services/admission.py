@@ -1,4 +1,4 @@
-"""Admission: a service takes as many items as it can work on, and refuses the rest at once.
+"""Admission: a service takes as many items (and bytes) as it can work on, and refuses the rest at once.
 
 Not gRPC's `maximum_concurrent_rpcs`, which would throttle health checks too, and not a queue: the queue that matters is
 Triton's, and a caller who is told "later" can try another replica now.
@@ -9,17 +9,60 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import ClassVar
 
 _MIN_PUSHBACK_MS = 50
 _MAX_PUSHBACK_MS = 5000
+_BYTES_PUSHBACK_MS = 200
 
 
 class Overloaded(Exception):
     """Not admitted; `pushback_ms` says after how many milliseconds to try again."""
 
+    reason: ClassVar[str] = "inflight"
+    """Which bound it was, for the counters of refusals."""
+
     def __init__(self, message: str, pushback_ms: int) -> None:
         super().__init__(message)
         self.pushback_ms = pushback_ms
+
+
+class OutOfBytes(Overloaded):
+    """The requests in memory leave no room for this one."""
+
+    reason = "bytes"
+
+
+class ByteBudget:
+    """Counts the bytes of requests in memory. Used from one event loop."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max = max_bytes
+        self._inflight = 0
+
+    @property
+    def inflight_bytes(self) -> int:
+        """Bytes held now."""
+        return self._inflight
+
+    def check(self, size: int) -> None:
+        """Raise OutOfBytes if `size` bytes could not be held now."""
+        if self._inflight + size > self._max:
+            raise OutOfBytes(
+                f"requests of {self._inflight} bytes are in work and at most {self._max} may be (max_inflight_bytes); "
+                f"there is no room for {size} more",
+                _BYTES_PUSHBACK_MS,
+            )
+
+    @contextmanager
+    def hold(self, size: int) -> Iterator[None]:
+        """Hold `size` bytes while the block runs. Raises OutOfBytes, without waiting."""
+        self.check(size)
+        self._inflight += size
+        try:
+            yield
+        finally:
+            self._inflight -= size
 
 
 class Admission:

@@ -13,7 +13,7 @@ import asyncio
 import hashlib
 import re
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -38,7 +38,6 @@ from sync_r1.services.reference_cache import ReferenceCache
 from sync_r1.services.status import InvalidRequest
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_ANYBODY = ""  # the team of a service that asks nobody who they are
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class MissingReferences:
 
 
 _Place = tuple[int, int]  # (item, index of its reference, or _IMAGE)
-_Decoded = tuple[str, Picture | ImageError]  # (digest of a reference's bytes, the picture or what is wrong with it)
+_Decoded = Picture | ImageError
 _IMAGE = -1
 _CODES: dict[FailureCode, Any] = {
     code: rewards_pb2.FailureCode.Value(f"FAILURE_CODE_{code.value}") for code in FailureCode
@@ -64,6 +63,10 @@ def parse(body: bytes, limits: Limits) -> Any:
         request = rewards_pb2.ScoreRequest.FromString(body)
     except DecodeError as error:
         raise InvalidRequest("the request's bytes are no sync_r1.rewards.v1.ScoreRequest") from error
+    for field in ("variant", "release", "request_id"):
+        size = len(getattr(request, field).encode())
+        if size > limits.max_text_bytes:
+            raise InvalidRequest(f"{field}: {size} bytes, the limit is {limits.max_text_bytes} (max_text_bytes)")
     items = len(request.samples)
     if not 1 <= items <= limits.max_items:
         raise InvalidRequest(f"samples: expected 1 to {limits.max_items} items (max_items), got {items}")
@@ -91,11 +94,12 @@ class Codec:
         self._executor.shutdown(wait=True, cancel_futures=True)
 
     async def samples(
-        self, messages: Sequence[Any], *, required_fields: Collection[str], deadline_s: float
+        self, messages: Sequence[Any], *, team: str, required_fields: Collection[str], deadline_s: float
     ) -> list[Sample | Failure | MissingReferences]:
         """One entry for each message, in order. Pictures that the reward does not look at are not even decoded.
 
-        `deadline_s` is on `time.monotonic()`'s clock. Raises GraphDeadline when decoding takes longer.
+        Digests stand for references of the same `team` only. `deadline_s` is on `time.monotonic()`'s clock. Raises
+        GraphDeadline when decoding takes longer.
         """
         looks_at = frozenset(required_fields)
         jobs = {
@@ -103,16 +107,20 @@ class Codec:
             for item, message in enumerate(messages)
             for place, image in _inline_pictures(message, looks_at, self._limits.max_references)
         }
-        decoded = await self._decode_all(jobs, deadline_s)
+        decoded = await self._decode_all(jobs, team, deadline_s)
         # Whatever the order of the items, they may refer to pictures that came inline in the same request.
         inline = {
-            digest: picture
-            for (_, place), (digest, picture) in decoded.items()
+            picture.sha256: picture
+            for (_, place), picture in decoded.items()
             if place != _IMAGE and isinstance(picture, Picture)
         }
-        return [self._sample(item, message, looks_at, decoded, inline) for item, message in enumerate(messages)]
 
-    async def _decode_all(self, jobs: dict[_Place, Any], deadline_s: float) -> dict[_Place, _Decoded]:
+        def known(sha256: str) -> Picture | None:
+            return inline.get(sha256) or self._cache.get(team, sha256)
+
+        return [self._sample(item, message, looks_at, decoded, known) for item, message in enumerate(messages)]
+
+    async def _decode_all(self, jobs: dict[_Place, Any], team: str, deadline_s: float) -> dict[_Place, _Decoded]:
         if not jobs:
             return {}
         # One slice per thread: a task for each picture would cost more than hashing a small raw one.
@@ -120,37 +128,39 @@ class Codec:
         slices = [places[start :: self._threads] for start in range(min(self._threads, len(places)))]
         loop = asyncio.get_running_loop()
         parts = await asyncio.gather(
-            *(loop.run_in_executor(self._executor, self._decode_some, jobs, part, deadline_s) for part in slices)
+            *(loop.run_in_executor(self._executor, self._decode_some, jobs, part, team, deadline_s) for part in slices)
         )
         return {place: result for part in parts for place, result in part.items()}
 
-    def _decode_some(self, jobs: dict[_Place, Any], places: list[_Place], deadline_s: float) -> dict[_Place, _Decoded]:
+    def _decode_some(
+        self, jobs: dict[_Place, Any], places: list[_Place], team: str, deadline_s: float
+    ) -> dict[_Place, _Decoded]:
         """In a thread."""
         results = {}
         for place in places:
             if time.monotonic() > deadline_s:
                 raise GraphDeadline("the deadline passed while pictures were decoded")
-            results[place] = self._decode(jobs[place], is_reference=place[1] != _IMAGE)
+            results[place] = self._reference(jobs[place], team) if place[1] != _IMAGE else self._decode(jobs[place])
         return results
 
-    def _decode(self, image: Any, *, is_reference: bool) -> _Decoded:
-        """The digest under which a reference is known, and the picture or what is wrong with it."""
-        raw = image.WhichOneof("source") == "raw"
-        data = image.raw.pixels if raw else image.encoded
-        digest = hashlib.sha256(data).hexdigest() if is_reference else ""
-        known = self._cache.get(_ANYBODY, digest) if is_reference else None
-        if known is not None and (not raw or known.pixels.shape[:2] == (image.raw.height, image.raw.width)):
-            return digest, known
+    def _reference(self, image: Any, team: str) -> _Decoded:
+        """A reference, known by the digest that the contract gives its kind: that of a file, or of pixels and shape."""
+        if image.WhichOneof("source") == "encoded":
+            known = self._cache.get(team, hashlib.sha256(image.encoded).hexdigest())
+            if known is not None:
+                return known
+        decoded = self._decode(image)
+        if isinstance(decoded, Picture):
+            self._cache.put(team, decoded.sha256, decoded)
+        return decoded
+
+    def _decode(self, image: Any) -> _Decoded:
         try:
-            if raw:
-                picture = from_raw(data, image.raw.height, image.raw.width, self._image_limits)
-            else:
-                picture = decode(data, self._image_limits)
+            if image.WhichOneof("source") == "raw":
+                return from_raw(image.raw.pixels, image.raw.height, image.raw.width, self._image_limits)
+            return decode(image.encoded, self._image_limits)
         except ImageError as error:
-            return digest, error
-        if is_reference:
-            self._cache.put(_ANYBODY, digest, picture)
-        return digest, picture
+            return error
 
     def _sample(
         self,
@@ -158,7 +168,7 @@ class Codec:
         message: Any,
         looks_at: frozenset[str],
         decoded: dict[_Place, _Decoded],
-        inline: dict[str, Picture],
+        known: Callable[[str], Picture | None],
     ) -> Sample | Failure | MissingReferences:
         for path, text in _texts(message):
             size = len(text.encode())
@@ -174,20 +184,24 @@ class Codec:
                 return Failure(
                     FailureCode.BAD_IMAGE, "image: a digest stands for references only; send the picture", "image"
                 )
-            _, got = decoded.get((item, _IMAGE), ("", None))
-            if isinstance(got, ImageError):
-                return Failure(FailureCode.BAD_IMAGE, f"image: {got}", "image")
-            image = got
+            picture = decoded.get((item, _IMAGE))
+            if isinstance(picture, ImageError):
+                return Failure(FailureCode.BAD_IMAGE, f"image: {picture}", "image")
+            image = picture
         references: tuple[Picture, ...] = ()
         if "concept.references" in looks_at:
-            found = self._references(item, message.concept.references, decoded, inline)
+            found = self._references(item, message.concept.references, decoded, known)
             if not isinstance(found, tuple):
                 return found
             references = found
         return _domain_sample(message, image, references)
 
     def _references(
-        self, item: int, messages: Sequence[Any], decoded: dict[_Place, _Decoded], inline: dict[str, Picture]
+        self,
+        item: int,
+        messages: Sequence[Any],
+        decoded: dict[_Place, _Decoded],
+        known: Callable[[str], Picture | None],
     ) -> tuple[Picture, ...] | Failure | MissingReferences:
         if len(messages) > self._limits.max_references:
             return Failure(
@@ -199,7 +213,7 @@ class Codec:
         pictures, missing = [], []
         for index, message in enumerate(messages):
             path = f"concept.references[{index}]"
-            _, got = decoded.get((item, index), ("", None))
+            got = decoded.get((item, index))
             if got is None:
                 digest = message.sha256
                 if not _DIGEST.fullmatch(digest):
@@ -208,7 +222,7 @@ class Codec:
                         f"{path}: expected a picture or the 64 lowercase hex digits of its sha256; got {digest[:66]!r}",
                         path,
                     )
-                got = inline.get(digest) or self._cache.get(_ANYBODY, digest)
+                got = known(digest)
             if isinstance(got, ImageError):
                 return Failure(FailureCode.BAD_REFERENCE, f"{path}: {got}", path)
             if got is None:

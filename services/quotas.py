@@ -21,6 +21,8 @@ _INFLIGHT_PUSHBACK_MS = 100
 class OverQuota(Overloaded):
     """The team's own quota is used up; the service may have room."""
 
+    reason = "quota"
+
 
 @dataclass
 class Usage:

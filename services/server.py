@@ -1,6 +1,6 @@
 """`RewardServer`: the life of one reward service, from its first breath to a clean end.
 
-    start    listen → look at Triton → SERVING
+    start    listen (TLS if told so; health on a port of its own if told so) → look at Triton → SERVING
     drain    NOT_SERVING → wait drain_s → refuse new calls, let admitted ones finish within grace_s → close
 """
 
@@ -15,11 +15,18 @@ from grpc_health.v1 import health_pb2_grpc
 
 from sync_r1.reward_models.profiles import ServedReward
 from sync_r1.reward_models.runner import GraphRunner
-from sync_r1.services.config import ServiceConfig
+from sync_r1.services.config import ServiceConfig, host_and_port
+from sync_r1.services.gate import Gate, receive_limit
 from sync_r1.services.health import HealthWatcher
+from sync_r1.services.quotas import Team
 from sync_r1.services.servicer import RewardServicer
+from sync_r1.services.tls import ServerCertificates
+from sync_r1.services.tokens import Tokens
 
 logger = logging.getLogger(__name__)
+
+_MAX_HEALTH_BYTES = 4096
+_ONE_OWNER = ("grpc.so_reuseport", 0)  # two services on one port must not share its calls silently
 
 
 async def always_ready() -> bool:
@@ -28,7 +35,10 @@ async def always_ready() -> bool:
 
 
 class RewardServer:
-    """Serves one reward over one runner. `ready` says whether the runner could run every release now."""
+    """Serves one reward over one runner. `ready` says whether the runner could run every release now.
+
+    Raises TokensError or CertificateError when the configured files cannot be used.
+    """
 
     def __init__(
         self,
@@ -41,15 +51,23 @@ class RewardServer:
         self._config = config or ServiceConfig()
         self._servicer = RewardServicer(served, runner, self._config)
         self._health = HealthWatcher(ready, self._config.health_interval_s)
-        # Twice the limit, so that a request somewhat too large is told so by us, with the limit's name; what is larger
-        # still is refused by gRPC itself before it takes memory.
+        self._gate = Gate(self._config, Tokens(self._config.tokens) if self._config.tokens is not None else None)
+        self._certificates = ServerCertificates(self._config.tls) if self._config.tls is not None else None
         self._server = grpc.aio.server(
+            interceptors=[self._gate],
             options=[
-                ("grpc.max_receive_message_length", 2 * self._config.limits.max_request_bytes),
+                ("grpc.max_receive_message_length", receive_limit(self._config.limits.max_request_bytes)),
                 ("grpc.max_send_message_length", self._config.limits.max_request_bytes),
-                ("grpc.so_reuseport", 0),  # two services on one port must not share its calls silently
-            ]
+                ("grpc.max_connection_age_ms", int(self._config.max_connection_age_s * 1000)),
+                ("grpc.max_connection_age_grace_ms", self._config.limits.max_deadline_ms),
+                _ONE_OWNER,
+            ],
         )
+        self._health_server = grpc.aio.server(
+            options=[("grpc.max_receive_message_length", _MAX_HEALTH_BYTES), _ONE_OWNER]
+        )
+        self.health_port: int | None = None
+        """The port of health alone, once started; None where none was asked for."""
         self._draining: asyncio.Task[None] | None = None
 
     @property
@@ -57,17 +75,25 @@ class RewardServer:
         """Items admitted and not yet answered."""
         return self._servicer.inflight_items
 
+    @property
+    def teams(self) -> dict[str, Team]:
+        """The teams that may call, by name, with what they have used; "" is everybody where nobody is asked."""
+        return self._gate.teams
+
     async def start(self) -> int:
-        """Listen; returns the port. Raises OSError when the address is taken."""
+        """Listen; returns the port. Raises OSError when an address is taken."""
         health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, self._server)
         self._server.add_generic_rpc_handlers((self._servicer.handlers(),))
-        try:
-            port = self._server.add_insecure_port(self._config.address)
-        except RuntimeError as error:
-            raise OSError(f"cannot listen on {self._config.address}: is another program using that port?") from error
+        credentials = self._certificates.credentials() if self._certificates is not None else None
+        port = _listen(self._server, self._config.address, credentials)
+        if self._config.health_port is not None:
+            health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, self._health_server)
+            address = host_and_port(self._config.host, self._config.health_port)
+            self.health_port = _listen(self._health_server, address, None)
+            await self._health_server.start()
         await self._server.start()
         await self._health.start()
-        return int(port)
+        return port
 
     async def drain(self) -> None:
         """End without losing anything admitted; safe to call more than once."""
@@ -80,4 +106,17 @@ class RewardServer:
         await self._health.stop()
         await asyncio.sleep(self._config.drain_s)
         await self._server.stop(self._config.grace_s)
+        if self.health_port is not None:
+            await self._health_server.stop(None)
         self._servicer.close()
+        answered = sum(team.usage.requests for team in self.teams.values())
+        logger.info("drained; %d requests were admitted, %d items are left in work", answered, self.inflight_items)
+
+
+def _listen(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:
+    try:
+        if credentials is None:
+            return int(server.add_insecure_port(address))
+        return int(server.add_secure_port(address, credentials))
+    except RuntimeError as error:
+        raise OSError(f"cannot listen on {address}: is another program using that port?") from error

@@ -23,7 +23,9 @@ from sync_r1.reward_models.types import GraphDeadline, Outcome, Sample, UnknownR
 from sync_r1.services import codec, status
 from sync_r1.services.admission import Admission
 from sync_r1.services.config import ServiceConfig
+from sync_r1.services.gate import caller
 from sync_r1.services.health import SERVICE
+from sync_r1.services.quotas import Team
 from sync_r1.services.reference_cache import ReferenceCache
 
 
@@ -78,10 +80,11 @@ class RewardServicer:
             request_id = request.request_id or uuid.uuid4().hex
             variant, reward, release = self._resolve(request)
             run = RunContext(release, self._deadline_s(context), request_id)
-            with self._admission.admit(len(request.samples)):
+            team = caller.get()
+            with self._admission.admit(len(request.samples)), team.admit(len(request.samples), len(body)):
                 admitted_ns = time.perf_counter_ns()
                 runner = _TimedRunner(self._runner)
-                outcomes = await _within(run, self._call(request.samples, reward, runner, run))
+                outcomes = await _within(run, self._call(request.samples, reward, runner, run, team))
             response = codec.response(
                 request, outcomes, reward=self._served.name, variant=variant, release=release.digest
             )
@@ -96,11 +99,11 @@ class RewardServicer:
         return response
 
     async def _call(
-        self, messages: Sequence[Any], reward: Reward, runner: GraphRunner, run: RunContext
+        self, messages: Sequence[Any], reward: Reward, runner: GraphRunner, run: RunContext, team: Team
     ) -> list[Outcome | codec.MissingReferences]:
         """Outcomes in order: what could not be decoded keeps its own, the rest is scored as one batch."""
         decoded = await self._codec.samples(
-            messages, required_fields=reward.card.required_fields, deadline_s=run.deadline_s
+            messages, team=team.name, required_fields=reward.card.required_fields, deadline_s=run.deadline_s
         )
         good = [sample for sample in decoded if isinstance(sample, Sample)]
         scored = await reward.score(good, runner, run) if good else []

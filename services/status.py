@@ -4,9 +4,11 @@ Clients decide by these whether to retry, so each cause has exactly one status:
 
     malformed, over a limit, unknown variant   INVALID_ARGUMENT     never retried
     unknown release                            NOT_FOUND            never retried
-    admission or Triton queue full             RESOURCE_EXHAUSTED   retried after `grpc-retry-pushback-ms`
+    admission, quota or Triton queue full      RESOURCE_EXHAUSTED   retried after `grpc-retry-pushback-ms`
     deadline passed                            DEADLINE_EXCEEDED    retried within the caller's budget
     Triton down, service draining              UNAVAILABLE          another replica
+    no token, or nothing like one              UNAUTHENTICATED      never retried
+    a token that is not active                 PERMISSION_DENIED    never retried
     our bug                                    INTERNAL             never retried blindly; carries an error id
 
 Texts of exceptions that we did not write for clients stay in the log.
@@ -27,7 +29,8 @@ from sync_r1.reward_models.types import (
     UnknownRelease,
     UnknownVariant,
 )
-from sync_r1.services.admission import Overloaded
+from sync_r1.services.admission import OutOfBytes, Overloaded
+from sync_r1.services.quotas import OverQuota
 
 logger = logging.getLogger(__name__)
 
@@ -38,12 +41,29 @@ class InvalidRequest(Exception):
     """The request as a whole cannot be served; the message names the field, what was expected and what came."""
 
 
+class Unauthenticated(Exception):
+    """The call says nothing about whose it is, or nothing that could be read."""
+
+
+class UnknownToken(Exception):
+    """The call's token is not an active one."""
+
+
+class BodyTooSlow(Exception):
+    """The body of the call did not arrive in time."""
+
+
 # Messages of these are written for clients.
 _SAID_AS_IT_IS: dict[type[Exception], grpc.StatusCode] = {
     InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
     UnknownVariant: grpc.StatusCode.INVALID_ARGUMENT,
     UnknownRelease: grpc.StatusCode.NOT_FOUND,
     Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    OutOfBytes: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    OverQuota: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    UnknownToken: grpc.StatusCode.PERMISSION_DENIED,
+    BodyTooSlow: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 # Messages of these name hosts and models of ours: clients get these sentences instead.
 _SAID_IN_OUR_WORDS: dict[type[Exception], tuple[grpc.StatusCode, str]] = {

@@ -98,7 +98,7 @@ class ScriptedService(rewards_pb2_grpc.RewardServiceServicer):
         for sample in request.samples:
             for reference in sample.concept.references:
                 if reference.WhichOneof("source") != "sha256":
-                    self.known.add(hashlib.sha256(reference.encoded or reference.raw.pixels).hexdigest())
+                    self.known.add(_digest(reference))
         return pb.ScoreResponse(
             outcomes=[self._outcome(sample) for sample in request.samples], reward=self.reward, variant="mean",
             release=request.release or self.release, request_id=request.request_id,
@@ -120,6 +120,12 @@ class ScriptedService(rewards_pb2_grpc.RewardServiceServicer):
         value = float(np.frombuffer(data, np.uint8).mean()) if data else 0.0
         components = [pb.Component(name="bytes", value=len(data))]
         return pb.Outcome(id=sample.id, score=pb.Score(value=value, components=components))
+
+
+def _digest(reference: pb.Image) -> str:
+    raw = reference.raw
+    shape = b"%dx%d:" % (raw.height, raw.width) if reference.WhichOneof("source") == "raw" else b""
+    return hashlib.sha256(shape + (reference.encoded or raw.pixels)).hexdigest()
 
 
 def aborting(code: grpc.StatusCode, details: str, **trailers: str) -> Step:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import io
 import json
 import socket
 import time
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 import toys
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from PIL import Image
 from toys import ToyReward
 
 from sync_r1.protos.rewards.v1 import rewards_pb2, rewards_pb2_grpc
@@ -254,9 +257,8 @@ async def test_health_follows_triton_and_calls_are_unavailable_without_it(
 
 
 def _digest(image: rewards_pb2.Image) -> str:
-    import hashlib
-
-    return hashlib.sha256(image.encoded or image.raw.pixels).hexdigest()
+    shape = b"%dx%d:" % (image.raw.height, image.raw.width) if image.WhichOneof("source") == "raw" else b""
+    return hashlib.sha256(shape + (image.encoded or image.raw.pixels)).hexdigest()
 
 
 def _with_references(*references: rewards_pb2.Image) -> rewards_pb2.Sample:
@@ -316,3 +318,30 @@ async def test_the_same_bytes_in_another_shape_are_another_reference(concept_stu
     samples = [_with_references(rewards_pb2.Image(raw=raw)) for raw in (flat, tall, wrong)]
     outcomes = (await concept_stub.Score(rewards_pb2.ScoreRequest(samples=samples), timeout=20)).outcomes
     assert [outcome.WhichOneof("result") for outcome in outcomes] == ["score", "score", "failure"]
+
+
+async def test_a_digest_never_stands_for_the_same_bytes_in_another_shape(concept_stub: Stub) -> None:
+    flat = rewards_pb2.Image(raw=rewards_pb2.RawImage(pixels=bytes(4 * 16 * 3), height=4, width=16))
+    tall = rewards_pb2.Image(raw=rewards_pb2.RawImage(pixels=bytes(4 * 16 * 3), height=16, width=4))
+    assert _digest(flat) != _digest(tall)
+    ask = _with_references(rewards_pb2.Image(sha256=_digest(flat)))
+    # Neither beside the other shape in one request, nor after it, nor for the bytes alone.
+    both = rewards_pb2.ScoreRequest(samples=[ask, _with_references(tall)])
+    outcomes = (await concept_stub.Score(both, timeout=20)).outcomes
+    assert [outcome.WhichOneof("result") for outcome in outcomes] == ["missing_references", "score"]
+    bytes_alone = hashlib.sha256(flat.raw.pixels).hexdigest()
+    for sample in (ask, _with_references(rewards_pb2.Image(sha256=bytes_alone))):
+        outcome = (await concept_stub.Score(rewards_pb2.ScoreRequest(samples=[sample]), timeout=20)).outcomes[0]
+        assert outcome.WhichOneof("result") == "missing_references"
+
+
+async def test_raw_pixels_that_are_a_file_s_bytes_are_not_that_file(concept_stub: Stub) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(buffer, "PNG")
+    data = buffer.getvalue() + bytes(-len(buffer.getvalue()) % 3)  # Pillow ignores what follows the picture
+    file = rewards_pb2.Image(encoded=data)
+    pixels = rewards_pb2.Image(raw=rewards_pb2.RawImage(pixels=data, height=1, width=len(data) // 3))
+    for first, other in ((file, pixels), (pixels, file)):
+        send = rewards_pb2.ScoreRequest(samples=[_with_references(first)])
+        assert (await concept_stub.Score(send, timeout=20)).outcomes[0].HasField("score")
+        assert _digest(first) != _digest(other)

@@ -156,7 +156,7 @@ def test_whatever_an_item_holds_it_has_one_outcome(messages: list[rewards_pb2.Sa
     limits = Limits(max_references=3, max_text_bytes=32)
     decoder = codec.Codec(limits, ReferenceCache(1 << 20, 60.0), 2)
     fields = ("image", "concept.references")
-    work = decoder.samples(messages, required_fields=fields, deadline_s=time.monotonic() + 60)
+    work = decoder.samples(messages, team="", required_fields=fields, deadline_s=time.monotonic() + 60)
     outcomes = asyncio.run(work)
     decoder.close()
     assert len(outcomes) == len(messages)

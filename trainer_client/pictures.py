@@ -15,10 +15,19 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from sync_r1.reward_models.images import ImageLimits, from_raw
 from sync_r1.reward_models.types import Picture, Pixels
 
 PictureSource = Picture | Image.Image | npt.NDArray[np.uint8] | bytes | os.PathLike[str] | str
 """What `picture` accepts; a `str` is a path."""
+
+
+_ANY_SIZE = ImageLimits(max_pixels=1 << 40, max_side=1 << 30)
+
+
+def raw_digest(data: bytes, height: int, width: int) -> str:
+    """The contract's digest of raw pixels; their shape is part of it, since equal bytes may be another picture."""
+    return from_raw(data, height, width, _ANY_SIZE).sha256
 
 
 class EncodedPicture(Picture):
@@ -33,7 +42,7 @@ class EncodedPicture(Picture):
     @property
     def pixels(self) -> Pixels:
         """The decoded pixels, uint8 (height, width, 3). Raises ImageError as the service would."""
-        from sync_r1.reward_models.images import ImageLimits, decode
+        from sync_r1.reward_models.images import decode
 
         return decode(self.data, ImageLimits()).pixels
 
@@ -63,7 +72,7 @@ def picture(source: PictureSource) -> Picture:
         if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or 0 in source.shape:
             raise ValueError(f"expected uint8 pixels of shape (height, width, 3), got {source.dtype} {source.shape}")
         pixels = np.ascontiguousarray(source)
-        return Picture(pixels, hashlib.sha256(pixels.data).hexdigest())
+        return Picture(pixels, raw_digest(pixels.tobytes(), pixels.shape[0], pixels.shape[1]))
     if isinstance(source, bytes | bytearray | memoryview):
         return EncodedPicture(bytes(source))
     if isinstance(source, str | os.PathLike):
