@@ -116,9 +116,9 @@ async def measure(
 ) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
     """Wall and CPU seconds for each reward alone and for all at once, round by round in turns."""
     ensembles = {
-        reward: RewardEnsemble.from_endpoints(endpoints, weights={reward: 1.0}, policy="raise") for reward in REWARDS
+        reward: RewardEnsemble.from_endpoints(endpoints, weights={reward: 1.0}, policy="required") for reward in REWARDS
     }
-    ensembles[ALL] = RewardEnsemble.from_endpoints(endpoints, weights=dict.fromkeys(REWARDS, 0.25), policy="raise")
+    ensembles[ALL] = RewardEnsemble.from_endpoints(endpoints, weights=dict.fromkeys(REWARDS, 0.25), policy="required")
     wall: dict[str, list[float]] = {name: [] for name in ensembles}
     cpu: dict[str, list[float]] = {name: [] for name in ensembles}
     for ensemble in ensembles.values():

@@ -17,6 +17,7 @@ from sync_r1.protos.rewards.v1 import rewards_pb2 as pb
 from sync_r1.reward_models.types import Concept, Failure, FailureCode, NotApplicable, Picture, Sample, Score
 from sync_r1.trainer_client import (
     Backoff,
+    ClientSettings,
     DeadlineExceeded,
     Overloaded,
     RequestRejected,
@@ -28,7 +29,9 @@ from sync_r1.trainer_client import (
     picture,
 )
 
-QUICK = Backoff(initial_s=0.01, max_s=0.05)
+
+def quick(total_s: float, connect_s: float) -> ClientSettings:
+    return ClientSettings(Timeout(total_s, connect_s), backoff=Backoff(0.01, 0.05))
 
 
 def grey(value: int, side: int = 4) -> Picture:
@@ -48,7 +51,7 @@ def values(outcomes: tuple[object, ...]) -> list[float]:
 async def running(*services: ScriptedService) -> AsyncIterator[RewardClient]:
     for service in services:
         await service.start()
-    client = RewardClient([service.target for service in services], timeout=Timeout(10, 1), backoff=QUICK)
+    client = RewardClient([service.target for service in services], quick(10, 1))
     try:
         yield client
     finally:
@@ -250,7 +253,7 @@ async def test_service_that_always_misses_references_ends_in_an_error() -> None:
 
 async def test_nothing_on_the_port_names_the_port_and_the_cure() -> None:
     port = free_port()
-    async with RewardClient(f"127.0.0.1:{port}", timeout=Timeout(30, 0.3), backoff=QUICK) as client:
+    async with RewardClient(f"127.0.0.1:{port}", quick(30, 0.3)) as client:
         with pytest.raises(
             ServiceUnreachable, match=rf"nothing answers at 127.0.0.1:{port}; is `sync-r1 up` running\?"
         ):
@@ -260,7 +263,7 @@ async def test_nothing_on_the_port_names_the_port_and_the_cure() -> None:
 async def test_port_that_takes_connections_and_says_nothing_is_given_up() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         target = f"127.0.0.1:{silent.getsockname()[1]}"
-        async with RewardClient(target, timeout=Timeout(30, 0.3), backoff=QUICK) as client:
+        async with RewardClient(target, quick(30, 0.3)) as client:
             with pytest.raises(ServiceUnreachable, match=f"nothing answers at {target}"):
                 await client.score(samples(1))
 
@@ -343,7 +346,7 @@ async def test_wait_ready_waits_for_serving_and_says_why_it_gave_up() -> None:
             await client.wait_ready(0.2)
         service.serving = True
         await client.wait_ready(5)
-    async with RewardClient(f"127.0.0.1:{free_port()}", timeout=Timeout(5, 0.2)) as client:
+    async with RewardClient(f"127.0.0.1:{free_port()}", quick(5, 0.2)) as client:
         with pytest.raises(ServiceUnreachable, match="nothing answers"):
             await client.wait_ready(0.3)
 

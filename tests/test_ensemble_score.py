@@ -15,6 +15,7 @@ from sync_r1.reward_models.types import Sample
 from sync_r1.trainer_client import (
     AffineMap,
     Backoff,
+    ClientSettings,
     EnsembleResult,
     RequestRejected,
     RewardClient,
@@ -46,7 +47,7 @@ async def ensemble_of(
     for service in services:
         await service.start()
     rewards = {
-        name: (RewardClient(service.target, timeout=Timeout(5, 0.5), backoff=Backoff(0.01, 0.02)), use)
+        name: (RewardClient(service.target, ClientSettings(Timeout(5, 0.5), backoff=Backoff(0.01, 0.02))), use)
         for name, service, use in zip(NAMES, services, uses)
     }
     ensemble = RewardEnsemble(rewards, combination=combination)  # type: ignore[arg-type]
@@ -108,7 +109,7 @@ async def test_failed_item_takes_its_group_along_if_the_policy_says_so() -> None
 
 
 async def test_failed_item_raises_if_the_policy_says_so() -> None:
-    async with ensemble_of(RewardUse(0.5), RewardUse(0.5, policy="raise"), services=one_shaky()) as (ensemble, _):
+    async with ensemble_of(RewardUse(0.5), RewardUse(0.5, policy="required"), services=one_shaky()) as (ensemble, _):
         with pytest.raises(RewardFailed, match=r"aesthetic could not score 1 of 2 .*samples\[1\].*BAD_IMAGE image"):
             await ensemble.score(samples("", "fail"))
 
@@ -148,7 +149,7 @@ async def test_service_that_is_down_invalidates_every_item_and_says_why() -> Non
 
 
 async def test_service_that_is_down_raises_if_the_policy_says_so_without_waiting_for_the_others() -> None:
-    async with ensemble_of(RewardUse(0.5), RewardUse(0.5, policy="raise")) as (ensemble, services):
+    async with ensemble_of(RewardUse(0.5), RewardUse(0.5, policy="required")) as (ensemble, services):
         await ensemble.score(samples(""))
         services[0].script = [sleeping(30)]
         services[1].script = [aborting(grpc.StatusCode.INTERNAL, "error id 77")]

@@ -17,7 +17,7 @@ from sync_r1.reward_models.types import (
     Sample,
     Score,
 )
-from sync_r1.trainer_client.client import RequestTimings, RewardClient, ScoredBatch
+from sync_r1.trainer_client.client import RewardClient
 from sync_r1.trainer_client.combination import DEFAULT_WEIGHTS, RELEASED_WEIGHTS
 from sync_r1.trainer_client.description import ServiceDescription, ServiceLimits, VariantDescription
 from sync_r1.trainer_client.ensemble import (
@@ -37,16 +37,32 @@ from sync_r1.trainer_client.errors import (
     RewardFailed,
     ServiceBug,
     ServiceUnreachable,
+    Unauthenticated,
 )
 from sync_r1.trainer_client.pictures import EncodedPicture, PictureSource, picture
-from sync_r1.trainer_client.settings import Backoff, Limits, Timeout
+from sync_r1.trainer_client.results import RequestTimings, ScoredBatch
+from sync_r1.trainer_client.security import SecurityError, Tls, Token
+from sync_r1.trainer_client.settings import (
+    Backoff,
+    Breaker,
+    ClientSettings,
+    Hedging,
+    Limits,
+    Replicas,
+    RetryBudget,
+    Timeout,
+)
+from sync_r1.trainer_client.stats import Attempt
 from sync_r1.trainer_client.sync_client import SyncRewardClient, SyncRewardEnsemble
 
 __all__ = [
     "DEFAULT_WEIGHTS",
     "RELEASED_WEIGHTS",
     "AffineMap",
+    "Attempt",
     "Backoff",
+    "Breaker",
+    "ClientSettings",
     "Combination",
     "Concept",
     "DeadlineExceeded",
@@ -55,14 +71,17 @@ __all__ = [
     "Failure",
     "FailureCode",
     "FailurePolicy",
+    "Hedging",
     "Limits",
     "NotApplicable",
     "Outcome",
     "Overloaded",
     "Picture",
     "PictureSource",
+    "Replicas",
     "RequestRejected",
     "RequestTimings",
+    "RetryBudget",
     "RewardClient",
     "RewardClientError",
     "RewardEnsemble",
@@ -72,6 +91,7 @@ __all__ = [
     "Sample",
     "Score",
     "ScoredBatch",
+    "SecurityError",
     "ServiceBug",
     "ServiceDescription",
     "ServiceLimits",
@@ -79,6 +99,9 @@ __all__ = [
     "SyncRewardClient",
     "SyncRewardEnsemble",
     "Timeout",
+    "Tls",
+    "Token",
+    "Unauthenticated",
     "VariantDescription",
     "picture",
 ]

@@ -1,11 +1,15 @@
-"""Cutting a call into requests that a service accepts."""
+"""Cutting a call into requests that a service accepts, and holding back what is more than it should have at once."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from sync_r1.trainer_client.errors import RequestRejected
+from sync_r1.trainer_client.errors import DeadlineExceeded, RequestRejected
 from sync_r1.trainer_client.wire import PackedSample, reference_bytes
 
 _REQUEST_OVERHEAD_BYTES = 1024  # variant, release, request id
@@ -18,6 +22,48 @@ class Bounds:
     max_items: int
     max_bytes: int
     keep_groups: bool
+    wanted_items: int
+    """What it should hold at most; only a group that must stay in one piece may be larger, up to `max_items`."""
+
+
+class ItemGate:
+    """Lets at most `capacity` items be under way, first come, first served. `capacity` may be changed at any time."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.items = 0
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    @asynccontextmanager
+    async def hold(self, items: int, deadline_s: float) -> AsyncIterator[None]:
+        """Hold `items` for the block; more than the capacity go alone. Raises DeadlineExceeded if there is no room."""
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append((items, turn))
+        self._let_in()
+        try:
+            await self._wait(turn, items, deadline_s)
+            yield
+        finally:
+            if turn.done():
+                self.items -= items
+            else:
+                self._waiting.remove((items, turn))
+            self._let_in()
+
+    async def _wait(self, turn: asyncio.Future[None], items: int, deadline_s: float) -> None:
+        try:
+            await asyncio.wait_for(asyncio.shield(turn), max(0.0, deadline_s - time.monotonic()))
+        except asyncio.TimeoutError:
+            raise DeadlineExceeded(
+                f"{items} items waited in this client until the caller's time was up: {self.items} items of other "
+                f"requests were under way, and at most {self.capacity} may be"
+            ) from None
+
+    def _let_in(self) -> None:
+        while self._waiting and (self.items == 0 or self.items + self._waiting[0][0] <= self.capacity):
+            items, turn = self._waiting.popleft()
+            self.items += items
+            turn.set_result(None)
 
 
 def split(samples: Sequence[PackedSample], bounds: Bounds, *, inline: bool) -> list[list[int]]:
@@ -28,8 +74,9 @@ def split(samples: Sequence[PackedSample], bounds: Bounds, *, inline: bool) -> l
     RequestRejected when a single unit does not fit, naming it, its size and the limit.
     """
     units = _units(samples, bounds.keep_groups)
-    requests_at_least = -(-len(samples) // bounds.max_items)
-    target_items = bounds.max_items if bounds.keep_groups else -(-len(samples) // requests_at_least)
+    most_items = min(bounds.max_items, bounds.wanted_items)
+    requests_at_least = -(-len(samples) // most_items)
+    target_items = most_items if bounds.keep_groups else -(-len(samples) // requests_at_least)
     room_bytes = bounds.max_bytes - _REQUEST_OVERHEAD_BYTES
     batches: list[list[int]] = []
     batch: list[int] = []

@@ -8,51 +8,29 @@ Every wait is bounded by the caller's `timeout_s`. Scoring is pure, so a retry i
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import random
 import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
+from typing import Any
 
 from sync_r1.protos.rewards.v1 import rewards_pb2
 from sync_r1.reward_models.types import Failure, FailureCode, Outcome, Sample
-from sync_r1.trainer_client import wire
-from sync_r1.trainer_client.batching import Bounds, split, too_large
+from sync_r1.trainer_client import tracing, wire
+from sync_r1.trainer_client.batching import Bounds, ItemGate, split, too_large
 from sync_r1.trainer_client.description import ServiceDescription, VariantDescription, from_wire
-from sync_r1.trainer_client.endpoints import Endpoint, EndpointPool
+from sync_r1.trainer_client.endpoints import Endpoint
 from sync_r1.trainer_client.errors import DeadlineExceeded, RequestRejected, ServiceBug, ServiceUnreachable
-from sync_r1.trainer_client.settings import DEFAULT_BACKOFF, DEFAULT_LIMITS, DEFAULT_TIMEOUT, Backoff, Limits, Timeout
+from sync_r1.trainer_client.pool import EndpointPool
+from sync_r1.trainer_client.results import RequestTimings, ScoredBatch
+from sync_r1.trainer_client.retry import Retrier
+from sync_r1.trainer_client.security import Credentials
+from sync_r1.trainer_client.settings import DEFAULT_SETTINGS, ClientSettings
+from sync_r1.trainer_client.stats import ClientStats
 from sync_r1.trainer_client.wire import MissingReferences, PackedSample
-
-
-@dataclass(frozen=True)
-class RequestTimings:
-    """Where the time of one request went; nanoseconds. `round_trip_ns` is the client's, the rest the service's."""
-
-    endpoint: str
-    items: int
-    attempts: int
-    round_trip_ns: int
-    admission_ns: int
-    prepare_ns: int
-    triton_ns: int
-    total_ns: int
-
-
-@dataclass(frozen=True)
-class ScoredBatch:
-    """One outcome for each sample, in order, and what made them: one reward, one variant, one release."""
-
-    outcomes: tuple[Outcome, ...]
-    reward: str
-    variant: str
-    release: str
-    """Digest, 64 hex digits."""
-    described: VariantDescription
-    """The variant's own words: range, map to [0, 1], card."""
-    timings: tuple[RequestTimings, ...]
-    elapsed_s: float
 
 
 @dataclass(frozen=True)
@@ -81,23 +59,20 @@ class _Call:
 class RewardClient:
     """Async client of one reward service, replicated or not.
 
-    `endpoints` is "host:port" or a list of them; nothing is opened until the first call. The client belongs to the
-    event loop it is first used on; `SyncRewardClient` is for code that has none.
+    `endpoints` is "host:port", "dns:///name:port" for every address of a name, or a list of them; nothing is opened
+    until the first call. The client belongs to the event loop it is first used on; `SyncRewardClient` is for code that
+    has none.
     """
 
-    def __init__(
-        self,
-        endpoints: str | Sequence[str],
-        *,
-        timeout: Timeout = DEFAULT_TIMEOUT,
-        limits: Limits = DEFAULT_LIMITS,
-        backoff: Backoff = DEFAULT_BACKOFF,
-    ) -> None:
+    def __init__(self, endpoints: str | Sequence[str], settings: ClientSettings = DEFAULT_SETTINGS) -> None:
         self.endpoints = (endpoints,) if isinstance(endpoints, str) else tuple(endpoints)
         if not self.endpoints or not all(self.endpoints):
             raise ValueError(f"expected at least one endpoint such as 'localhost:9001', got {endpoints!r}")
-        self._timeout, self._limits, self._backoff = timeout, limits, backoff
-        self._opened: EndpointPool | None = None
+        self.settings = settings
+        self._credentials = Credentials(settings.token)
+        self._stats = ClientStats()
+        self._gate = ItemGate(settings.limits.max_inflight_items)
+        self._opened: tuple[EndpointPool, Retrier] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._described: ServiceDescription | None = None
 
@@ -112,8 +87,21 @@ class RewardClient:
     async def close(self) -> None:
         """Close the channels; a later call opens them again."""
         if self._opened is not None:
-            await self._opened.close()
+            await self._opened[0].close()
         self._opened, self._loop = None, None
+
+    def stats(self) -> dict[str, Any]:
+        """What this client has done so far: the counters of `ClientStats` and the state of each replica, for a log."""
+        replicas = self._opened[0].endpoints if self._opened else []
+        states = {
+            endpoint.target: {
+                "breaker": endpoint.breaker.state,
+                "healthy": endpoint.healthy,
+                "in_flight": endpoint.in_flight,
+            }
+            for endpoint in replicas
+        }
+        return self._stats.snapshot() | {"replicas": states}
 
     async def describe(self, *, refresh: bool = False, timeout_s: float | None = None) -> ServiceDescription:
         """What the service measures, needs and allows; asked once, then remembered. Raises RewardClientError."""
@@ -121,17 +109,18 @@ class RewardClient:
 
     async def wait_ready(self, timeout_s: float) -> None:
         """Return once one replica says it serves. Raises ServiceUnreachable with the last reason after `timeout_s`."""
-        deadline_s, pool, attempt = self._deadline_s(timeout_s), self._pool(), 0
+        deadline_s, (pool, _), attempt = self._deadline_s(timeout_s), self._pool(), 0
         while True:
             reason = "it answers, but says that it is not serving"
-            for endpoint in pool.endpoints:
-                try:
-                    if await endpoint.serving(min(deadline_s, time.monotonic() + self._timeout.connect_s)):
+            try:
+                await pool.open()
+                for endpoint in pool.endpoints:
+                    if await endpoint.serving(min(deadline_s, time.monotonic() + self.settings.timeout.connect_s)):
                         return
-                except (ServiceUnreachable, DeadlineExceeded) as error:
-                    reason = str(error)
+            except (ServiceUnreachable, DeadlineExceeded) as error:
+                reason = str(error)
             attempt += 1
-            wait_s = min(self._backoff.wait_s(attempt, random.random()), 1.0)
+            wait_s = min(self.settings.backoff.wait_s(attempt, random.random()), 1.0)
             if time.monotonic() + wait_s >= deadline_s:
                 raise ServiceUnreachable(f"{', '.join(self.endpoints)} not ready within {timeout_s:g} s: {reason}")
             await asyncio.sleep(wait_s)
@@ -145,6 +134,16 @@ class RewardClient:
         Raises ServiceUnreachable, Overloaded, DeadlineExceeded, RequestRejected or ServiceBug when the batch as a whole
         could not be scored; a single bad item is its own `Failure`.
         """
+        self._stats.calls += 1
+        self._stats.items += len(samples)
+        with tracing.span("sync_r1.reward", items=len(samples)) as span:
+            batch = await self._score(samples, variant, release, timeout_s)
+            span.set(reward=batch.reward, variant=batch.variant, release=batch.release)
+        return batch
+
+    async def _score(
+        self, samples: Sequence[Sample], variant: str, release: str, timeout_s: float | None
+    ) -> ScoredBatch:
         started_s = time.monotonic()
         if not samples:
             raise RequestRejected("samples is empty: expected at least one")
@@ -154,9 +153,12 @@ class RewardClient:
         limits = description.limits
         bounds = Bounds(
             max_items=min(limits.max_items, limits.max_inflight_items),
-            max_bytes=min(limits.max_request_bytes, self._limits.max_message_bytes),
+            max_bytes=min(limits.max_request_bytes, self.settings.limits.max_message_bytes),
             keep_groups=chosen.groupwise,
+            wanted_items=self.settings.limits.max_items_per_request,
         )
+        replicas = max(1, len(self._pool()[0].endpoints))
+        self._gate.capacity = min(self.settings.limits.max_inflight_items, limits.max_inflight_items * replicas)
         packed = wire.pack(samples, chosen)
         call = _Call(packed, description, chosen, release, bounds, deadline_s, uuid.uuid4().hex)
         outcomes = _refused_here(call)
@@ -189,8 +191,7 @@ class RewardClient:
     async def _score_parts(self, call: _Call, positions: Sequence[int], *, inline: bool) -> list[_Part]:
         """Split and send; `inline` = with every reference as a picture."""
         batches = split([call.samples[position] for position in positions], call.bounds, inline=inline)
-        inflight = max(1, call.description.limits.max_inflight_items // max(map(len, batches))) * len(self.endpoints)
-        gate = asyncio.Semaphore(min(self._limits.max_parallel_requests, inflight))
+        gate = asyncio.Semaphore(self.settings.limits.max_parallel_requests)
 
         async def one(batch: list[int]) -> list[_Part]:
             async with gate:
@@ -207,26 +208,31 @@ class RewardClient:
         """One request, and those that resend the items whose references the replica lacked."""
         samples = [call.samples[position] for position in positions]
         digests = {reference.sha256 for sample in samples for reference in sample.references}
+        concepts = {_concept(sample) for sample in samples if sample.references}
         metadata = [("sync-r1-variant", call.variant.name), ("sync-r1-release", call.release)]
-        round_trip_ns = 0
+        self._stats.requests += 1
 
-        async def attempt(endpoint: Endpoint) -> tuple[Endpoint, rewards_pb2.ScoreResponse]:
-            nonlocal round_trip_ns
+        async def attempt(endpoint: Endpoint) -> tuple[Endpoint, rewards_pb2.ScoreResponse, int]:
             message = wire.request(
                 samples, variant=call.variant.name, release=call.release, request_id=call.request_id,
                 known=endpoint.known_references, inline=inline,
             )  # fmt: skip
+            self._stats.bytes_sent += message.ByteSize()
             sent_ns = time.perf_counter_ns()
             response = await endpoint.score(message, call.deadline_s, metadata)
-            round_trip_ns = time.perf_counter_ns() - sent_ns
-            return endpoint, response
+            return endpoint, response, time.perf_counter_ns() - sent_ns
 
-        (endpoint, response), attempts = await self._pool().ask(attempt, call.deadline_s, digests)
+        queued_ns = time.perf_counter_ns()
+        async with self._gate.hold(len(samples), call.deadline_s):
+            waited_ns = time.perf_counter_ns() - queued_ns
+            (endpoint, response, round_trip_ns), tries = await self._pool()[1].ask(
+                attempt, call.deadline_s, concepts=concepts, hedge=True
+            )
         results = wire.outcomes(samples, response, endpoint.target)
         endpoint.remember(digests)
         timings = RequestTimings(
-            endpoint.target, len(samples), attempts, round_trip_ns, response.timings.admission_ns,
-            response.timings.prepare_ns, response.timings.triton_ns, response.timings.total_ns,
+            endpoint.target, len(samples), response.release, waited_ns, round_trip_ns, response.timings.admission_ns,
+            response.timings.prepare_ns, response.timings.triton_ns, response.timings.total_ns, tries,
         )  # fmt: skip
         done, missing = {}, []
         for position, result in zip(positions, results):
@@ -243,25 +249,32 @@ class RewardClient:
             groups = {call.samples[position].sample.group for position in missing} - {""}
             missing = [p for p in positions if p in missing or call.samples[p].sample.group in groups]
             done = {position: result for position, result in done.items() if position not in missing}
+        self._stats.resent_items += len(missing)
         parts = [_Part(done, response.variant, response.release, (timings,))]
         return parts + (await self._score_parts(call, missing, inline=True) if missing else [])
 
     async def _describe(self, deadline_s: float, refresh: bool = False) -> ServiceDescription:
         if self._described is None or refresh:
-            message, _ = await self._pool().ask(lambda endpoint: endpoint.describe(deadline_s), deadline_s)
+            message, _ = await self._pool()[1].ask(lambda endpoint: endpoint.describe(deadline_s), deadline_s)
             self._described = from_wire(message)
         return self._described
 
     def _deadline_s(self, timeout_s: float | None) -> float:
-        return time.monotonic() + (self._timeout.total_s if timeout_s is None else timeout_s)
+        return time.monotonic() + (self.settings.timeout.total_s if timeout_s is None else timeout_s)
 
-    def _pool(self) -> EndpointPool:
+    def _pool(self) -> tuple[EndpointPool, Retrier]:
         loop = asyncio.get_running_loop()
         if self._opened is None:
-            self._opened, self._loop = EndpointPool(self.endpoints, self._timeout, self._limits, self._backoff), loop
+            pool = EndpointPool(self.endpoints, self.settings, self._credentials)
+            self._opened, self._loop = (pool, Retrier(pool, self.settings, self._credentials, self._stats)), loop
         if self._loop is not loop:
             raise RuntimeError("this RewardClient was used on another event loop; close() it there, or make a new one")
         return self._opened
+
+
+def _concept(sample: PackedSample) -> str:
+    """What decides which replica a sample belongs to: the digest of its references."""
+    return hashlib.sha256(" ".join(reference.sha256 for reference in sample.references).encode()).hexdigest()
 
 
 def _refused_here(call: _Call) -> dict[int, Outcome]:

@@ -89,7 +89,7 @@ def kept_items(failed_R_N: Bools, policies: Sequence[str], groups_N: Ints) -> Bo
     """Which items stay, N bools, before any baseline is computed.
 
     A failed reward takes its item out (`drop_item`), or the item's whole group (`drop_group`); `monitor_only` takes
-    nothing out. `raise` is the caller's to act on; here it counts as `drop_item`.
+    nothing out. `required` is the caller's to act on; here it counts as `drop_item`.
     """
     kept_N = np.ones(failed_R_N.shape[1], dtype=np.bool_)
     for policy, failed_N in zip(policies, failed_R_N):

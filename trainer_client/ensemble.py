@@ -15,19 +15,22 @@ import asyncio
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from sync_r1.reward_models.types import Failure, NotApplicable, Sample, Score
 from sync_r1.trainer_client import combination as combine
-from sync_r1.trainer_client.client import RequestTimings, RewardClient, ScoredBatch
+from sync_r1.trainer_client import tracing
+from sync_r1.trainer_client.client import RewardClient
 from sync_r1.trainer_client.combination import DEFAULT_WEIGHTS, Bools, Floats, Ints
 from sync_r1.trainer_client.errors import RequestRejected, RewardClientError, RewardFailed
+from sync_r1.trainer_client.results import RequestTimings, ScoredBatch
+from sync_r1.trainer_client.settings import DEFAULT_SETTINGS, ClientSettings
 
-FailurePolicy = Literal["drop_item", "drop_group", "raise", "monitor_only"]
+FailurePolicy = Literal["drop_item", "drop_group", "required", "monitor_only"]
 Combination = Literal["weighted_sum", "gdpo"]
-_POLICIES = ("drop_item", "drop_group", "raise", "monitor_only")
+_POLICIES = ("drop_item", "drop_group", "required", "monitor_only")
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,10 @@ class RewardUse:
     release: str = ""
     """Digest to pin; "" = the service's default."""
     policy: FailurePolicy = "drop_item"
-    """What a failure does: takes out its item, its whole group, raises RewardFailed, or nothing (`monitor_only`: the
-    reward is reported and never part of the total, so its weight must be 0)."""
+    """What a failure does: takes out its item, its whole group, raises RewardFailed (`required`), or nothing
+    (`monitor_only`: the reward is reported and never part of the total, so its weight must be 0)."""
+    timeout_s: float | None = None
+    """This reward's own deadline for one call, within the ensemble's; None = the ensemble's."""
     affine: AffineMap | None = None
     """Map from the raw scale to [0, 1]; None = the one on the variant's card."""
 
@@ -61,6 +66,8 @@ class RewardUse:
             raise ValueError(f"a weight must be finite and >= 0, got {self.weight}")
         if self.policy == "monitor_only" and self.weight:
             raise ValueError(f"a monitored reward is not part of the total: its weight must be 0, got {self.weight}")
+        if self.timeout_s is not None and not self.timeout_s > 0:
+            raise ValueError(f"a deadline must be > 0 seconds, got {self.timeout_s}")
 
 
 @dataclass(frozen=True)
@@ -140,13 +147,15 @@ class RewardEnsemble:
         weights: Mapping[str, float] = DEFAULT_WEIGHTS,
         policy: FailurePolicy = "drop_item",
         combination: Combination = "weighted_sum",
+        settings: ClientSettings = DEFAULT_SETTINGS,
     ) -> RewardEnsemble:
         """An ensemble of the rewards named in `weights`, at reward name -> "host:port" (or several replicas')."""
         missing = weights.keys() - endpoints.keys()
         if missing:
             raise ValueError(f"no endpoint for {sorted(missing)}; endpoints are given for {sorted(endpoints)}")
         uses = {
-            name: (RewardClient(endpoints[name]), RewardUse(weight, policy=policy)) for name, weight in weights.items()
+            name: (RewardClient(endpoints[name], settings), RewardUse(weight, policy=policy))
+            for name, weight in weights.items()
         }
         return cls(uses, combination=combination)
 
@@ -158,23 +167,28 @@ class RewardEnsemble:
         """Close every client."""
         await asyncio.gather(*(client.close() for client, _ in self.rewards.values()))
 
+    def stats(self) -> dict[str, dict[str, Any]]:
+        """Reward name -> what its client has done so far (`RewardClient.stats`)."""
+        return {name: client.stats() for name, (client, _) in self.rewards.items()}
+
     async def score(self, samples: Sequence[Sample], *, timeout_s: float | None = None) -> EnsembleResult:
         """Score N samples with every reward at once; takes as long as the slowest, at most `timeout_s`.
 
         Raises RewardFailed for a failed item, and the RewardClientError of a failed call, of a reward whose policy is
-        `raise`. A RequestRejected (unknown variant, wrong service on a port) is raised whatever the policy, unless the
-        reward is only monitored: it would fail every time.
+        `required`. A RequestRejected (unknown variant, wrong service on a port) is raised whatever the policy, unless
+        the reward is only monitored: it would fail every time.
         """
         started_s = time.monotonic()
-        tasks = [
-            asyncio.ensure_future(self._score_one(name, client, use, samples, timeout_s))
-            for name, (client, use) in self.rewards.items()
-        ]
-        try:
-            results = dict(zip(self.rewards, await asyncio.gather(*tasks)))
-        finally:
-            for task in tasks:
-                task.cancel()
+        with tracing.span("sync_r1.ensemble", items=len(samples)):
+            tasks = [
+                asyncio.ensure_future(self._score_one(name, client, use, samples, timeout_s))
+                for name, (client, use) in self.rewards.items()
+            ]
+            try:
+                results = dict(zip(self.rewards, await asyncio.gather(*tasks)))
+            finally:
+                for task in tasks:
+                    task.cancel()
         groups_N = combine.group_numbers([sample.group for sample in samples])
         contributions, total_N, valid_N = self._combine(results, groups_N)
         return EnsembleResult(results, contributions, total_N, valid_N, groups_N, time.monotonic() - started_s)
@@ -183,17 +197,19 @@ class RewardEnsemble:
         self, name: str, client: RewardClient, use: RewardUse, samples: Sequence[Sample], timeout_s: float | None
     ) -> RewardResult:
         started_s = time.monotonic()
+        if use.timeout_s is not None:
+            timeout_s = use.timeout_s if timeout_s is None else min(timeout_s, use.timeout_s)
         try:
             batch = await client.score(samples, variant=use.variant, release=use.release, timeout_s=timeout_s)
             if batch.reward != name:
                 raise RequestRejected(f"expected {name} at {client.endpoints}, but {batch.reward} answers there")
             result = _unpack(batch, use.affine)
         except RewardClientError as error:
-            fatal = use.policy == "raise" or (isinstance(error, RequestRejected) and use.policy != "monitor_only")
+            fatal = use.policy == "required" or (isinstance(error, RequestRejected) and use.policy != "monitor_only")
             if fatal:
                 raise
             return _nothing_scored(name, use, len(samples), error, time.monotonic() - started_s)
-        if use.policy == "raise" and result.failures:
+        if use.policy == "required" and result.failures:
             position, failure = next(iter(result.failures.items()))
             raise RewardFailed(
                 f"{name} could not score {len(result.failures)} of {len(samples)} samples; first samples[{position}] "

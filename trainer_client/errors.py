@@ -4,9 +4,10 @@
     ├── ServiceUnreachable   nobody answers, or every replica is draining; retried within the budget
     ├── Overloaded           the service is full and said when to come back; retried within the budget
     ├── DeadlineExceeded     the caller's time is up; not retried
-    ├── RequestRejected      the request is wrong (argument, variant, release, credential); never retried
+    ├── RequestRejected      the request is wrong (argument, variant, release); never retried
+    │   └── Unauthenticated  no or a wrong credential; retried once if the token's source has another one by now
     ├── ServiceBug           the service broke its contract, or says it has a bug; never retried
-    └── RewardFailed         an item has no score, and its reward's policy in the ensemble is `raise`
+    └── RewardFailed         an item has no score, and its reward's policy in the ensemble is `required`
 
 An item that could not be scored is no exception: it is a `Failure` among the outcomes, and the rest of its batch
 counts.
@@ -14,14 +15,24 @@ counts.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import grpc
 import grpc.aio
+
+if TYPE_CHECKING:
+    from sync_r1.trainer_client.stats import Attempt
 
 PUSHBACK_TRAILER = "grpc-retry-pushback-ms"
 
 
 class RewardClientError(Exception):
     """Base of every error the SDK raises about a call."""
+
+    attempts: tuple[Attempt, ...] = ()
+    """What was tried before this was raised."""
+    sent: bool = True
+    """Whether a service had to look at the call; False for a connection that never came about."""
 
 
 class ServiceUnreachable(RewardClientError):
@@ -44,18 +55,29 @@ class RequestRejected(RewardClientError):
     """The request can never succeed as it is; the message names the field or limit."""
 
 
+class Unauthenticated(RequestRejected):
+    """The service does not know who asks: no token, a wrong one or an expired one."""
+
+
 class ServiceBug(RewardClientError):
     """The service failed in a way that is not the caller's fault; the message carries its error id, if it gave one."""
 
 
 class RewardFailed(RewardClientError):
-    """A reward of an ensemble whose failure policy is `raise` could not score an item."""
+    """A reward of an ensemble whose failure policy is `required` could not score an item."""
 
 
 def nothing_answers(target: str, reason: str = "") -> ServiceUnreachable:
-    """The error of a port nobody listens on: it names the port and the cure."""
-    suffix = f" ({reason})" if reason else ""
-    return ServiceUnreachable(f"nothing answers at {target}; is `sync-r1 up` running?{suffix}")
+    """The error of a port where no gRPC service listens, or not in the way it is spoken to: names it and the cure."""
+    cure = "is `sync-r1 up` running?"
+    lowered = reason.lower()
+    if "certificate_verify_failed" in lowered or "peer name" in lowered or "hostname verification" in lowered:
+        cure = "its certificate is not one that Tls.ca signed for that name"
+    elif "wrong_version_number" in lowered or "ssl handshake" in lowered or "tls handshake" in lowered:
+        cure = "TLS failed: it may speak plaintext (then give no Tls), or ask for a certificate (Tls.cert, Tls.key)"
+    error = ServiceUnreachable(f"nothing answers at {target}; {cure}{f' ({reason})' if reason else ''}")
+    error.sent = False
+    return error
 
 
 def from_rpc_error(target: str, error: grpc.aio.AioRpcError) -> RewardClientError:
@@ -71,6 +93,8 @@ def from_rpc_error(target: str, error: grpc.aio.AioRpcError) -> RewardClientErro
         return RequestRejected(f"{target} refused the call: {details}")
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return DeadlineExceeded(f"{target} did not answer in time: {details}")
+    if code is grpc.StatusCode.UNAUTHENTICATED:
+        return Unauthenticated(f"{target} does not know who asks: {details}; check the token, or give Token(…)")
     if code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS):
         return ServiceBug(f"{target} failed with {code.name}: {details}")
     return RequestRejected(f"{target} answered {code.name}: {details}")

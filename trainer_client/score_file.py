@@ -22,8 +22,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sync_r1.reward_models.types import Concept, Failure, FailureCode, NotApplicable, Outcome, Picture, Sample, Score
-from sync_r1.trainer_client.client import RewardClient, ScoredBatch
+from sync_r1.trainer_client.client import RewardClient
 from sync_r1.trainer_client.pictures import picture
+from sync_r1.trainer_client.results import ScoredBatch
 
 BATCH = 64
 

@@ -14,10 +14,11 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from sync_r1.reward_models.types import Sample
-from sync_r1.trainer_client.client import RewardClient, ScoredBatch
+from sync_r1.trainer_client.client import RewardClient
 from sync_r1.trainer_client.description import ServiceDescription
 from sync_r1.trainer_client.ensemble import EnsembleResult, RewardEnsemble
-from sync_r1.trainer_client.settings import DEFAULT_BACKOFF, DEFAULT_LIMITS, DEFAULT_TIMEOUT, Backoff, Limits, Timeout
+from sync_r1.trainer_client.results import ScoredBatch
+from sync_r1.trainer_client.settings import DEFAULT_SETTINGS, ClientSettings
 
 Result = TypeVar("Result")
 Self = TypeVar("Self", bound="_LoopThread")
@@ -63,15 +64,8 @@ class _LoopThread(ABC):
 class SyncRewardClient(_LoopThread):
     """`RewardClient` without `await`; the same arguments, results and errors."""
 
-    def __init__(
-        self,
-        endpoints: str | Sequence[str],
-        *,
-        timeout: Timeout = DEFAULT_TIMEOUT,
-        limits: Limits = DEFAULT_LIMITS,
-        backoff: Backoff = DEFAULT_BACKOFF,
-    ) -> None:
-        self._client = RewardClient(endpoints, timeout=timeout, limits=limits, backoff=backoff)
+    def __init__(self, endpoints: str | Sequence[str], settings: ClientSettings = DEFAULT_SETTINGS) -> None:
+        self._client = RewardClient(endpoints, settings)
         super().__init__()
 
     def score(
@@ -87,6 +81,10 @@ class SyncRewardClient(_LoopThread):
     def wait_ready(self, timeout_s: float) -> None:
         """See `RewardClient.wait_ready`."""
         self._run(self._client.wait_ready(timeout_s))
+
+    def stats(self) -> dict[str, Any]:
+        """See `RewardClient.stats`."""
+        return self._client.stats()
 
     async def _close(self) -> None:
         await self._client.close()
@@ -106,6 +104,10 @@ class SyncRewardEnsemble(_LoopThread):
     def wait_ready(self, timeout_s: float) -> None:
         """See `RewardEnsemble.wait_ready`."""
         self._run(self._ensemble.wait_ready(timeout_s))
+
+    def stats(self) -> dict[str, dict[str, Any]]:
+        """See `RewardEnsemble.stats`."""
+        return self._ensemble.stats()
 
     async def _close(self) -> None:
         await self._ensemble.close()
