@@ -209,7 +209,7 @@ class TrainConfig(_Section):
     score_timeout_s: float = Field(default=60.0, gt=0)
     """Bound of one scoring request."""
     combination: Literal["weighted_sum", "gdpo"] = "weighted_sum"
-    failure: Literal["drop_item", "drop_group", "raise"] = "drop_item"
+    failure: Literal["drop_item", "drop_group", "required"] = "drop_item"
     """What happens to a trajectory one of whose scores failed; it never becomes a 0."""
     rewards: dict[str, RewardConfig]
     sampling: SamplingConfig = SamplingConfig()
