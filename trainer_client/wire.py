@@ -6,7 +6,6 @@ because which references are sent as digests depends on the endpoint that is ask
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +13,7 @@ from sync_r1.protos.rewards.v1 import rewards_pb2
 from sync_r1.reward_models.types import Failure, FailureCode, NotApplicable, Outcome, Picture, Sample, Score
 from sync_r1.trainer_client.description import VariantDescription
 from sync_r1.trainer_client.errors import RequestRejected, ServiceBug
-from sync_r1.trainer_client.pictures import EncodedPicture
+from sync_r1.trainer_client.pictures import EncodedPicture, raw_digest
 
 _OVERHEAD_BYTES = 64  # of a nested message, generously: tags, lengths, height, width, a digest
 _CODE_PREFIX = "FAILURE_CODE_"
@@ -161,7 +160,7 @@ def _pack_picture(picture: Picture) -> PackedPicture:
     pixels = picture.pixels
     data = pixels.tobytes()
     # The digest is of what is sent: `picture.sha256` may be that of the file the pixels were decoded from.
-    return PackedPicture(data, pixels.shape[0], pixels.shape[1], hashlib.sha256(data).hexdigest())
+    return PackedPicture(data, pixels.shape[0], pixels.shape[1], raw_digest(data, pixels.shape[0], pixels.shape[1]))
 
 
 def _text_bytes(sample: Sample) -> int:
