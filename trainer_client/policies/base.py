@@ -1,9 +1,10 @@
 """What the trainer asks of a policy: answer questions, draw pictures in steps, and give log-probabilities of both.
 
-Where you are: `pocket.py` implements this; rollout, gate and loss use only what is here. Shapes: N rows, L answer
-tokens, I image tokens, T decoding steps. Masked decoding decides some image tokens at each step; `ImageState` records
-when each was decided, which is enough to rebuild every masked state on the way: at step t exactly the tokens with
-`decided_at < t` are visible.
+Where you are: `pocket.py`, `showo_policy.py` and `janus.py` implement this; rollout, gate and loss use only what is
+here. Shapes: N rows, L answer tokens, I image tokens, T decoding steps. A decoding step decides some image tokens
+(masked decoding: the most confident ones; autoregressive: the next row of the grid); `ImageState` records when each was
+decided, which is enough to rebuild every state on the way: at step t exactly the tokens with `decided_at < t` are
+visible.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ class Answers:
     """Sampled answers with all that their log-probabilities need.
 
     `prompt_ids_N_P` holds the questions' ids in the answering layout, padded on the left; `tokens_N_L` the answers,
-    padded on the right; `mask_N_L` is True for real answer tokens including the end token; `images_codes_N_I` the
-    codes of the pictures looked at, None without any. `temperature` is the one they were sampled at.
+    padded on the right; `mask_N_L` is True for real answer tokens including the end token; `images_codes_N_I` what the
+    policy read of the pictures looked at (their codes, or for a vision encoder pixels, one row each), None without any.
+    `temperature` is the one they were sampled at.
     """
 
     prompt_ids_N_P: Tensor
@@ -113,13 +115,19 @@ class ImageState:
 
 
 class Policy(Protocol):
-    """A unified model that answers and draws. A frozen reference is `copy.deepcopy(policy)`."""
+    """A unified model that answers and draws.
+
+    Its network may live on a graphics card; what goes in and out, log-probabilities with their gradient included, is on
+    the CPU, and so are the generators: the trainer needs no device, and a seed means the same draws everywhere.
+    """
 
     steps: int
     """T, the decoding steps of a picture."""
 
     guidance: float
-    """Classifier-free guidance of sampling and of `image_log_probs`; 0 needs half the computation."""
+    """Classifier-free guidance of sampling and of `image_log_probs`, counted as the model's own code does (see
+    `config.PolicyConfig`); none needs half the computation.
+    """
 
     def answer(
         self, questions: Sequence[Question], *, temperature: float, generator: torch.Generator | None
@@ -138,8 +146,9 @@ class Policy(Protocol):
         """Decode up to `until_step` (T finishes the pictures)."""
 
     def preview(self, state: ImageState) -> npt.NDArray[np.uint8]:
-        """The pictures as they look with every masked token filled greedily; `state` stays as it is. uint8 (N, H, W,
-        3).
+        """What is known of the pictures so far, for a gate to look at; `state` stays as it is. uint8 (N, H', W, 3).
+
+        A masked model fills every masked token greedily; an autoregressive one shows the rows it has drawn.
         """
 
     def decode(self, state: ImageState) -> npt.NDArray[np.uint8]:

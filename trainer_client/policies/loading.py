@@ -13,7 +13,9 @@ from pathlib import Path
 import torch
 
 from sync_r1.trainer_client.config import ConfigError, PolicyConfig
+from sync_r1.trainer_client.policies import janus_weights
 from sync_r1.trainer_client.policies.base import Policy
+from sync_r1.trainer_client.policies.janus import JanusPolicy
 from sync_r1.trainer_client.policies.pocket import PocketPolicy
 
 RANDOM = "random"
@@ -34,6 +36,8 @@ def load_policy(config: PolicyConfig, precision: str) -> Policy:
     try:
         if kind == "pocket":
             return _pocket(config, precision)
+        if kind == "janus":
+            return _janus(config, precision)
     except FileNotFoundError as error:
         raise ConfigError(f"policy: {config.weights!r} lacks a file that a {kind} policy needs: {error}") from error
     raise ConfigError(f"policy.kind: {kind!r} cannot be loaded")
@@ -43,8 +47,12 @@ def load_reference(config: PolicyConfig, precision: str, policy: Policy) -> Poli
     """The frozen reference of a run that started from `config` and now trains `policy`: where it started from, not
     where it was interrupted.
 
-    Raises ConfigError as `load_policy` does.
+    Adapters on bare weights have their start below them, so no second copy is made. Raises ConfigError as
+    `load_policy` does.
     """
+    bare = saved_kind(Path(config.weights)) is None
+    if bare and isinstance(policy, JanusPolicy) and policy.adapters is not None:
+        return policy.reference()
     return load_policy(config, precision)
 
 
@@ -75,6 +83,27 @@ def torch_precision(precision: str, device: torch.device) -> torch.dtype:
         fast = device.type == "cuda" or capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
         precision = "bf16" if fast else "fp32"
     return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+
+
+def _janus(config: PolicyConfig, precision: str) -> JanusPolicy:
+    device, folder = policy_device(config), Path(config.weights)
+    if saved_kind(folder):
+        policy = janus_weights.load(folder, device=device)
+    else:
+        try:
+            policy = janus_weights.from_pretrained(
+                folder,
+                dtype=torch_precision(config.dtype, device),
+                device=device,
+                lora=config.lora,
+                steps=config.steps,
+                guidance=5.0 if config.guidance is None else config.guidance,
+                answer_tokens=config.answer_tokens,
+            )
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+    policy.precision = torch_precision(precision, device)
+    return policy
 
 
 def _pocket(config: PolicyConfig, precision: str) -> PocketPolicy:
