@@ -87,7 +87,10 @@ def _errors_shown() -> Iterator[None]:
     """Errors that say what to do are shown without a traceback; anything else is a bug and keeps it."""
     from sync_r1.trainer_client.errors import RewardClientError
 
-    expected = {"ConfigError", "UnifyBenchError", "ServicesError", "TrainingError", "CheckpointError", "ReportError"}
+    expected = {
+        "ConfigError", "UnifyBenchError", "ServicesError", "TrainingError", "CheckpointError", "JournalError",
+        "ReportError",
+    }  # fmt: skip
     try:
         yield
     except Exception as error:

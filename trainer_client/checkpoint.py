@@ -1,11 +1,15 @@
 """Checkpoints of a run: policy, optimiser, schedule, random states, selector and cursor, written atomically.
 
-A checkpoint is a folder `checkpoints/step-000010/`; it gets that name only when it is complete, and then older ones go.
+A checkpoint is a folder `checkpoints/step-000010/`; it gets that name only when it is complete and on the disk. The
+last few are kept: its `SHA256SUMS` (the format of `sha256sum -c`) tells whether one is intact, and a damaged one is
+passed over for the one before.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import os
 import shutil
 from dataclasses import dataclass
@@ -17,7 +21,12 @@ import torch
 
 from sync_r1.trainer_client.curriculum import Curriculum
 from sync_r1.trainer_client.dgs import Selector
+from sync_r1.trainer_client.durable import sync
 from sync_r1.trainer_client.update import Learner
+
+_SUMS = "SHA256SUMS"
+
+log = logging.getLogger(__name__)
 
 
 class CheckpointError(RuntimeError):
@@ -39,8 +48,10 @@ class RunState:
     """Draws tasks, decoding steps and the control's permutations."""
 
 
-def save_checkpoint(folder: Path, state: RunState) -> Path:
-    """Write `folder/step-XXXXXX` and remove older ones. A crash on the way leaves the previous checkpoint untouched."""
+def save_checkpoint(folder: Path, state: RunState, *, kept: int = 1) -> Path:
+    """Write `folder/step-XXXXXX` and remove all but the newest `kept`. A crash on the way leaves those that are there
+    untouched.
+    """
     target = folder / f"step-{state.step:06d}"
     partial = folder / f".{target.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
@@ -61,17 +72,37 @@ def save_checkpoint(folder: Path, state: RunState) -> Path:
         "rng": state.rng.bit_generator.state,
     }
     (partial / "state.json").write_text(json.dumps(cursor))
+    sums = [f"{digest}  {name}\n" for name, digest in _digests(partial).items()]
+    (partial / _SUMS).write_text("".join(sums))
+    for path in [*partial.rglob("*"), partial]:
+        sync(path)
     shutil.rmtree(target, ignore_errors=True)
     os.replace(partial, target)
+    sync(folder)
+    # Later ones, if any, are damaged: the run was continued from an earlier one.
+    keep = sorted(path for path in folder.glob("step-*") if path.name <= target.name)[-kept:]
     for old in folder.glob("step-*"):
-        if old != target:
+        if old not in keep:
             shutil.rmtree(old)
     return target
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint in `folder`, or None."""
-    return max(folder.glob("step-*"), default=None)
+    """The newest intact checkpoint in `folder`, with a warning for each damaged one passed over; None without any.
+
+    Raises CheckpointError when there are some and all are damaged.
+    """
+    found = sorted(folder.glob("step-*"), reverse=True)
+    for checkpoint in found:
+        if not (reason := _damage(checkpoint)):
+            return checkpoint
+        log.warning("%s is damaged and passed over for the one before: %s", checkpoint, reason)
+    if found:
+        raise CheckpointError(
+            f"none of the {len(found)} checkpoints in {folder} is intact (newest: {_damage(found[0])}); remove the "
+            "folder to start over: the journal gives the same scores again"
+        )
+    return None
 
 
 def load_checkpoint(checkpoint: Path, state: RunState) -> None:
@@ -80,6 +111,8 @@ def load_checkpoint(checkpoint: Path, state: RunState) -> None:
 
     Raises CheckpointError.
     """
+    if reason := _damage(checkpoint):
+        raise CheckpointError(f"{checkpoint} is damaged: {reason}")
     try:
         cursor = json.loads((checkpoint / "state.json").read_text())
         tensors = torch.load(checkpoint / "trainer.pt", weights_only=True)
@@ -94,3 +127,27 @@ def load_checkpoint(checkpoint: Path, state: RunState) -> None:
         raise CheckpointError(
             f"{checkpoint} cannot be resumed from: {error!r}; was it written by this version?"
         ) from error
+
+
+def _damage(checkpoint: Path) -> str:
+    """What is wrong with the files of a checkpoint; "" if nothing is."""
+    try:
+        lines = (checkpoint / _SUMS).read_text().splitlines()
+        expected = {name: digest for digest, name in (line.split("  ", 1) for line in lines)}
+        found = _digests(checkpoint)
+    except (OSError, ValueError) as error:
+        return f"{_SUMS} cannot be checked: {error}"
+    wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    return f"{', '.join(wrong)} differ from {_SUMS}" if wrong else ""
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """Path in the folder -> SHA-256 of each file but the sums themselves."""
+    digests = {}
+    for file in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _SUMS):
+        digest = hashlib.sha256()
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+        digests[str(file.relative_to(folder))] = digest.hexdigest()
+    return digests

@@ -96,6 +96,10 @@ class SamplingConfig(_Section):
     """
     temperature: float = Field(default=1.0, gt=0)
     """Of the tokens. 1 keeps samples on-policy: the loss uses the policy's own probabilities."""
+    chunks: int = Field(default=1, ge=1)
+    """Parts (of whole groups) in which a batch is sampled; each is scored while the next is sampled. The draws differ
+    from those of another number, not their distribution.
+    """
     batch: int = Field(default=64, ge=1)
     """Most trajectories that the policy draws at once; bounds memory."""
 
@@ -173,6 +177,23 @@ class OptimiserConfig(_Section):
     """Decoding steps per backward pass over pictures; bounds memory and changes no result."""
 
 
+class UnifyBenchConfig(_Section):
+    """What `sync-r1 evaluate` measures beyond that: the variant behind each metric (`unifybench_metrics.py`)."""
+
+    pictures: int = Field(default=4, ge=1)
+    """Per DreamBooth prompt and per held-out condition."""
+    prompts: int = Field(default=25, ge=1, le=25)
+    """How many of DreamBooth's prompts."""
+    recognition: str = "yes_no"
+    answers: tuple[str, ...] = ("bleu", "judge")
+    recall: str = "selection"
+    clip_i: str = "clip_i"
+    clip_t: str = "clip_t"
+    face: str = "arcface"
+    knowledge: str = "oracle"
+    """ "oracle" (PocketBench has one) or a variant of text-faithfulness that gives 0, 0.5 or 1, such as "judge"."""
+
+
 class EvaluationConfig(_Section):
     """The measurement before and after, on held-out conditions and with the same seed both times."""
 
@@ -181,6 +202,7 @@ class EvaluationConfig(_Section):
     """Not the run's seed: runs with different seeds are measured on the same draws."""
     shown: int = Field(default=16, ge=1)
     """Pictures kept for the report."""
+    unifybench: UnifyBenchConfig = UnifyBenchConfig()
 
 
 class TrainConfig(_Section):
@@ -206,6 +228,10 @@ class TrainConfig(_Section):
     """
     checkpoint_every: int = Field(default=5, ge=1)
     """Steps between checkpoints; one is always written at the end."""
+    checkpoints_kept: int = Field(default=2, ge=1)
+    """The newest ones; the one before stands in for one that is damaged."""
+    outage_budget_s: float = Field(default=600.0, ge=0)
+    """How long a batch waits for a reward whose service is away before the run stops."""
     score_timeout_s: float = Field(default=60.0, gt=0)
     """Bound of one scoring request."""
     combination: Literal["weighted_sum", "gdpo"] = "weighted_sum"
@@ -230,6 +256,8 @@ class TrainConfig(_Section):
             raise ValueError(f"rewards may name {sorted(known)}, got {sorted(unknown)}")
         if not any(reward.weight > 0 for reward in self.rewards.values()):
             raise ValueError("at least one reward needs a weight above 0")
+        if self.combination == "gdpo" and self.sampling.chunks > 1:
+            raise ValueError("combination gdpo whitens over the whole batch, so it needs sampling.chunks = 1")
         return self
 
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 
 from sync_r1.trainer_client.checkpoint import latest_checkpoint
 from sync_r1.trainer_client.client import RewardClient
 from sync_r1.trainer_client.config import ConfigError, TrainConfig
+from sync_r1.trainer_client.durable import write_text
 from sync_r1.trainer_client.ensemble import RewardEnsemble, RewardUse
 from sync_r1.trainer_client.evaluation import Evaluation, Judge, PocketJudge, evaluate
 from sync_r1.trainer_client.pocketbench import write_pocketbench
@@ -25,6 +28,8 @@ from sync_r1.trainer_client.training import Progress, train, write_evaluation
 from sync_r1.trainer_client.unifybench import UnifyBench, load_unifybench
 
 _READY_TIMEOUT_S = 60.0
+_CHANGEABLE = {"budget_s", "outage_budget_s", "score_timeout_s", "checkpoint_every", "checkpoints_kept"}
+"""Settings that may differ when a run is resumed, because they change nothing that is learnt."""
 
 
 def run_training(
@@ -43,7 +48,7 @@ def run_training(
     checkpoint = latest_checkpoint(out / "checkpoints")
     policy = _load_newest(config, checkpoint)
     # Only now is the folder a run: whatever was wrong so far can be mended and tried again.
-    (out / "config.json").write_text(json.dumps(config.model_dump(mode="json"), indent=1) + "\n")
+    write_text(out / "config.json", json.dumps(config.model_dump(mode="json"), indent=1) + "\n")
     with ExitStack() as stack:
         if endpoints_file is None:
             progress("starting Triton and the four services", 0, config.steps)
@@ -124,9 +129,11 @@ def load_benchmark(name: str, out: Path) -> UnifyBench:
     """ "pocket" is rendered into `out/benchmark`, anything else is a folder. Raises UnifyBenchError."""
     if name != "pocket":
         return load_unifybench(Path(name))
-    folder = out / "benchmark"
-    if not (folder / "concepts_list.json").exists():
-        write_pocketbench(folder)
+    folder, partial = out / "benchmark", out / ".benchmark.partial"
+    if not folder.exists():
+        shutil.rmtree(partial, ignore_errors=True)
+        write_pocketbench(partial)
+        partial.rename(folder)
     return load_unifybench(folder)
 
 
@@ -145,8 +152,13 @@ def _check_folder(config: TrainConfig, out: Path, resume: bool) -> None:
     if resume and not file.exists():
         raise ConfigError(f"there is no run to resume in {out}; leave --resume out to start one")
     if resume:
-        before, now = json.loads(file.read_text()), config.model_dump(mode="json")
-        changed = [key for key in now if before.get(key) != now[key] and key != "budget_s"]
+        # An older run lacks newer keys: it had their defaults.
+        try:
+            before = TrainConfig.model_validate_json(file.read_text()).model_dump()
+        except ValidationError as error:
+            raise ConfigError(f"{file} is not the configuration of a run of this version: {error}") from None
+        now = config.model_dump()
+        changed = [key for key in now if before[key] != now[key] and key not in _CHANGEABLE]
         if changed:
             raise ConfigError(f"{out} was started with another {', '.join(changed)}; resume with the same settings")
     out.mkdir(parents=True, exist_ok=True)

@@ -4,19 +4,18 @@
     evaluate
                 └──────────────────────────────── `steps` times, or until the time is up ────────────────────────┘
 
-A run is a folder: `config.json`, `metrics.jsonl` (one line per step), `evaluation/{start,end}.json` with pictures,
-`checkpoints/`, `policy/` and `report.html`. `runs.py` puts the real parts together; tests pass small ones.
+A run is a folder: `config.json`, `metrics.jsonl` (one line per step), `journal.jsonl` (every score, before it is used),
+`evaluation/{start,end}.json` with pictures, `checkpoints/`, `policy/` and `report.html`. It may be killed at any point
+and ends in the same weights when it is resumed (`journal.py`, `checkpoint.py`). `runs.py` puts the real parts together;
+tests pass small ones.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +23,23 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sync_r1.reward_models.types import Sample
+from sync_r1.trainer_client.batches import Phases, collect
 from sync_r1.trainer_client.checkpoint import RunState, latest_checkpoint, load_checkpoint, save_checkpoint
 from sync_r1.trainer_client.config import IMAGE_REWARDS, TrainConfig
 from sync_r1.trainer_client.curriculum import Curriculum
-from sync_r1.trainer_client.dgs import DynamicGroupScaling, Floats, NoSelection, Selected, Selector
+from sync_r1.trainer_client.dgs import DynamicGroupScaling, NoSelection, Selector
+from sync_r1.trainer_client.dump import dump_batch
+from sync_r1.trainer_client.durable import append_line, write_text
 from sync_r1.trainer_client.ensemble import EnsembleResult
 from sync_r1.trainer_client.evaluation import Evaluation, Judge, Scorer, evaluate
+from sync_r1.trainer_client.journal import Journal
 from sync_r1.trainer_client.policies.base import Policy
-from sync_r1.trainer_client.reasoning import Task, sample
+from sync_r1.trainer_client.records import forget_after, step_record, waiting_record
 from sync_r1.trainer_client.rollout import Sampler
+from sync_r1.trainer_client.scoring import PatientScorer
 from sync_r1.trainer_client.sync_grpo import credit, permute_within_groups
 from sync_r1.trainer_client.unifybench import UnifyBench
-from sync_r1.trainer_client.update import Learner
+from sync_r1.trainer_client.update import Learner, NonFiniteUpdate
 
 Progress = Callable[[str, int, int], None]
 """Called with (what happened, steps done, steps in all)."""
@@ -72,13 +75,21 @@ async def train(
     """
     started_s = time.monotonic() if started_s is None else started_s
     state = _new_state(config, policy, reference, bench)
-    checkpoints = out / "checkpoints"
+    checkpoints, metrics = out / "checkpoints", out / "metrics.jsonl"
     if (checkpoint := latest_checkpoint(checkpoints)) is not None:
         load_checkpoint(checkpoint, state)
-        _forget_after(out / "metrics.jsonl", state.step)
+    forget_after(metrics, state.step)
+    saved_step = state.step if checkpoint else -1
+    journal = Journal(out / "journal.jsonl")
     sampler = Sampler(
         policy, temperature=config.sampling.temperature, batch=config.sampling.batch, generator=state.generator
     )
+
+    def say(message: str) -> None:
+        progress(f"step {state.step + 1}: {message}", state.step, config.steps)
+
+    scorer = PatientScorer(scorer, config.outage_budget_s, say)
+    gate_scorer = PatientScorer(gate_scorer, config.outage_budget_s, say)
 
     async def measure(name: str) -> Evaluation:
         evaluation = await evaluate(
@@ -99,9 +110,6 @@ async def train(
     start = None if (out / "evaluation" / "start.json").exists() else await measure("start")
     evaluation_s = time.monotonic() - measuring_s if start else config.budget_s * 0.1
 
-    async def gate(samples: Sequence[Sample]) -> Floats:
-        return (await gate_scorer.score(samples, timeout_s=config.score_timeout_s)).total_N
-
     empty_batches, longest_step_s = 0, 0.0
     while state.step < config.steps:
         left_s = started_s + config.budget_s - _RESERVE_S - time.monotonic() - evaluation_s
@@ -112,30 +120,14 @@ async def train(
                 config.steps,
             )
             break
-        step_s = time.monotonic()
-        phases = Phases()
+        step_s, phases = time.monotonic(), Phases()
+        scorer.reset()
+        gate_scorer.reset()
         tasks = state.curriculum.draw(config.sampling.prompts, state.rng)
-        with phases("sample"):
-            selected = await state.selector.rollout(sampler, tasks, gate)
-            pictures = sampler.pictures(selected.trajectories)
-        phases.move("sample", "gate", selected.cost.gate_s)
-        samples = [
-            sample(
-                tasks[trajectory.group],
-                identifier=f"{state.step}-{index}",
-                group=f"{state.step}-{trajectory.group}",
-                pixels=pixels,
-                answer=trajectory.text,
-            )
-            for index, (trajectory, pixels) in enumerate(zip(selected.trajectories, pictures))
-        ]
-        # The reference does not depend on rewards, so its forward passes fill the time in which the services work.
-        scoring = asyncio.create_task(scorer.score(samples, timeout_s=config.score_timeout_s))
-        steps = state.learner.draw_steps(state.rng)
-        with phases("reference"):
-            recorded = await asyncio.to_thread(state.learner.reference_log_probs, selected.trajectories, steps)
-        with phases("score_wait"):
-            scores = await scoring
+        batch = await collect(
+            config, state, sampler, tasks, journal=journal, scorer=scorer, gate_scorer=gate_scorer, phases=phases
+        )
+        selected, scores = batch.selected, batch.scores
         groups_N = np.array([trajectory.group for trajectory in selected.trajectories])
         total_N, image_N = (
             scores.total_N,
@@ -159,8 +151,15 @@ async def train(
         figures: dict[str, float] = {}
         if learned_N.any():
             empty_batches = 0
-            with phases("update"):
-                figures = state.learner.update(selected.trajectories, shares, steps, recorded)
+            try:
+                with phases("update"):
+                    figures = state.learner.update(selected.trajectories, shares, batch.steps, batch.recorded)
+            except NonFiniteUpdate as error:
+                folder = dump_batch(out / "failed" / f"step-{state.step + 1:06d}", batch, shares, str(error))
+                raise TrainingError(
+                    f"step {state.step + 1}: {error}; the weights were not touched and the batch is in {folder}; look "
+                    "there for what is not a number before resuming, because --resume repeats this step exactly"
+                ) from error
         else:
             empty_batches += 1
             log.warning("step %d: no trajectory has a score, so nothing is learnt: %s", state.step, _reasons(scores))
@@ -170,14 +169,16 @@ async def train(
                 )
         state.step += 1
         record = step_record(state.step, tasks, selected, scores, learned_N, groups_N) | gate_figures | figures
-        record |= {"phases_s": phases.seconds, "elapsed_s": time.monotonic() - started_s}
-        with (out / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        record |= waiting_record(phases, batch, time.monotonic() - step_s, (scorer, gate_scorer))
+        record |= {"elapsed_s": time.monotonic() - started_s}
+        append_line(metrics, json.dumps(record))
         progress(f"step {state.step}: {_headline(record['rewards'])}", state.step, config.steps)
         if state.step % config.checkpoint_every == 0:
-            save_checkpoint(checkpoints, state)
-        longest_step_s = max(longest_step_s, time.monotonic() - step_s)
-    save_checkpoint(checkpoints, state)
+            save_checkpoint(checkpoints, state, kept=config.checkpoints_kept)
+            saved_step = state.step
+        longest_step_s = max(longest_step_s, time.monotonic() - step_s - record["outage_s"])
+    if saved_step != state.step:
+        save_checkpoint(checkpoints, state, kept=config.checkpoints_kept)
     policy.save(out / "policy")
     return start, await measure("end")
 
@@ -197,59 +198,6 @@ def _new_state(config: TrainConfig, policy: Policy, reference: Policy, bench: Un
         generator=torch.Generator().manual_seed(config.seed),
         rng=np.random.default_rng([config.seed, 0]),
     )
-
-
-class Phases:
-    """Seconds spent per phase of one step."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        started_s = time.monotonic()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started_s
-
-    def move(self, source: str, target: str, seconds: float) -> None:
-        """Book part of one phase's time under another's name."""
-        self.seconds[source] -= seconds
-        self.seconds[target] = self.seconds.get(target, 0.0) + seconds
-
-
-def step_record(
-    step: int, tasks: Sequence[Task], selected: Selected, scores: EnsembleResult, learned_N: Any, groups_N: Any
-) -> dict[str, Any]:
-    """What `metrics.jsonl` keeps of one batch: means over scored items, never over failures taken as 0."""
-    spread = [scores.total_N[(groups_N == group) & learned_N].std() for group in np.unique(groups_N[learned_N])]
-    lengths = [int(trajectory.answer.mask_N_L.sum()) for trajectory in selected.trajectories]
-    return {
-        "step": step,
-        "rewards": {"total": _mean(scores.total_N)}
-        | {name: _mean(reward.scores_N) for name, reward in scores.rewards.items()},
-        "components": {
-            f"{name}/{component}": _mean(values_N)
-            for name, reward in scores.rewards.items()
-            for component, values_N in reward.components.items()
-        },
-        "by_task": {
-            kind: _mean(scores.total_N[[tasks[group].kind == kind for group in groups_N]])
-            for kind in sorted({task.kind for task in tasks})
-        },
-        "group_std": float(np.mean(spread)) if spread else None,
-        "trajectories": len(selected.trajectories),
-        "learned": int(learned_N.sum()),
-        "failures": {name: int(reward.failed_N.sum()) for name, reward in scores.rewards.items()},
-        "answer_tokens": float(np.mean(lengths)),
-        "selection": asdict(selected.cost)
-        | {"theta": float(np.mean(list(selected.thresholds.values()))) if selected.thresholds else None},
-        "service_s": {name: reward.elapsed_s for name, reward in scores.rewards.items()},
-    }
-
-
-def _mean(values_N: Floats) -> float | None:
-    known = values_N[~np.isnan(values_N)]
-    return float(known.mean()) if len(known) else None
 
 
 def _headline(means: dict[str, Any]) -> str:
@@ -274,11 +222,4 @@ def write_evaluation(folder: Path, name: str, evaluation: Evaluation) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for index, shown in enumerate(evaluation.shown):
         Image.fromarray(shown.pixels).save(folder / f"{name}-{index:02d}.png")
-    (folder / f"{name}.json").write_text(json.dumps(evaluation.to_json(), indent=1) + "\n")
-
-
-def _forget_after(metrics: Path, step: int) -> None:
-    """Drop lines of steps that the checkpoint does not know, so that a resumed run writes each step once."""
-    if metrics.exists():
-        kept = [line for line in metrics.read_text().splitlines() if json.loads(line)["step"] <= step]
-        metrics.write_text("".join(f"{line}\n" for line in kept))
+    write_text(folder / f"{name}.json", json.dumps(evaluation.to_json(), indent=1) + "\n")

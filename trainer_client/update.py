@@ -21,6 +21,10 @@ from sync_r1.trainer_client.rollout import Trajectory, collate_answers
 from sync_r1.trainer_client.sync_grpo import Credit, ModalityLoss, modality_loss
 
 
+class NonFiniteUpdate(ArithmeticError):
+    """A loss or the gradient is infinite or not a number; the message has the figures."""
+
+
 @dataclass(frozen=True)
 class RecordedLogProbs:
     """Log-probs of N trajectories under fixed weights: one (L_i,) tensor per answer, one (I,) tensor per picture."""
@@ -86,6 +90,8 @@ class Learner:
     ) -> dict[str, float]:
         """Apply the objective's epochs to one batch; returns figures of the last epoch (losses, KL in nats per token,
         …).
+
+        Raises NonFiniteUpdate before the epoch that would spoil the weights, ValueError without a valid reward.
         """
         rows = [row for row in range(len(trajectories)) if credit.weights_N[row] > 0]
         if not rows:
@@ -105,13 +111,11 @@ class Learner:
                         loss = self._image_loss(trajectories, part, credit, step_part, len(steps), old, reference)
                         _add(figures, "image", loss)
             norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._config.grad_clip)
-            if not math.isfinite(norm.item()):
-                raise FloatingPointError(
-                    f"the gradient's norm is {norm.item()}; lower optimiser.learning_rate, or resume from a checkpoint"
-                )
+            figures["grad_norm"] = norm.item()
+            if wrong := [f"{name} {value}" for name, value in figures.items() if not math.isfinite(value)]:
+                raise NonFiniteUpdate(f"the update is not finite: {', '.join(wrong)}")
             self.optimiser.step()
             self.scheduler.step()
-            figures["grad_norm"] = norm.item()
         figures["learning_rate"] = float(self.scheduler.get_last_lr()[0])
         return figures
 
