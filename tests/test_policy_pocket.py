@@ -13,8 +13,9 @@ import torch
 
 from sync_r1.trainer_client.policies.base import ImageState, Question
 from sync_r1.trainer_client.policies.magvit import Magvit, MagvitConfig, StageSizes
-from sync_r1.trainer_client.policies.pocket import MASKED, PocketPolicy
+from sync_r1.trainer_client.policies.pocket import PocketPolicy
 from sync_r1.trainer_client.policies.showo import Showo, ShowoConfig
+from sync_r1.trainer_client.policies.showo_policy import MASKED
 from sync_r1.trainer_client.policies.words import SOFT_TOKENS, Words, write_vocabulary
 
 PROMPTS = ["<bo> wearing its hat . <bo> 's hat is green .", "a red cat", "<bo> at the beach"]

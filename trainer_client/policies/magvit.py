@@ -284,14 +284,14 @@ class Magvit(nn.Module):
                 f"expected uint8 pictures (N, {size}, {size}, 3), got {pictures.dtype} {pictures.shape}; "
                 "resize them before encoding"
             )
-        codes = [
-            self.quantize.codes(self.encoder(to_pixels(pictures[i : i + 64]))) for i in range(0, len(pictures), 64)
-        ]
-        return torch.cat(codes)
+        device = self.quantize.embedding.device
+        parts = [to_pixels(pictures[i : i + 64]).to(device) for i in range(0, len(pictures), 64)]
+        return torch.cat([self.quantize.codes(self.encoder(part)) for part in parts])
 
     @torch.no_grad()
     def decode(self, codes_N_I: Tensor) -> npt.NDArray[np.uint8]:
         """RGB pictures uint8 (N, H, W, 3) of token numbers (N, grid²)."""
+        codes_N_I = codes_N_I.to(self.quantize.embedding.device)
         parts = [self.decoder(self.quantize.values(part, self.config.grid)) for part in codes_N_I.split(64)]
         return to_pictures(torch.cat(parts))
 
@@ -330,4 +330,4 @@ def to_pixels(pictures_NHWC: npt.NDArray[np.uint8]) -> Tensor:
 def to_pictures(pixels_NCHW: Tensor) -> npt.NDArray[np.uint8]:
     """Pixels in −1…1 (clipped) to uint8 pictures (N, H, W, 3)."""
     scaled = ((pixels_NCHW.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return cast("npt.NDArray[np.uint8]", scaled.permute(0, 2, 3, 1).contiguous().numpy())
+    return cast("npt.NDArray[np.uint8]", scaled.permute(0, 2, 3, 1).contiguous().cpu().numpy())

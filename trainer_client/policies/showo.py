@@ -1,14 +1,14 @@
 """The unified model of the policy: one Phi transformer for text and image tokens, with Show-o's layouts and attention.
 
-Where you are: `magvit.py` makes image tokens, `words.py` text tokens; this module holds the network that predicts
-both, `pocket.py` samples from it. The blocks are transformers' `PhiForCausalLM` (LayerNorm on queries and keys), so
-that Show-o's published weights load under their own keys (`showo.model.layers.0.…`); `ShowoConfig()` is the published
-size (Show-o 512 with Phi-1.5).
+Where you are: `magvit.py` makes image tokens, `words.py` and `phi_text.py` text tokens; this module holds the network
+that predicts both, `showo_policy.py` samples from it. The blocks are transformers' `PhiForCausalLM` (LayerNorm on
+queries and keys), so that Show-o's published weights load under their own keys (`showo.model.layers.0.…`);
+`ShowoConfig()` is the published size (Show-o 512 with Phi-1.5).
 
-Vocabulary, in order: text, ten special tokens, image codes, the mask token. Layouts (Xie et al., arXiv 2408.12528):
-drawing `<|t2i|> text <|soi|> image <|eoi|>`, answering `<|mmu|> <|soi|> image <|eoi|> text`, both padded on the left.
-Text attends causally, an image attends fully within itself (an image that comes first together with its task token),
-padding is never attended.
+Vocabulary, in order: text (a learned concept's tokens last), ten special tokens, image codes, the mask token. Layouts
+(Xie et al., arXiv 2408.12528): drawing `<|t2i|> text <|soi|> image <|eoi|>`, answering `<|mmu|> <|soi|> image <|eoi|>
+text`, both padded on the left. Text attends causally, an image attends fully within itself (an image that comes first
+together with its task token), padding is never attended.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ class ShowoConfig:
     layers: int = 24
     heads: int = 32
     max_positions: int = 2048
+    pad_first: bool = False
+    """The padding token is the first special token (the published weights) instead of the last (the pocket policy)."""
 
     @property
     def vocab_size(self) -> int:
@@ -61,7 +63,8 @@ class ShowoConfig:
 
     def special(self, name: str) -> int:
         """Token id of a special token such as `<|soi|>`."""
-        return self.text_vocab + SPECIAL_TOKENS.index(name)
+        index = SPECIAL_TOKENS.index(name)
+        return self.text_vocab + ((index + 1) % len(SPECIAL_TOKENS) if self.pad_first else index)
 
     @classmethod
     def from_json(cls, text: str) -> ShowoConfig:
@@ -96,7 +99,12 @@ def attention_allowed(ids_N_L: Tensor, config: ShowoConfig, *, image_first: bool
 class Showo(nn.Module):
     """The network; `showo` is the Phi language model over the joint vocabulary."""
 
-    def __init__(self, config: ShowoConfig) -> None:
+    def __init__(self, config: ShowoConfig, *, attention: str = "eager") -> None:
+        """`attention` is transformers' name of the kernel.
+
+        "eager", plain matrix products, because on a CPU the fused kernel's backward pass takes three times as long at
+        the pocket's lengths; "sdpa" at Show-o's lengths, where the N × heads × L × L weights would not fit.
+        """
         super().__init__()
         self.config = config
         self.precision = torch.float32
@@ -113,14 +121,17 @@ class Showo(nn.Module):
                 qk_layernorm=True,
                 # The same formula as Phi's "gelu_new", as one fused kernel: half the time of the backward pass.
                 hidden_act="gelu_pytorch_tanh",
-                # Plain matrix products: on a CPU the fused kernel's backward pass takes three times as long at these
-                # lengths.
-                attn_implementation="eager",
+                attn_implementation=attention,
                 pad_token_id=None,
                 bos_token_id=None,
                 eos_token_id=None,
             )
         )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.showo.lm_head.weight.device
 
     def hidden(self, ids_N_L: Tensor, allowed: Tensor, prefix: Prefix | None = None) -> tuple[Tensor, Prefix]:
         """Last hidden states (N, L, H) and the keys and values of all tokens read so far.
@@ -155,7 +166,7 @@ class Showo(nn.Module):
     def _precision(self) -> AbstractContextManager[object]:
         if self.precision == torch.float32:
             return nullcontext()
-        return torch.autocast(self.showo.lm_head.weight.device.type, self.precision)
+        return torch.autocast(self.device.type, self.precision)
 
     def text_logits(self, hidden: Tensor) -> Tensor:
         """Logits over the text vocabulary."""
