@@ -8,53 +8,28 @@ import io
 import json
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
 
 import grpc
 import numpy as np
 import pytest
 import toys
+from fronts import Stub, refused, serving
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from PIL import Image
 from toys import ToyReward
 
-from sync_r1.protos.rewards.v1 import rewards_pb2, rewards_pb2_grpc
-from sync_r1.services.config import Limits, ServiceConfig
+from sync_r1.protos.rewards.v1 import rewards_pb2
+from sync_r1.services.config import ServiceConfig
 from sync_r1.services.embedded import EmbeddedTriton
 from sync_r1.services.server import RewardServer
 from sync_r1.services.triton_runner import TritonRunner
-
-Stub = rewards_pb2_grpc.RewardServiceStub
-
-
-@asynccontextmanager
-async def serving(url: str, *rewards: ToyReward, **limits: int) -> AsyncIterator[tuple[RewardServer, grpc.aio.Channel]]:
-    """A service of the toy reward over the Triton at `url`, and a channel to it."""
-    runner = TritonRunner(url)
-
-    async def ready() -> bool:
-        return await runner.ready(toys.release().graphs)
-
-    config = ServiceConfig(limits=Limits(**limits), health_interval_s=0.1)
-    server = RewardServer(toys.served(*rewards), runner, config, ready=ready)
-    port = await server.start()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        yield server, channel
-    await server.drain()
-    await runner.close()
 
 
 @pytest.fixture
 async def stub(toy_triton: EmbeddedTriton) -> AsyncIterator[Stub]:
     async with serving(toy_triton.url, max_items=8, max_text_bytes=64) as (_, channel):
         yield Stub(channel)
-
-
-async def refused(call: Awaitable[object]) -> grpc.aio.AioRpcError:
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call
-    return caught.value
 
 
 async def test_outcomes_keep_the_order_and_the_ids_of_the_samples(stub: Stub) -> None:
