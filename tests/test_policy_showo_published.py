@@ -13,7 +13,9 @@ from safetensors.torch import load_file, save_file
 from showo_folders import Published, write_published
 from torch import Tensor
 
+from sync_r1.trainer_client.config import ConfigError, PolicyConfig
 from sync_r1.trainer_client.policies.base import Question
+from sync_r1.trainer_client.policies.loading import load_policy
 from sync_r1.trainer_client.policies.magvit import Magvit, MagvitConfig
 from sync_r1.trainer_client.policies.published import (
     WeightsError,
@@ -104,7 +106,7 @@ def test_every_published_key_has_its_place_and_none_may_be_missing() -> None:
 
 
 def test_token_ids_are_those_of_the_published_tokenizer() -> None:
-    """Show-o's code adds [PAD] to Phi-1.5's 50295 tokens first, then nine special tokens; codes follow, the mask ends."""
+    """Show-o's code adds [PAD] to Phi-1.5's 50295 tokens first, then nine special tokens; then codes and mask."""
     config = ShowoConfig(pad_first=True)
     names = ("pad", "soi", "eoi", "sov", "eov", "t2i", "mmu", "t2v", "v2v", "lvg")
     assert [config.special(f"<|{name}|>") for name in names] == list(range(50295, 50305))
@@ -252,8 +254,18 @@ def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
     published = write_published(tmp_path, binary=True)
     file = published.showo / "pytorch_model.bin"
     torch.save({"showo": _Code()}, file)
-    with pytest.raises(WeightsError, match="pytorch_model.bin: holds more than weights"):
+    with pytest.raises(WeightsError, match=r"pytorch_model\.bin: holds more than weights"):
         published.load()
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(WeightsError, match="download it again"):
         published.load()
+
+
+def test_configuration_names_the_folders_and_the_settings_of_sampling(published: Published) -> None:
+    folders = {"image_tokenizer": str(published.magvit), "text_tokenizer": str(published.phi)}
+    config = PolicyConfig(kind="showo", weights=str(published.showo), steps=4, noise=1.8, device="cpu", **folders)
+    policy = load_policy(config, "fp32")
+    assert isinstance(policy, ShowoPolicy)
+    assert (policy.steps, policy.guidance, policy.noise, policy.max_answer_tokens) == (4, 5.0, 1.8, 100)
+    with pytest.raises(ConfigError, match="key 'magvit' is missing, as in published folders; give the folder"):
+        load_policy(PolicyConfig(kind="showo", weights=str(published.showo), device="cpu"), "fp32")

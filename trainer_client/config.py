@@ -66,6 +66,10 @@ class PolicyConfig(_Section):
     g·unconditional, 0 = none; janus w in unconditional + w·(conditional − unconditional), 1 = none. None = the policy's
     own (janus: 5).
     """
+    noise: float | None = Field(default=None, ge=0)
+    """pocket and showo: initial scale τ of the Gumbel noise on the confidence by which tokens are masked again; None =
+    the policy's own.
+    """
     answer_tokens: int = Field(default=100, ge=1)
     """Longest answer that showo and janus give."""
     lora: LoraConfig | None = None
@@ -105,40 +109,54 @@ class SamplingConfig(_Section):
 
 
 class SelectorConfig(_Section):
-    """Which trajectories are finished (see `dgs.py`)."""
+    """Which trajectories are finished (`dgs.py`) and which enter the loss (`selectors.py`)."""
 
-    kind: Literal["none", "dgs"] = "dgs"
+    kind: Literal["none", "dgs", "dapo", "pods"] = "dgs"
     preview_at: float = Field(default=0.3, gt=0, lt=1)
-    """Share of the decoding steps after which a preview is decoded (the release: 10 of 50)."""
+    """dgs: share of the decoding steps after which a preview is decoded (the release: 10 of 50)."""
     target_acceptance: float = Field(default=0.5, gt=0, le=1)
-    """θ is the (1 - this) quantile; G / this previews are proposed per round. The release aims at 0.25."""
+    """dgs: θ is the (1 - this) quantile; G / this previews are proposed per round. The release aims at 0.25."""
+    keep: Literal["above", "spread"] = "above"
+    """dgs: "above": previews whose score exceeds θ; "spread": the G whose scores vary most (no θ, one round)."""
     threshold: Literal["quantile", "released"] = "quantile"
-    """"quantile": θ per prompt from its own gate scores; "released": one global θ as in the public code."""
+    """dgs: "quantile": θ per prompt from its own gate scores; "released": one global θ as in the public code."""
     group: Literal["fixed", "dynamic"] = "fixed"
-    """"fixed": G per group; "dynamic": all that pass within [group_min, group_max], with a leave-one-out baseline."""
+    """dgs: "fixed": G per group; "dynamic": all that pass within [group_min, group_max], leave-one-out baseline."""
     group_min: int = Field(default=4, ge=2)
     group_max: int = Field(default=12, ge=2)
     max_rounds: int = Field(default=2, ge=1)
-    """Rounds of previews before a group is filled with the best rejected ones."""
+    """dgs: rounds of previews before a group is filled with the best rejected ones; dapo: at most this many times the
+    wanted groups are drawn.
+    """
     weights: dict[str, float] = {"concept-consistency": 0.65, "text-faithfulness": 0.35}
-    """The gate's score; only rewards that a picture and ground truth define can take part."""
+    """dgs: the gate's score. With understanding-correctness the answer, known by then, is scored as well."""
+    learn_from_rejected: bool = False
+    """dgs: rejected previews enter the loss as truncated trajectories with their preview's reward (ablation)."""
     min_correlation: float = Field(default=0.1, ge=-1, le=1)
-    """The gate is switched off when its rank correlation with the final reward stays below this."""
+    """dgs: the gate is switched off when its rank correlation with the final reward stays below this."""
     patience: int = Field(default=6, ge=1)
-    """Steps over which that correlation is averaged before it can switch the gate off."""
+    """dgs: steps over which that correlation is averaged before it can switch the gate off."""
+    candidates: int = Field(default=16, ge=2)
+    """pods: trajectories per group that are finished; `sampling.group_size` of them enter the loss."""
+    min_std: float = Field(default=0.01, ge=0)
+    """dapo: groups whose total rewards have at most this standard deviation are dropped."""
 
     @model_validator(mode="after")
     def _fits(self) -> SelectorConfig:
-        if not set(self.weights) <= set(IMAGE_REWARDS):
-            raise ValueError(f"weights may name {IMAGE_REWARDS}, got {sorted(self.weights)}")
+        if not set(self.weights) <= {*IMAGE_REWARDS, ANSWER_REWARD}:
+            raise ValueError(f"weights may name {(*IMAGE_REWARDS, ANSWER_REWARD)}, got {sorted(self.weights)}")
         if self.group_max < self.group_min:
             raise ValueError(f"group_max ({self.group_max}) must be at least group_min ({self.group_min})")
+        if self.keep == "spread" and self.group == "dynamic":
+            raise ValueError("keep: spread keeps exactly G per group; group: dynamic needs keep: above")
         return self
 
 
 class ObjectiveConfig(_Section):
     """Sync-GRPO's objective (see `sync_grpo.py`)."""
 
+    kind: Literal["sync_grpo", "best_of_n"] = "sync_grpo"
+    """"best_of_n": supervised fine-tuning on the best trajectory of each group (a control)."""
     baseline: Literal["mean", "leave_one_out"] = "mean"
     scale: Literal["none", "std"] = "none"
     credit: Literal["per_modality", "joint"] = "per_modality"
@@ -202,6 +220,8 @@ class EvaluationConfig(_Section):
     """Not the run's seed: runs with different seeds are measured on the same draws."""
     shown: int = Field(default=16, ge=1)
     """Pictures kept for the report."""
+    every: int = Field(default=0, ge=0)
+    """Steps between further measurements during training (`evaluation/step-000010.json`, …); 0 = none."""
     unifybench: UnifyBenchConfig = UnifyBenchConfig()
 
 
@@ -256,6 +276,11 @@ class TrainConfig(_Section):
             raise ValueError(f"rewards may name {sorted(known)}, got {sorted(unknown)}")
         if not any(reward.weight > 0 for reward in self.rewards.values()):
             raise ValueError("at least one reward needs a weight above 0")
+        if self.selector.kind == "pods" and self.selector.candidates < self.sampling.group_size:
+            raise ValueError(
+                f"selector.candidates ({self.selector.candidates}) must be at least sampling.group_size "
+                f"({self.sampling.group_size}), because that many of them are kept"
+            )
         if self.combination == "gdpo" and self.sampling.chunks > 1:
             raise ValueError("combination gdpo whitens over the whole batch, so it needs sampling.chunks = 1")
         return self

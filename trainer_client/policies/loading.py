@@ -17,6 +17,8 @@ from sync_r1.trainer_client.policies import janus_weights
 from sync_r1.trainer_client.policies.base import Policy
 from sync_r1.trainer_client.policies.janus import JanusPolicy
 from sync_r1.trainer_client.policies.pocket import PocketPolicy
+from sync_r1.trainer_client.policies.published import WeightsError
+from sync_r1.trainer_client.policies.showo_policy import ShowoPolicy
 
 RANDOM = "random"
 """As `policy.weights`: weights at full size that nobody trained, for the plan and for memory measurements only."""
@@ -38,6 +40,8 @@ def load_policy(config: PolicyConfig, precision: str) -> Policy:
             return _pocket(config, precision)
         if kind == "janus":
             return _janus(config, precision)
+        if kind == "showo":
+            return _showo(config, precision)
     except FileNotFoundError as error:
         raise ConfigError(f"policy: {config.weights!r} lacks a file that a {kind} policy needs: {error}") from error
     raise ConfigError(f"policy.kind: {kind!r} cannot be loaded")
@@ -113,9 +117,31 @@ def _pocket(config: PolicyConfig, precision: str) -> PocketPolicy:
         raise ConfigError(
             f"policy: {config.weights!r} is neither 'pocket' nor a folder with a saved policy: {error}"
         ) from error
+    _set_sampling(policy, config)
     policy.model.precision = torch_precision(precision, torch.device("cpu"))
+    return policy
+
+
+def _showo(config: PolicyConfig, precision: str) -> ShowoPolicy:
+    device = policy_device(config)
+    magvit, phi = (Path(name) if name else None for name in (config.image_tokenizer, config.text_tokenizer))
+    dtype = torch_precision(config.dtype, device)
+    try:
+        policy = ShowoPolicy.from_pretrained(showo=Path(config.weights), magvit=magvit, phi=phi, dtype=dtype)
+    except WeightsError as error:
+        raise ConfigError(f"policy: {error}") from None
+    policy.model.to(device)
+    policy.tokenizer.to(device)
+    policy.max_answer_tokens = config.answer_tokens
+    _set_sampling(policy, config)
+    policy.model.precision = torch_precision(precision, device)
+    return policy
+
+
+def _set_sampling(policy: ShowoPolicy, config: PolicyConfig) -> None:
     if config.steps is not None:
         policy.steps = config.steps
     if config.guidance is not None:
         policy.guidance = config.guidance
-    return policy
+    if config.noise is not None:
+        policy.noise = config.noise

@@ -47,7 +47,7 @@ class PhiText:
             raise ValueError(f"{path}: has no token {END}; take the file from the phi-1.5 folder")
         self._path = path
         self.end_id = int(end)
-        self.empty_prompt = (self.end_id, self.end_id)
+        self.empty_prompt: tuple[int, ...] = (self.end_id, self.end_id)
         self.learned = tuple(learned)
         for name in learned:
             self._tokenizer.add_tokens(concept_tokens(name, SOFT_TOKENS))
@@ -102,7 +102,7 @@ class PhiText:
         """The tokens of a learned concept. Raises KeyError for another name."""
         if name not in self.learned:
             raise KeyError(name)
-        return ConceptIds(int(self._tokenizer.token_to_id(name)), SOFT_TOKENS)
+        return ConceptIds(self.ids(name)[0], SOFT_TOKENS)
 
     def learning(self, name: str) -> PhiText:
         """With one more concept. Raises ValueError if its name is taken or none."""

@@ -257,6 +257,6 @@ def _remembered(own: Mapping[str, Any], name: str, file: Path) -> Path:
     if name not in own:
         raise WeightsError(
             f"{file}: key {name!r} is missing, as in published folders; give the folder of "
-            f"{'the image tokenizer (magvitv2)' if name == 'magvit' else 'the text tokenizer (phi-1.5)'} itself"
+            f"{'the image tokenizer (magvitv2)' if name == 'magvit' else 'the text tokenizer (phi-1.5)'} beside it"
         )
     return Path(str(own[name]))

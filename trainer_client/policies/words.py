@@ -92,7 +92,7 @@ class Words:
         """The tokens of a learned concept. Raises KeyError for another name."""
         if name not in self.learned:
             raise KeyError(name)
-        return ConceptIds(int(self._tokenizer.token_to_id(name)), (0, SOFT_TOKENS))
+        return ConceptIds(self.ids(name)[0], (0, SOFT_TOKENS))
 
     def learning(self, name: str) -> Words:
         """With one more concept. Raises ValueError if its name is taken or none."""
