@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 
 from sync_r1.reward_models.graphs import GraphFileMissing, GraphSpec
-from sync_r1.reward_models.images import resize
 from sync_r1.reward_models.runner import GraphRunner, RunContext
 from sync_r1.reward_models.types import Picture, RewardError
 
@@ -32,7 +31,7 @@ class TextError(RewardError):
 
 @dataclass(frozen=True)
 class ImageEncoder:
-    """A graph that takes `pixels` (uint8 N, size, size, 3)."""
+    """A graph that takes `pixels` (N, size, size, 3): uint8, or float32 where its preprocessing gives that."""
 
     graph: GraphSpec
 
@@ -47,7 +46,7 @@ class ImageEncoder:
         if not distinct:
             return {}
         pixels = await asyncio.to_thread(
-            lambda: np.stack([resize(picture.pixels, self.size, self.graph.resize) for picture in distinct.values()])
+            lambda: np.stack([self.graph.preprocessing(picture.pixels, self.size) for picture in distinct.values()])
         )
         result = await runner.run(context, self.graph.name, {self.graph.inputs[0].name: pixels})
         return _by_key(list(distinct), result.outputs)

@@ -1,11 +1,13 @@
 """Graphs: ONNX files with typed inputs and outputs, as a profile lists them and as Triton's configuration names them.
 
-A graph takes `uint8` pixels or `int64` tokens; normalisation is inside the graph. Its weights file is either checked
-in or made once from a package by `export.py`; beside an exported file lies `<file>.json` with the sha256 pinned then.
+A graph takes `uint8` pixels or `int64` tokens; normalisation is inside the graph. Its weights file is checked in, made
+once from a package by `export.py`, or made once from published weights by `sync-r1 export`; beside an exported file
+lies `<file>.json` with the sha256 pinned then, and what no ONNX file can hold (2 GB and more) in `<graph>.onnx.data`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -16,11 +18,13 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from sync_r1.reward_models.images import ResizeMode
+from sync_r1.reward_models.images import CROPPED, Preprocessing
 from sync_r1.reward_models.releases import GraphPin, file_sha256
 from sync_r1.reward_models.types import GraphError
 
 DType = Literal["uint8", "int64", "float32"]
+Engine = Literal["onnx", "torch"]
+"""What runs a graph: ONNX Runtime on an ONNX file, or torch on safetensors and the original's class."""
 
 
 class GraphFileMissing(GraphError):
@@ -73,10 +77,13 @@ class GraphSpec:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     max_batch_size: int
-    resize: ResizeMode = "crop_bicubic"
+    preprocessing: Preprocessing = CROPPED
     """How a picture is brought to the size of the `pixels` input; unused by text graphs."""
     package: str = ""
-    """Which exporter of `export.py` makes the file; empty when the file is checked in."""
+    """Which exporter of `export.py` makes the file; empty when it does not."""
+    published: str = ""
+    """Which model of `published/catalogue.py` it is a graph of; empty for others."""
+    engine: Engine = "onnx"
     warmup_length: int = 16
     """Stands in for axes of any length in the warm-up sample."""
     instances: int = 1
@@ -89,27 +96,58 @@ class GraphSpec:
         Raises GraphFileMissing when there is no file, or when it is not the one that was pinned at export.
         """
         if not self.file.is_file():
-            cure = (
-                "run `python -m sync_r1.reward_models.export`"
-                if self.package
-                else "it should have come with the sources: run `git status`"
+            raise GraphFileMissing(f"graph {self.name!r}: there is no file {self.file}; {self._cure}")
+        digest = graph_sha256(self.file)
+        pinned = self.facts.get("sha256", digest)
+        if pinned != digest:
+            raise GraphFileMissing(
+                f"graph {self.name!r}: {self.file} has sha256 {digest[:12]}…, but {pin_path(self.file).name} pins "
+                f"{pinned[:12]}…; delete both and export again"
             )
-            raise GraphFileMissing(f"graph {self.name!r}: there is no file {self.file}; {cure}")
-        digest = file_sha256(self.file)
-        pin_file = pin_path(self.file)
-        if pin_file.is_file():
-            pinned = json.loads(pin_file.read_text())["sha256"]
-            if pinned != digest:
-                raise GraphFileMissing(
-                    f"graph {self.name!r}: {self.file} has sha256 {digest[:12]}…, but {pin_file.name} pins "
-                    f"{pinned[:12]}…; delete both and export again"
-                )
         return digest
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What was recorded at export: sha256, source, precision, …; empty for a file that is checked in."""
+        file = pin_path(self.file)
+        return dict(json.loads(file.read_text())) if file.is_file() else {}
+
+    @property
+    def disabled_optimizers(self) -> tuple[str, ...]:
+        """What ONNX Runtime must leave out on a CPU."""
+        return disabled_optimizers(self.facts.get("precision", "fp32"))
+
+    @property
+    def _cure(self) -> str:
+        if self.published:
+            engine = " --engine torch" if self.engine == "torch" else ""
+            return f"run `sync-r1 export {self.published}{engine} --weights …`"
+        if self.package:
+            return "run `python -m sync_r1.reward_models.export`"
+        return "it should have come with the sources: run `git status`"
 
     @property
     def pin(self) -> GraphPin:
         """Name, version and digest, as a release lists them. Raises GraphFileMissing."""
         return GraphPin(self.name, self.version, self.sha256)
+
+
+def disabled_optimizers(precision: str) -> tuple[str, ...]:
+    """ONNX Runtime 1.32 crashes in its NCHWc transformer while it loads some half-precision graphs on a CPU."""
+    return () if precision == "fp32" else ("NchwcTransformer",)
+
+
+def data_path(file: Path) -> Path:
+    """Where the tensors of an ONNX file lie that are too many for it. The file names it, so it cannot be renamed."""
+    return file.with_name(file.name + ".data")
+
+
+def graph_sha256(file: Path) -> str:
+    """sha256 of a graph's file; of both digests, one after the other, when its tensors lie in a file of their own."""
+    digest = file_sha256(file)
+    if not data_path(file).is_file():
+        return digest
+    return hashlib.sha256(f"{digest}{file_sha256(data_path(file))}".encode()).hexdigest()
 
 
 def pin_path(file: Path) -> Path:

@@ -11,15 +11,19 @@ import hashlib
 import io
 import warnings
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from sync_r1.reward_models.types import Picture, Pixels, RewardError
 
 FORMATS = ("PNG", "JPEG", "WEBP")
-ResizeMode = Literal["crop_bicubic", "squash_bicubic", "box"]
+ResizeMode = Literal["crop_bicubic", "squash_bicubic", "pad_bicubic", "box"]
+CropRounding = Literal["half_even", "down"]
+MAX_INTERMEDIATE_PIXELS = 16_000_000
+"""A resized picture of more pixels is never made whole: its crop is resampled directly."""
 
 _REFUSED_MODES = {
     "CMYK": "a CMYK picture needs its printer profile to become RGB",
@@ -104,34 +108,86 @@ def from_raw(pixels: bytes, height: int, width: int, limits: ImageLimits | None 
     return Picture(array, digest.hexdigest())
 
 
-def resize(pixels: Pixels, size: int, mode: ResizeMode) -> Pixels:
-    """Bring a picture (H, W, 3) to (size, size, 3), antialiased.
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a picture becomes the pixels of a graph: exactly what the graph's original does before it normalises.
 
-    `crop_bicubic`: shorter side to `size`, then the centre: torchvision's Resize and CenterCrop, as CLIP does.
-    `squash_bicubic`: both sides to `size`. `box`: both sides to `size` by area means, as the pocket renderer does.
+    `crop_bicubic`: shorter side to `shorter_side`, then the centre: torchvision's Resize and CenterCrop, as CLIP does.
+    `squash_bicubic`: both sides to the graph's size. `box`: the same by area means, as the pocket renderer does.
+    `pad_bicubic`: longer side to the graph's size, the rest black, in float32 and not rounded to grey levels, as HPSv2
+    does (it resizes tensors, whose values may leave 0..255); graphs that ask for it take float32 pixels.
+    """
+
+    resize: ResizeMode = "crop_bicubic"
+    shorter_side: int = 0
+    """Of `crop_bicubic`, before the crop; 0 is the graph's size."""
+    crop_rounding: CropRounding = "half_even"
+    """Where a crop begins that lies between two pixels: torchvision takes the even one, transformers the upper left."""
+
+    def __call__(self, pixels: Pixels, size: int) -> npt.NDArray[Any]:
+        """(H, W, 3) to (size, size, 3): uint8, or float32 in grey levels for `pad_bicubic`."""
+        if self.resize == "pad_bicubic":
+            return _pad(pixels, size)
+        if self.resize == "crop_bicubic" and self.shorter_side:
+            return _crop(pixels, self.shorter_side, size, self.crop_rounding)
+        if self.resize == "crop_bicubic" and pixels.shape[:2] != (size, size):
+            return _crop(pixels, size, size, self.crop_rounding)
+        return resize(pixels, size, self.resize)
+
+    def __str__(self) -> str:
+        text = self.resize
+        if self.shorter_side:
+            text += f" from a shorter side of {self.shorter_side}"
+        return text
+
+
+CROPPED = Preprocessing()
+
+
+def resize(pixels: Pixels, size: int, mode: ResizeMode) -> Pixels:
+    """Bring a picture (H, W, 3) to (size, size, 3) of uint8, antialiased; the modes are those of `Preprocessing`.
+
     A picture of that size is returned as it is.
     """
     height, width = pixels.shape[:2]
     if (height, width) == (size, size):
         return pixels
-    image = Image.fromarray(pixels)
     if mode == "crop_bicubic":
-        image = image.resize((size, size), Image.Resampling.BICUBIC, box=_centre_box(height, width, size))
-    else:
-        image = image.resize((size, size), Image.Resampling.BOX if mode == "box" else Image.Resampling.BICUBIC)
-    return np.asarray(image)
+        return _crop(pixels, size, size, "half_even")
+    resample = Image.Resampling.BOX if mode == "box" else Image.Resampling.BICUBIC
+    return np.asarray(Image.fromarray(pixels).resize((size, size), resample))
 
 
-def _centre_box(height: int, width: int, size: int) -> tuple[float, float, float, float]:
-    """The part of the source that resizing its shorter side to `size` and cropping the centre would keep.
-
-    Sizes and offsets are rounded as torchvision does. One resampling of a box gives the same pixels without the huge
-    intermediate picture of, say, 1 x 10,000 pixels.
-    """
+def _crop(pixels: Pixels, shorter_side: int, size: int, rounding: CropRounding) -> Pixels:
+    """The centre (size, size) of the picture resized to `shorter_side`; sizes are cut off as torchvision does."""
+    height, width = pixels.shape[:2]
     shorter = min(height, width)
-    tall, wide = int(size * height / shorter), int(size * width / shorter)
-    top, left = round((tall - size) / 2), round((wide - size) / 2)
-    return (left * width / wide, top * height / tall, (left + size) * width / wide, (top + size) * height / tall)
+    tall, wide = int(shorter_side * height / shorter), int(shorter_side * width / shorter)
+    down = rounding == "down"
+    top, left = ((gap // 2 if down else round(gap / 2)) for gap in (tall - size, wide - size))
+    image = Image.fromarray(pixels)
+    if tall * wide > MAX_INTERMEDIATE_PIXELS:
+        # The crop's own part of the source: within one grey level of the way below (Pillow rounds a box's sides to
+        # float32), without the huge intermediate picture of, say, 1 x 10,000 pixels.
+        box = (left * width / wide, top * height / tall, (left + size) * width / wide, (top + size) * height / tall)
+        return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=box))
+    if (tall, wide) != (height, width):
+        image = image.resize((wide, tall), Image.Resampling.BICUBIC)
+    return np.asarray(image.crop((left, top, left + size, top + size)))
+
+
+def _pad(pixels: Pixels, size: int) -> npt.NDArray[np.float32]:
+    height, width = pixels.shape[:2]
+    scale = size / max(height, width)
+    tall, wide = max(1, round(height * scale)), max(1, round(width * scale))
+    top, left = (size - tall) // 2, (size - wide) // 2
+    canvas = np.zeros((size, size, 3), np.float32)
+    for channel in range(3):
+        plane = Image.fromarray(pixels[..., channel].astype(np.float32))
+        if (tall, wide) != (height, width):
+            plane = plane.resize((wide, tall), Image.Resampling.BICUBIC)
+        canvas[top : top + tall, left : left + wide, channel] = np.asarray(plane)
+    return canvas
 
 
 def _check_size(height: int, width: int, limits: ImageLimits) -> None:

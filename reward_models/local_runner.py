@@ -106,7 +106,12 @@ class LocalRunner:
                 options.inter_op_num_threads = 1
                 options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # as in triton_model.py
                 try:
-                    session = onnxruntime.InferenceSession(str(spec.file), options, providers=["CPUExecutionProvider"])
+                    session = onnxruntime.InferenceSession(
+                        str(spec.file),
+                        options,
+                        providers=["CPUExecutionProvider"],
+                        disabled_optimizers=spec.disabled_optimizers,
+                    )
                 except Exception as error:  # as in `_run`
                     raise GraphError(f"graph {spec.name!r} could not be loaded from {spec.file}: {error}") from error
                 self._sessions[spec.name] = session

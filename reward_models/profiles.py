@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from sync_r1.reward_models.cards import Card
 from sync_r1.reward_models.encoders import ImageEncoder, TextEncoder, minilm_text_encoder, pocket_text_encoder
 from sync_r1.reward_models.graphs import GraphSpec, TensorSpec, graph_store
+from sync_r1.reward_models.images import Preprocessing
 from sync_r1.reward_models.profile_files import CardFile, GraphFile, ProfileFile
 from sync_r1.reward_models.releases import Release
 from sync_r1.reward_models.rewards import aesthetic, concept_consistency, text_faithfulness, understanding
@@ -192,7 +193,7 @@ class _Builder:
             affine_scale=scale,
             affine_shift=-file.zero_at * scale,
             formula_version=formula_version,
-            preprocessing=f"{graph.resize} to {size} x {size}, uint8" if graph else "",
+            preprocessing=f"{graph.preprocessing} to {size} x {size}, {graph.inputs[0].dtype}" if graph else "",
             preferred_image_size=size,
             validity=_validity(file.validity),
             validity_command=file.validity_command,
@@ -213,7 +214,7 @@ def _graph(name: str, file: GraphFile) -> GraphSpec:
         inputs=tuple(TensorSpec(tensor, spec.dtype, spec.shape) for tensor, spec in file.inputs.items()),
         outputs=tuple(TensorSpec(tensor, spec.dtype, spec.shape) for tensor, spec in file.outputs.items()),
         max_batch_size=file.max_batch_size,
-        resize=file.resize,
+        preprocessing=Preprocessing(file.resize),
         package=file.package,
         instances=file.instances,
     )

@@ -46,4 +46,8 @@ class Release:
 
 def file_sha256(path: Path) -> str:
     """sha256 of a file's bytes, 64 lower-case hex digits. Raises OSError if it cannot be read."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):  # weights may be larger than memory
+            digest.update(chunk)
+    return digest.hexdigest()

