@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from showo_folders import Published, write_published
 from torch import Tensor
 
-from sync_r1.trainer_client.config import ConfigError, PolicyConfig
+from sync_r1.trainer_client import config as configuration
+from sync_r1.trainer_client.config import ConfigError, PolicyConfig, load_config
 from sync_r1.trainer_client.policies.base import Question
 from sync_r1.trainer_client.policies.loading import load_policy
 from sync_r1.trainer_client.policies.magvit import Magvit, MagvitConfig
@@ -269,3 +270,13 @@ def test_configuration_names_the_folders_and_the_settings_of_sampling(published:
     assert (policy.steps, policy.guidance, policy.noise, policy.max_answer_tokens) == (4, 5.0, 1.8, 100)
     with pytest.raises(ConfigError, match="key 'magvit' is missing, as in published folders; give the folder"):
         load_policy(PolicyConfig(kind="showo", weights=str(published.showo), device="cpu"), "fp32")
+
+
+def test_configuration_of_the_release_loads_with_its_values() -> None:
+    config = load_config(Path(configuration.__file__).parent / "configs" / "showo_512.yaml")
+    policy, optimiser, objective = config.policy, config.optimiser, config.objective
+    assert (policy.kind, policy.steps, policy.guidance, policy.noise) == ("showo", 50, 5.0, 1.8)
+    assert (config.sampling.group_size, config.selector.preview_at * 50, config.steps) == (9, 10, 50)
+    assert (optimiser.learning_rate, optimiser.weight_decay, optimiser.warmup_steps) == (1e-6, 1e-3, 10)
+    assert (objective.clip, objective.beta, objective.scale) == (0.2, 0.01, "none")
+    assert sum(reward.weight for reward in config.rewards.values()) == pytest.approx(1)
