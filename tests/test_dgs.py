@@ -16,10 +16,12 @@ from toy_trainer import ToyPolicy, brightness, sample_task
 
 from sync_r1.reward_models.types import Sample
 from sync_r1.trainer_client.config import SelectorConfig
-from sync_r1.trainer_client.dgs import DynamicGroupScaling, Gate, NoSelection, Selected, rank_correlation
+from sync_r1.trainer_client.dgs import DynamicGroupScaling, rank_correlation
 from sync_r1.trainer_client.pocketbench import write_pocketbench
+from sync_r1.trainer_client.policies.base import ImageState
 from sync_r1.trainer_client.reasoning import Task
 from sync_r1.trainer_client.rollout import Sampler
+from sync_r1.trainer_client.selectors import Gate, NoSelection, Selected
 from sync_r1.trainer_client.unifybench import load_unifybench
 
 GROUP = 4
@@ -160,8 +162,9 @@ async def test_costs_add_up(tasks: list[Task]) -> None:
     drawing = sampler(batch=5)
     selected = await dgs().rollout(drawing, tasks, gate_of(brightness))
     cost, finished = selected.cost, len(selected.trajectories)
-    assert cost.policy_steps == drawing.policy_steps == cost.proposed * 2 + finished * 2
-    assert cost.rejected_steps == (cost.proposed - finished) * 2
+    # Two steps and the pass that fills the preview for each proposal, two more steps for each that is finished.
+    assert cost.policy_steps == drawing.policy_steps == cost.proposed * 3 + finished * 2
+    assert cost.rejected_steps == (cost.proposed - finished) * 3
     assert cost.gate_s > 0
 
 
@@ -186,7 +189,7 @@ async def test_a_gate_that_predicts_nothing_is_switched_off_with_a_warning(
         for _ in range(3):
             selected = await selector.rollout(sampler(), tasks, gate_of(brightness, calls))
             valid_N = np.ones(len(selected.trajectories), np.bool_)
-            figures = selector.observe(selected, -selected.gate_N, valid_N)
+            figures = selector.observe(selected, selected.gate_N, -selected.gate_N, valid_N)
     assert figures == {"gate_correlation": pytest.approx(-1.0), "gate_active": 0.0}
     assert "switched off" in caplog.text
     plain = await selector.rollout(sampler(), tasks, gate_of(brightness, calls))
@@ -198,8 +201,75 @@ async def test_a_gate_that_predicts_stays_on(tasks: list[Task]) -> None:
     selector = dgs(patience=2, max_rounds=1)
     for _ in range(4):
         selected = await selector.rollout(sampler(), tasks, gate_of(brightness))
-        selector.observe(selected, selected.gate_N, np.ones(len(selected.trajectories), np.bool_))
+        selector.observe(selected, -selected.gate_N, selected.gate_N, np.ones(len(selected.trajectories), np.bool_))
     assert selector.active
+
+
+async def test_a_gate_that_scores_answers_is_held_against_the_total_and_is_told_the_answer(tasks: list[Task]) -> None:
+    calls: list[list[Sample]] = []
+    selector = dgs(patience=9, max_rounds=1, weights={"aesthetic": 1.0, "understanding-correctness": 1.0})
+    selected = await selector.rollout(sampler(), tasks, gate_of(brightness, calls))
+    assert all(sample.answer for sample in calls[0])
+    valid_N = np.ones(len(selected.trajectories), np.bool_)
+    figures = selector.observe(selected, selected.gate_N, -selected.gate_N, valid_N)
+    assert figures["gate_correlation"] == pytest.approx(1.0)
+
+
+async def test_a_gate_without_answers_is_not_told_them(tasks: list[Task]) -> None:
+    calls: list[list[Sample]] = []
+    await dgs().rollout(sampler(), tasks, gate_of(brightness, calls))
+    assert not any(sample.answer or sample.reference_answers for sample in calls[0])
+
+
+async def test_the_correlation_is_that_of_all_proposals_not_of_the_few_that_passed(tasks: list[Task]) -> None:
+    """Gate = reward + noise: among those that pass the gate's scores hardly differ, so the noise hides the relation."""
+    rng = np.random.default_rng(0)
+    selector = dgs(max_rounds=1, target_acceptance=0.25, min_correlation=-1.0)
+    raw, corrected, everyone = [], [], []
+    for _ in range(60):
+        gate_scores: list[float] = []
+        gate = gate_of(lambda _, seen=gate_scores: seen.append(float(rng.normal())) or seen[-1])  # type: ignore
+        selected = await selector.rollout(sampler(), tasks, gate)
+        final_N = 0.7 * selected.gate_N + 0.7 * rng.normal(size=len(selected.gate_N))
+        groups_N = np.array([trajectory.group for trajectory in selected.trajectories])
+        raw.append(rank_correlation(selected.gate_N, final_N, groups_N))
+        corrected.append(selector.observe(selected, final_N, final_N, np.isfinite(final_N))["gate_correlation"])
+        all_N = np.array(gate_scores)
+        everyone.append(rank_correlation(all_N, 0.7 * all_N + 0.7 * rng.normal(size=len(all_N)), np.zeros(len(all_N))))
+    assert np.mean(raw) < np.mean(everyone) - 0.15
+    assert np.mean(corrected) == pytest.approx(np.mean(everyone), abs=0.08)
+
+
+async def test_keeping_the_spread_finishes_the_best_and_the_worst_previews(tasks: list[Task]) -> None:
+    values = iter(range(1000))
+    gate = gate_of(lambda _: float(next(values)))
+    selected = await dgs(keep="spread").rollout(sampler(), tasks[:1], gate)
+    assert sorted(selected.gate_N.tolist()) == [0, 1, 6, 7]
+    assert selected.cost.rounds == 1
+    assert selected.cost.filled == 0
+
+
+async def test_keeping_the_spread_fills_up_when_gate_scores_fail(tasks: list[Task]) -> None:
+    index = iter(range(1000))
+    gate = gate_of(lambda _: float("nan") if next(index) % 8 else 0.5)
+    selected = await dgs(keep="spread", max_rounds=1).rollout(sampler(), tasks, gate)
+    assert sizes(selected, tasks) == [GROUP] * len(tasks)
+    assert selected.cost.filled == (GROUP - 1) * len(tasks)
+
+
+async def test_rejected_previews_can_enter_as_truncated_trajectories(tasks: list[Task]) -> None:
+    drawing = sampler()
+    selected = await dgs(learn_from_rejected=True, max_rounds=1).rollout(drawing, tasks, gate_of(brightness))
+    truncated = [t for t in selected.trajectories if (t.state.tokens_N_I < 0).any()]
+    assert len(selected.trajectories) == selected.cost.proposed
+    assert len(truncated) == selected.cost.proposed - GROUP * len(tasks)
+    # They can be batched with finished ones, their picture is the preview, and only what was decided has a log-prob.
+    assert len(drawing.pictures(selected.trajectories)) == len(selected.trajectories)
+    whole = ImageState.concatenate([trajectory.state for trajectory in selected.trajectories])
+    log_probs = ToyPolicy().image_log_probs(whole)
+    assert ((log_probs != 0).sum(1) == (whole.tokens_N_I >= 0).sum(1)).all()
+    # The gate's score says nothing about a reward that is the gate's own.
+    assert np.isnan(selected.gate_N[[bool((t.state.tokens_N_I < 0).any()) for t in selected.trajectories]]).all()
 
 
 def test_correlation_is_within_groups_only() -> None:

@@ -25,13 +25,13 @@ import numpy as np
 from sync_r1.reward_models.types import Sample
 from sync_r1.trainer_client.checkpoint import RunState
 from sync_r1.trainer_client.config import TrainConfig
-from sync_r1.trainer_client.dgs import Floats, Gate, Selected, SelectionCost
 from sync_r1.trainer_client.ensemble import EnsembleResult
 from sync_r1.trainer_client.evaluation import Scorer
 from sync_r1.trainer_client.journal import Journal
 from sync_r1.trainer_client.reasoning import Task, sample
 from sync_r1.trainer_client.rollout import Pixels, Sampler
 from sync_r1.trainer_client.scoring import joined
+from sync_r1.trainer_client.selectors import Floats, Gate, Selected, SelectionCost
 from sync_r1.trainer_client.update import RecordedLogProbs
 
 

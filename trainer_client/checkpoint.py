@@ -20,8 +20,8 @@ import numpy as np
 import torch
 
 from sync_r1.trainer_client.curriculum import Curriculum
-from sync_r1.trainer_client.dgs import Selector
 from sync_r1.trainer_client.durable import sync
+from sync_r1.trainer_client.selectors import Selector
 from sync_r1.trainer_client.update import Learner
 
 _SUMS = "SHA256SUMS"

@@ -1,16 +1,17 @@
-"""Which trajectories are finished and which enter the loss: Dynamic Group Scaling and its baseline behind one
-interface.
+"""Dynamic Group Scaling: look at previews of unfinished pictures and finish only some of them.
 
-You are between sampling and scoring. A `Selector` may look at *previews* (unfinished pictures) and finish only some of
-them; once rewards are known it may keep trajectories out of the loss (`choose`). `NoSelection` does neither,
-`DynamicGroupScaling` the first. Methods that filter after the reward (DAPO's dynamic sampling, PODS) fit into
-`choose`.
+You are between sampling and scoring; `selectors.py` has the interface and the methods that act after the reward.
 
 Dynamic Group Scaling in the released Sync-R1: at step 10 of 50 decode a preview, continue if its gate score exceeds θ,
 else start again, without limit and one by one. Here previews are proposed in one batch, scored in one round of
 requests, in at most `max_rounds` rounds; a group that is still short is filled with the best rejected ones, which is
 counted. Of more than are needed random ones are kept, because the best ones would leave no variance to learn from.
-What is given up: the update estimates the gradient *given acceptance*; nothing teaches the policy to pass the gate.
+
+Even so, a gate that keeps what is good leaves a group of equals: the update estimates the gradient *given acceptance*,
+which is another direction than the gradient (`benchmarks/gradients.py` measures its cosine), and nothing teaches the
+policy to pass. Two ways out: `keep: spread` finishes the previews whose gate scores vary most, the good *and* the bad
+(PODS' rule, applied before the pictures are paid for), and `learn_from_rejected` puts rejected previews into the loss
+as truncated trajectories, whose reward is that of their preview.
 """
 
 from __future__ import annotations
@@ -18,23 +19,28 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from sync_r1.reward_models.types import Sample
-from sync_r1.trainer_client.config import SelectorConfig
-from sync_r1.trainer_client.reasoning import Task, gate_sample
+from sync_r1.trainer_client.config import ANSWER_REWARD, SelectorConfig
+from sync_r1.trainer_client.reasoning import Task, gate_sample, sample
 from sync_r1.trainer_client.rollout import Sampler, Trajectory
-
-Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
-Ints = npt.NDArray[np.int64]
-Gate = Callable[[Sequence[Sample]], Awaitable[Floats]]
-"""Scores previews in one round of requests: (N,) in [0, 1], NaN where a score failed."""
+from sync_r1.trainer_client.selectors import (
+    Bools,
+    DynamicSampling,
+    Floats,
+    Gate,
+    Ints,
+    MaxVariance,
+    NoSelection,
+    Selected,
+    SelectionCost,
+    Selector,
+    max_variance_subset,
+)
 
 _HISTORY = 64
 """Gate scores remembered per prompt; older ones came from a policy that has changed."""
@@ -43,86 +49,18 @@ _RELEASED_THETA, _RELEASED_ACCEPTANCE, _RELEASED_RATE, _RELEASED_STEP = 0.50, 0.
 log = logging.getLogger(__name__)
 
 
-@dataclass
-class SelectionCost:
-    """What one batch cost. Steps are (trajectory, decoding step) pairs, the unit of policy forwards."""
-
-    proposed: int = 0
-    passed: int = 0
-    filled: int = 0
-    """Finished although the gate rejected them, because their group was short."""
-    gate_failed: int = 0
-    """Previews without a gate score; they pass only as fillers."""
-    policy_steps: int = 0
-    rejected_steps: int = 0
-    """Of these, spent on trajectories that were not finished."""
-    rounds: int = 0
-    gate_s: float = 0.0
-    """Wall time of the gate's requests."""
+def make_selector(config: SelectorConfig, group_size: int, rng: np.random.Generator) -> Selector:
+    """The selector that `config.kind` names; `rng` makes its random choices."""
+    if config.kind == "dgs":
+        return DynamicGroupScaling(config, group_size, rng)
+    if config.kind == "dapo":
+        return DynamicSampling(config, group_size)
+    if config.kind == "pods":
+        return MaxVariance(config, group_size)
+    return NoSelection(group_size)
 
 
-@dataclass(frozen=True)
-class Selected:
-    """Finished trajectories, with the gate's score of each (NaN without one) and what they cost."""
-
-    trajectories: list[Trajectory]
-    gate_N: Floats
-    cost: SelectionCost
-    thresholds: dict[str, float] = field(default_factory=dict)
-    """θ by prompt, as used."""
-
-
-class Selector(Protocol):
-    """Decides which trajectories are finished and which enter the loss."""
-
-    async def rollout(self, sampler: Sampler, tasks: Sequence[Task], gate: Gate) -> Selected:
-        """Finished trajectories for every task."""
-        ...
-
-    def choose(self, groups_N: Ints, rewards_N: Floats, valid_N: Bools) -> Bools:
-        """Which of the finished trajectories enter the loss, now that rewards are known."""
-        ...
-
-    def observe(self, selected: Selected, rewards_N: Floats, valid_N: Bools) -> dict[str, float]:
-        """Learn from the final rewards; returns figures for the log."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs, as JSON values."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
-        ...
-
-
-class NoSelection:
-    """Plain groups: G trajectories per task, all finished, all in the loss."""
-
-    def __init__(self, group_size: int) -> None:
-        self.group_size = group_size
-
-    async def rollout(self, sampler: Sampler, tasks: Sequence[Task], gate: Gate) -> Selected:
-        before = sampler.policy_steps
-        groups = [group for group in range(len(tasks)) for _ in range(self.group_size)]
-        trajectories = sampler.advance(sampler.begin(tasks, groups), sampler.policy.steps)
-        cost = SelectionCost(proposed=len(groups), passed=len(groups), policy_steps=sampler.policy_steps - before)
-        return Selected(trajectories, np.full(len(groups), np.nan), cost)
-
-    def choose(self, groups_N: Ints, rewards_N: Floats, valid_N: Bools) -> Bools:
-        return valid_N.copy()
-
-    def observe(self, selected: Selected, rewards_N: Floats, valid_N: Bools) -> dict[str, float]:
-        return {}
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        return None
-
-
-class DynamicGroupScaling:
+class DynamicGroupScaling(Selector):
     """The gate on previews. `rng` makes the random choices among those that pass."""
 
     def __init__(self, config: SelectorConfig, group_size: int, rng: np.random.Generator) -> None:
@@ -131,6 +69,8 @@ class DynamicGroupScaling:
         self._history: dict[str, list[float]] = {}
         self._theta = _RELEASED_THETA
         self._correlations: list[float] = []
+        self._proposed: list[Floats] = []
+        """Gate scores of all proposals since the last `observe`, one array per group."""
 
     async def rollout(self, sampler: Sampler, tasks: Sequence[Task], gate: Gate) -> Selected:
         """Propose, look, and finish what passes. Falls back to plain groups once the gate is switched off."""
@@ -157,40 +97,64 @@ class DynamicGroupScaling:
             )
             scores_N = await self._look(sampler, tasks, proposals, gate, cost)
             for group in short:
-                members = [index for index, proposal in enumerate(proposals) if proposal.group == group]
-                theta = self._threshold(tasks[group].key, scores_N[members])
-                thresholds[tasks[group].key] = theta
-                for index in members:
-                    kind = passed if scores_N[index] > theta else rejected  # NaN compares False: never passes
-                    kind[group].append((proposals[index], float(scores_N[index])))
+                members = np.array([index for index, proposal in enumerate(proposals) if proposal.group == group])
+                accepted_N = self._accepted(tasks[group].key, scores_N[members], thresholds)
+                for index, accepted in zip(members, accepted_N):
+                    (passed if accepted else rejected)[group].append((proposals[index], float(scores_N[index])))
         cost.passed = sum(map(len, passed))
         kept: list[tuple[Trajectory, float]] = []
+        left: list[Trajectory] = []
         for group in range(len(tasks)):
-            chosen = [passed[group][index] for index in self.rng.permutation(len(passed[group]))[:most]]
+            scores_N = np.array([score for _, score in passed[group] + rejected[group]])
+            self._proposed.append(scores_N[~np.isnan(scores_N)])
+            order = self.rng.permutation(len(passed[group]))
+            chosen = [passed[group][index] for index in order[:most]]
             # Best rejected first; those without a score last.
             fillers = sorted(rejected[group], key=lambda pair: -np.inf if np.isnan(pair[1]) else pair[1], reverse=True)
-            fillers = fillers[: max(0, least - len(chosen))]
-            cost.filled += len(fillers)
-            kept += chosen + fillers
-        cost.rejected_steps = (cost.proposed - len(kept)) * preview_step
+            short_by = max(0, least - len(chosen))
+            cost.filled += len(fillers[:short_by])
+            kept += chosen + fillers[:short_by]
+            left += [trajectory for trajectory, _ in fillers[short_by:]]
+        # A preview costs a forward pass of its own, to fill what is still masked.
+        cost.rejected_steps = (cost.proposed - len(kept)) * (preview_step + 1)
         finished = sampler.advance([trajectory for trajectory, _ in kept], sampler.policy.steps)
         cost.policy_steps = sampler.policy_steps - before
         self._move_released(cost)
-        return Selected(finished, np.array([score for _, score in kept]), cost, thresholds)
+        gate_N = np.array([score for _, score in kept])
+        if self.config.learn_from_rejected:
+            # No more decoding: what is masked stays so, has no log-probability, and the picture is the preview.
+            finished += [replace(t, state=replace(t.state, step=sampler.policy.steps)) for t in left]
+            gate_N = np.concatenate([gate_N, np.full(len(left), np.nan)])
+        return Selected(finished, gate_N, cost, thresholds)
 
     async def _look(
         self, sampler: Sampler, tasks: Sequence[Task], proposals: Sequence[Trajectory], gate: Gate, cost: SelectionCost
     ) -> Floats:
-        samples = [
-            gate_sample(tasks[proposal.group], identifier=f"preview-{index}", group=str(proposal.group), pixels=pixels)
-            for index, (proposal, pixels) in enumerate(zip(proposals, sampler.previews(proposals)))
-        ]
+        samples = []
+        for index, (proposal, pixels) in enumerate(zip(proposals, sampler.previews(proposals))):
+            task, names = tasks[proposal.group], {"identifier": f"preview-{index}", "group": str(proposal.group)}
+            # The gate is told the answer only where it scores answers.
+            samples.append(
+                sample(task, **names, pixels=pixels, answer=proposal.text)
+                if ANSWER_REWARD in self.config.weights
+                else gate_sample(task, **names, pixels=pixels)
+            )
         started_s = time.monotonic()
         scores_N = await gate(samples)
         cost.gate_s += time.monotonic() - started_s
         cost.proposed += len(proposals)
         cost.gate_failed += int(np.isnan(scores_N).sum())
         return scores_N
+
+    def _accepted(self, key: str, scores_N: Floats, thresholds: dict[str, float]) -> Bools:
+        """Which of one prompt's new proposals pass; θ goes into `thresholds`. NaN never passes."""
+        if self.config.keep == "spread":
+            scored = np.flatnonzero(~np.isnan(scores_N))
+            accepted_N = np.zeros(len(scores_N), np.bool_)
+            accepted_N[scored[max_variance_subset(scores_N[scored], self.group_size)]] = True
+            return accepted_N
+        thresholds[key] = self._threshold(key, scores_N)
+        return scores_N > thresholds[key]
 
     def _threshold(self, key: str, scores_N: Floats) -> float:
         """θ of one prompt for scores that just came in, which are remembered."""
@@ -210,21 +174,24 @@ class DynamicGroupScaling:
         if abs(target - self._theta) > _RELEASED_STEP:
             self._theta += math.copysign(_RELEASED_STEP, target - self._theta)
 
-    def choose(self, groups_N: Ints, rewards_N: Floats, valid_N: Bools) -> Bools:
-        """Everything that was finished and scored: the gate acts before the reward."""
-        return valid_N.copy()
-
-    def observe(self, selected: Selected, rewards_N: Floats, valid_N: Bools) -> dict[str, float]:
+    def observe(self, selected: Selected, total_N: Floats, image_N: Floats, valid_N: Bools) -> dict[str, float]:
         """Check that the gate still predicts the final reward; switch it off, with a warning, when it does not.
 
-        The correlation is among *finished* trajectories, whose gate scores are cut off below θ: it understates what
-        the gate knows, so the threshold for switching off is meant to be low.
+        It is held against what it can see: the pictures' part of the reward, or all of it if it scores answers too.
+        Selection changes the spread of the gate's scores, and with it their correlation, so that among those kept is
+        corrected to all proposals (Thorndike's case 2: r' = r k / sqrt(1 + r² (k² - 1)), k = std of all / std of kept).
         """
+        proposed, self._proposed = self._proposed, []
         known_N = valid_N & ~np.isnan(selected.gate_N)
-        groups_N = np.array([trajectory.group for trajectory in selected.trajectories])
-        correlation = rank_correlation(selected.gate_N[known_N], rewards_N[known_N], groups_N[known_N])
+        groups_N = np.array([trajectory.group for trajectory in selected.trajectories], dtype=np.int64)[known_N]
+        final_N = total_N if ANSWER_REWARD in self.config.weights else image_N
+        gate_N = selected.gate_N[known_N]
+        correlation = rank_correlation(gate_N, final_N[known_N], groups_N)
         if correlation is None:
             return {}
+        kept = [gate_N[groups_N == group] for group in np.unique(groups_N)]
+        spread = _within_std(proposed) / max(_within_std(kept), 1e-12)
+        correlation *= spread / math.sqrt(1 + correlation**2 * (spread**2 - 1))
         self._correlations = [*self._correlations, correlation][-self.config.patience :]
         mean = float(np.mean(self._correlations))
         if self.active and len(self._correlations) == self.config.patience and mean < self.config.min_correlation:
@@ -250,6 +217,12 @@ class DynamicGroupScaling:
         self._history = {key: list(scores) for key, scores in state["history"].items()}
         self._correlations = list(state["correlations"])
         self.rng.bit_generator.state = state["rng"]
+
+
+def _within_std(groups: Sequence[Floats]) -> float:
+    """Standard deviation around each group's own mean, pooled."""
+    centred = np.concatenate([values_N - values_N.mean() for values_N in groups if len(values_N)])
+    return float(np.sqrt(np.mean(centred**2)))
 
 
 def rank_correlation(gate_N: Floats, rewards_N: Floats, groups_N: Ints) -> float | None:

@@ -15,11 +15,11 @@ import torch
 
 from sync_r1.trainer_client.batches import Batch, Phases
 from sync_r1.trainer_client.combination import Floats
-from sync_r1.trainer_client.dgs import Selected
 from sync_r1.trainer_client.durable import cut_torn_line, write_text
 from sync_r1.trainer_client.ensemble import EnsembleResult
 from sync_r1.trainer_client.reasoning import Task
 from sync_r1.trainer_client.scoring import PatientScorer
+from sync_r1.trainer_client.selectors import Selected
 
 
 def step_record(

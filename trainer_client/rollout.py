@@ -42,7 +42,7 @@ class Trajectory:
 
 class Sampler:
     """Draws trajectories from a policy, at most `batch` rows at once; `policy_steps` counts (row, decoding step)
-    pairs.
+    pairs, the step that fills a preview among them.
     """
 
     def __init__(self, policy: Policy, *, temperature: float, batch: int, generator: torch.Generator) -> None:
@@ -84,15 +84,25 @@ class Sampler:
         return self._pixels(trajectories, self.policy.preview)
 
     def pictures(self, trajectories: Sequence[Trajectory]) -> list[Pixels]:
-        """The finished pictures, uint8 (H, W, 3)."""
+        """The finished pictures, uint8 (H, W, 3); of truncated trajectories the preview."""
+        if any(_masked(trajectory.state).any() for trajectory in trajectories):
+            return self._pixels(trajectories, self.policy.preview)
         return self._pixels(trajectories, self.policy.decode)
 
     @torch.no_grad()
     def _pixels(self, trajectories: Sequence[Trajectory], draw: Callable[[ImageState], Pixels]) -> list[Pixels]:
         pictures: list[Pixels] = []
         for part in _parts(trajectories, self._batch):
-            pictures += list(draw(ImageState.concatenate([trajectory.state for trajectory in part])))
+            state = ImageState.concatenate([trajectory.state for trajectory in part])
+            # What is masked is filled by a forward pass, as in a decoding step.
+            self.policy_steps += int(_masked(state).sum())
+            pictures += list(draw(state))
         return pictures
+
+
+def _masked(state: ImageState) -> Tensor:
+    """Which pictures (N,) have tokens that are not decided."""
+    return (state.tokens_N_I < 0).any(1)
 
 
 def _question(task: Task) -> Question:

@@ -109,6 +109,18 @@ def credit(
     return Credit(total_advantages_N, image_advantages_N, group_weights(groups_N, valid_N))
 
 
+def best_of_n(total_N: Floats, groups_N: npt.NDArray[np.int64], valid_N: npt.NDArray[np.bool_]) -> Credit:
+    """Supervised fine-tuning on the best of each group, as a `Credit`: advantage 1 and all of the group's weight for
+    that trajectory, nothing for the others. At ratio 1 the loss's gradient is that of its negative log-likelihood.
+    """
+    best_N = np.zeros(len(total_N), dtype=np.bool_)
+    for group in np.unique(groups_N[valid_N]):
+        members = np.flatnonzero((groups_N == group) & valid_N)
+        best_N[members[np.argmax(total_N[members])]] = True
+    ones_N = best_N.astype(np.float64)
+    return Credit(ones_N, ones_N.copy(), group_weights(groups_N, best_N))
+
+
 def k3(log_probs: Tensor, reference_log_probs: Tensor) -> Tensor:
     """Schulman's k3 estimate of KL(policy || reference) per token: e^(ref - lp) - (ref - lp) - 1 >= 0, from policy
     samples.

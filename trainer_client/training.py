@@ -27,7 +27,7 @@ from sync_r1.trainer_client.batches import Phases, collect
 from sync_r1.trainer_client.checkpoint import RunState, latest_checkpoint, load_checkpoint, save_checkpoint
 from sync_r1.trainer_client.config import IMAGE_REWARDS, TrainConfig
 from sync_r1.trainer_client.curriculum import Curriculum
-from sync_r1.trainer_client.dgs import DynamicGroupScaling, NoSelection, Selector
+from sync_r1.trainer_client.dgs import make_selector
 from sync_r1.trainer_client.dump import dump_batch
 from sync_r1.trainer_client.durable import append_line, write_text
 from sync_r1.trainer_client.ensemble import EnsembleResult
@@ -37,7 +37,7 @@ from sync_r1.trainer_client.policies.base import Policy
 from sync_r1.trainer_client.records import forget_after, step_record, waiting_record
 from sync_r1.trainer_client.rollout import Sampler
 from sync_r1.trainer_client.scoring import PatientScorer
-from sync_r1.trainer_client.sync_grpo import credit, permute_within_groups
+from sync_r1.trainer_client.sync_grpo import best_of_n, credit, permute_within_groups
 from sync_r1.trainer_client.unifybench import UnifyBench
 from sync_r1.trainer_client.update import Learner, NonFiniteUpdate
 
@@ -123,7 +123,7 @@ async def train(
         step_s, phases = time.monotonic(), Phases()
         scorer.reset()
         gate_scorer.reset()
-        tasks = state.curriculum.draw(config.sampling.prompts, state.rng)
+        tasks = state.curriculum.draw(state.selector.groups(config.sampling.prompts), state.rng)
         batch = await collect(
             config, state, sampler, tasks, journal=journal, scorer=scorer, gate_scorer=gate_scorer, phases=phases
         )
@@ -134,19 +134,23 @@ async def train(
             scores.part_N([name for name in IMAGE_REWARDS if name in scores.contributions]),
         )
         learned_N = scores.valid_N & state.selector.choose(groups_N, total_N, scores.valid_N)
-        state.curriculum.observe(tasks, groups_N, total_N, learned_N)
-        gate_figures = state.selector.observe(selected, total_N, scores.valid_N)
+        state.curriculum.observe(tasks, groups_N, total_N, scores.valid_N)
+        gate_figures = state.selector.observe(selected, total_N, image_N, scores.valid_N)
         if config.objective.permute_rewards_within_group:
             order_N = permute_within_groups(groups_N, learned_N, state.rng)
             total_N, image_N = total_N[order_N], image_N[order_N]
-        shares = credit(
-            total_N,
-            image_N,
-            groups_N,
-            learned_N,
-            rule=config.objective.credit,
-            baseline="leave_one_out" if config.selector.group == "dynamic" else config.objective.baseline,
-            scale=config.objective.scale,
+        shares = (
+            best_of_n(total_N, groups_N, learned_N)
+            if config.objective.kind == "best_of_n"
+            else credit(
+                total_N,
+                image_N,
+                groups_N,
+                learned_N,
+                rule=config.objective.credit,
+                baseline="leave_one_out" if config.selector.group == "dynamic" else config.objective.baseline,
+                scale=config.objective.scale,
+            )
         )
         figures: dict[str, float] = {}
         if learned_N.any():
@@ -160,7 +164,7 @@ async def train(
                     f"step {state.step + 1}: {error}; the weights were not touched and the batch is in {folder}; look "
                     "there for what is not a number before resuming, because --resume repeats this step exactly"
                 ) from error
-        else:
+        elif not scores.valid_N.any():
             empty_batches += 1
             log.warning("step %d: no trajectory has a score, so nothing is learnt: %s", state.step, _reasons(scores))
             if empty_batches == _MAX_EMPTY_BATCHES:
@@ -177,6 +181,8 @@ async def train(
             save_checkpoint(checkpoints, state, kept=config.checkpoints_kept)
             saved_step = state.step
         longest_step_s = max(longest_step_s, time.monotonic() - step_s - record["outage_s"])
+        if config.evaluation.every and state.step % config.evaluation.every == 0 and state.step < config.steps:
+            await measure(f"step-{state.step:06d}")
     if saved_step != state.step:
         save_checkpoint(checkpoints, state, kept=config.checkpoints_kept)
     policy.save(out / "policy")
@@ -184,16 +190,10 @@ async def train(
 
 
 def _new_state(config: TrainConfig, policy: Policy, reference: Policy, bench: UnifyBench) -> RunState:
-    selection_rng = np.random.default_rng([config.seed, 1])
-    selector: Selector = (
-        DynamicGroupScaling(config.selector, config.sampling.group_size, selection_rng)
-        if config.selector.kind == "dgs"
-        else NoSelection(config.sampling.group_size)
-    )
     return RunState(
         step=0,
         learner=Learner(policy, reference, config.objective, config.optimiser, total_steps=config.steps),
-        selector=selector,
+        selector=make_selector(config.selector, config.sampling.group_size, np.random.default_rng([config.seed, 1])),
         curriculum=Curriculum(bench, share_of_r=config.sampling.share_of_r, learnability=config.sampling.learnability),
         generator=torch.Generator().manual_seed(config.seed),
         rng=np.random.default_rng([config.seed, 0]),
