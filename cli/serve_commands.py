@@ -54,13 +54,12 @@ def serve(
         float, typer.Option("--max-connection-age-s", min=1, help="Then clients are asked to connect anew.")
     ] = 600.0,
     otlp_endpoint: Annotated[
-        str, typer.Option("--otlp-endpoint", help="HOST:PORT of an OpenTelemetry collector.")
+        str, typer.Option("--otlp-endpoint", help="http(s)://HOST:PORT of an OpenTelemetry collector (OTLP over gRPC).")
     ] = "",
     log_format: Annotated[Literal["text", "json"], typer.Option("--log-format")] = "text",
 ) -> None:
     """Serve one reward in front of a Triton that runs already; SIGTERM drains it."""
     import asyncio
-    import logging
 
     from pydantic import ValidationError
 
@@ -68,7 +67,6 @@ def serve(
     from sync_r1.services.serve import ServeConfig
     from sync_r1.services.serve import serve as run
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     if (tls_cert is None) != (tls_key is None) or (tls_client_ca is not None and tls_cert is None):
         raise typer.BadParameter("--tls-cert and --tls-key belong together, and --tls-client-ca needs both")
     with errors_shown():

@@ -67,7 +67,7 @@ class ServiceConfig(BaseModel):
     metrics_port: int | None = Field(default=None, ge=0, le=65535)
     """Port of the Prometheus page /metrics, plain HTTP."""
     otlp_endpoint: str = ""
-    """HOST:PORT of an OpenTelemetry collector (OTLP over gRPC); empty = no traces."""
+    """http(s)://HOST:PORT of an OpenTelemetry collector (OTLP over gRPC); empty = no traces."""
     log_format: Literal["text", "json"] = "text"
     limits: Limits = Limits()
     max_inflight_bytes: int = Field(default=512 * 1024 * 1024, ge=1024)

@@ -22,7 +22,8 @@ class HealthWatcher:
         self._ready = ready
         self._interval_s = interval_s
         self._task: asyncio.Task[None] | None = None
-        self._serving = False
+        self.serving = False
+        """What was last told."""
 
     async def start(self) -> None:
         """Look once, then keep looking in the background."""
@@ -36,6 +37,7 @@ class HealthWatcher:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
+        self.serving = False
         await self.servicer.enter_graceful_shutdown()
 
     async def _watch(self) -> None:
@@ -49,12 +51,12 @@ class HealthWatcher:
         except Exception:  # the watcher must outlive whatever a check can raise
             logger.exception("the readiness check failed")
             serving = False
-        if serving != self._serving:
+        if serving != self.serving:
             logger.info("now %s", "SERVING" if serving else "NOT_SERVING: Triton lacks a graph or does not answer")
             await self._tell(serving)
 
     async def _tell(self, serving: bool) -> None:
-        self._serving = serving
+        self.serving = serving
         status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         for name in ("", SERVICE):
             await self.servicer.set(name, status)

@@ -23,6 +23,8 @@ class ReferenceCache:
         self._clock = clock
         self._entries: OrderedDict[tuple[str, str], tuple[Picture, float]] = OrderedDict()
         self._bytes = 0
+        self.lookups = {"hit": 0, "miss": 0}
+        """Counts of `get` since the start."""
         self._lock = threading.Lock()
 
     def get(self, team: str, sha256: str) -> Picture | None:
@@ -30,6 +32,7 @@ class ReferenceCache:
         with self._lock:
             self._expire()
             entry = self._entries.pop((team, sha256), None)
+            self.lookups["hit" if entry is not None else "miss"] += 1
             if entry is None:
                 return None
             self._entries[team, sha256] = (entry[0], self._clock())

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import logging
 import os
 import signal
 import sys
@@ -20,6 +19,7 @@ from pydantic import BaseModel, ConfigDict
 
 from sync_r1.reward_models.profiles import ServedReward, load_profile
 from sync_r1.reward_models.types import RewardError
+from sync_r1.services import logs, tracing
 from sync_r1.services.config import ServiceConfig, host_and_port
 from sync_r1.services.server import RewardServer
 from sync_r1.services.triton_runner import TritonRunner
@@ -65,6 +65,7 @@ def keep_freed_memory() -> None:
 
 async def serve(config: ServeConfig, on_listening: Callable[[str], None] = lambda address: None) -> None:
     """Serve until SIGTERM or SIGINT, then drain. `on_listening` is told HOST:PORT."""
+    logs.configure(config.service.log_format)
     keep_freed_memory()
     served = served_reward(config.profile, config.reward)
     runner = TritonRunner(config.triton, shared_memory=config.shared_memory)
@@ -73,6 +74,8 @@ async def serve(config: ServeConfig, on_listening: Callable[[str], None] = lambd
     async def ready() -> bool:
         return await runner.ready(pins)
 
+    endpoint = config.service.otlp_endpoint
+    flush_traces = tracing.configure(endpoint, reward=config.reward) if endpoint else None
     server = RewardServer(served, runner, config.service, ready=ready)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -90,11 +93,12 @@ async def serve(config: ServeConfig, on_listening: Callable[[str], None] = lambd
         await server.drain()
     finally:
         await runner.close()
+        if flush_traces is not None:
+            await asyncio.to_thread(flush_traces)
 
 
 def main() -> None:
     """Entry point of the module; the only argument is a ServeConfig as JSON."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         asyncio.run(serve(ServeConfig.model_validate_json(sys.argv[1])))
     except (RewardError, OSError) as error:

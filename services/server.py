@@ -18,6 +18,8 @@ from sync_r1.reward_models.runner import GraphRunner
 from sync_r1.services.config import ServiceConfig, host_and_port
 from sync_r1.services.gate import Gate, receive_limit
 from sync_r1.services.health import HealthWatcher
+from sync_r1.services.metrics import ServiceMetrics
+from sync_r1.services.observer import Observer
 from sync_r1.services.quotas import Team
 from sync_r1.services.servicer import RewardServicer
 from sync_r1.services.tls import ServerCertificates
@@ -51,10 +53,12 @@ class RewardServer:
         self._config = config or ServiceConfig()
         self._servicer = RewardServicer(served, runner, self._config)
         self._health = HealthWatcher(ready, self._config.health_interval_s)
+        self.metrics = ServiceMetrics(served.name)
+        """What a scrape of `metrics_port` reads."""
         self._gate = Gate(self._config, Tokens(self._config.tokens) if self._config.tokens is not None else None)
         self._certificates = ServerCertificates(self._config.tls) if self._config.tls is not None else None
         self._server = grpc.aio.server(
-            interceptors=[self._gate],
+            interceptors=[Observer(self.metrics), self._gate],
             options=[
                 ("grpc.max_receive_message_length", receive_limit(self._config.limits.max_request_bytes)),
                 ("grpc.max_send_message_length", self._config.limits.max_request_bytes),
@@ -63,17 +67,30 @@ class RewardServer:
                 _ONE_OWNER,
             ],
         )
-        self._health_server = grpc.aio.server(
-            options=[("grpc.max_receive_message_length", _MAX_HEALTH_BYTES), _ONE_OWNER]
-        )
+        self._health_server: grpc.aio.Server | None = None
         self.health_port: int | None = None
         """The port of health alone, once started; None where none was asked for."""
+        self.metrics_port: int | None = None
+        """The port of the Prometheus page, once started; None where none was asked for."""
+        self._close_metrics: Callable[[], None] = lambda: None
         self._draining: asyncio.Task[None] | None = None
+        self.metrics.watch(
+            inflight_items=lambda: self.inflight_items,
+            inflight_limit=self._config.limits.max_inflight_items,
+            ready=lambda: self._health.serving,
+            releases={variant: release.digest for variant, release in served.releases.items()},
+            cache_lookups=lambda: self._servicer.reference_lookups,
+        )
 
     @property
     def inflight_items(self) -> int:
         """Items admitted and not yet answered."""
         return self._servicer.inflight_items
+
+    @property
+    def inflight_bytes(self) -> int:
+        """Bytes of the requests that are read or in work."""
+        return self._gate.inflight_bytes
 
     @property
     def teams(self) -> dict[str, Team]:
@@ -87,10 +104,14 @@ class RewardServer:
         credentials = self._certificates.credentials() if self._certificates is not None else None
         port = _listen(self._server, self._config.address, credentials)
         if self._config.health_port is not None:
+            options = [("grpc.max_receive_message_length", _MAX_HEALTH_BYTES), _ONE_OWNER]
+            self._health_server = grpc.aio.server(options=options)
             health_pb2_grpc.add_HealthServicer_to_server(self._health.servicer, self._health_server)
             address = host_and_port(self._config.host, self._config.health_port)
             self.health_port = _listen(self._health_server, address, None)
             await self._health_server.start()
+        if self._config.metrics_port is not None:
+            self.metrics_port, self._close_metrics = self.metrics.listen(self._config.host, self._config.metrics_port)
         await self._server.start()
         await self._health.start()
         return port
@@ -106,9 +127,10 @@ class RewardServer:
         await self._health.stop()
         await asyncio.sleep(self._config.drain_s)
         await self._server.stop(self._config.grace_s)
-        if self.health_port is not None:
+        if self._health_server is not None:
             await self._health_server.stop(None)
         self._servicer.close()
+        await asyncio.to_thread(self._close_metrics)
         answered = sum(team.usage.requests for team in self.teams.values())
         logger.info("drained; %d requests were admitted, %d items are left in work", answered, self.inflight_items)
 

@@ -27,6 +27,7 @@ from sync_r1.services.gate import caller
 from sync_r1.services.health import SERVICE
 from sync_r1.services.quotas import Team
 from sync_r1.services.reference_cache import ReferenceCache
+from sync_r1.services.tracing import tracer
 
 
 class RewardServicer:
@@ -37,14 +38,19 @@ class RewardServicer:
         self._runner = runner
         self._limits = config.limits
         self._admission = Admission(config.limits.max_inflight_items)
-        cache = ReferenceCache(config.reference_cache_bytes, config.reference_ttl_s)
-        self._codec = codec.Codec(config.limits, cache, config.decode_threads)
+        self._references = ReferenceCache(config.reference_cache_bytes, config.reference_ttl_s)
+        self._codec = codec.Codec(config.limits, self._references, config.decode_threads)
         self._description = describe(served, config)
 
     @property
     def inflight_items(self) -> int:
         """Items admitted and not yet answered."""
         return self._admission.inflight_items
+
+    @property
+    def reference_lookups(self) -> dict[str, int]:
+        """How often references were found ("hit") and not found ("miss") by their digest."""
+        return self._references.lookups
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """For `server.add_generic_rpc_handlers`. Score takes bytes: an unreadable request is the caller's error, and
@@ -102,9 +108,10 @@ class RewardServicer:
         self, messages: Sequence[Any], reward: Reward, runner: GraphRunner, run: RunContext, team: Team
     ) -> list[Outcome | codec.MissingReferences]:
         """Outcomes in order: what could not be decoded keeps its own, the rest is scored as one batch."""
-        decoded = await self._codec.samples(
-            messages, team=team.name, required_fields=reward.card.required_fields, deadline_s=run.deadline_s
-        )
+        with tracer.start_as_current_span("prepare"):
+            decoded = await self._codec.samples(
+                messages, team=team.name, required_fields=reward.card.required_fields, deadline_s=run.deadline_s
+            )
         good = [sample for sample in decoded if isinstance(sample, Sample)]
         scored = await reward.score(good, runner, run) if good else []
         if len(scored) != len(good):

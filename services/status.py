@@ -35,6 +35,8 @@ from sync_r1.services.quotas import OverQuota
 logger = logging.getLogger(__name__)
 
 PUSHBACK = "grpc-retry-pushback-ms"
+REFUSED = "sync-r1-refused"
+"""Trailer of RESOURCE_EXHAUSTED: which bound it was, inflight, bytes, quota or queue (Triton's)."""
 
 
 class InvalidRequest(Exception):
@@ -89,6 +91,9 @@ async def abort(
         code, message = grpc.StatusCode.INTERNAL, f"internal error {error_id}; the service's log says more"
         logger.error("request %r: error %s", request_id, error_id, exc_info=error)
     if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
-        trailers = ((PUSHBACK, str(getattr(error, "pushback_ms", pushback_ms))),)
+        trailers = (
+            (PUSHBACK, str(getattr(error, "pushback_ms", pushback_ms))),
+            (REFUSED, getattr(error, "reason", "queue")),
+        )
     await context.abort(code, message, trailers)
     raise AssertionError("context.abort always raises")

@@ -30,6 +30,7 @@ from sync_r1.reward_models.releases import GraphPin, Release
 from sync_r1.reward_models.runner import RunContext, RunResult, Tensors
 from sync_r1.reward_models.types import GraphDeadline, GraphError, GraphOverloaded, GraphUnavailable
 from sync_r1.services.shared_memory import Region, RegionPool
+from sync_r1.services.tracing import outgoing, tracer
 
 # KServe's names of the types that graphs use.
 _KSERVE_OF: dict[np.dtype[Any], str] = {
@@ -150,7 +151,9 @@ class TritonRunner:
                     regions.append(region)
                     tensor.parameters["shared_memory_region"].string_param = region.name
                     tensor.parameters["shared_memory_byte_size"].int64_param = array.nbytes
-            response = await self._triton.ModelInfer(request, timeout=remaining_s)
+            with tracer.start_as_current_span(f"infer {graph}", attributes={"version": version}):
+                headers = tuple(outgoing().items())
+                response = await self._triton.ModelInfer(request, timeout=remaining_s, metadata=headers)
         except grpc.aio.AioRpcError as error:
             raise self._translate(error, graph, version) from error
         finally:
