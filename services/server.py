@@ -62,6 +62,8 @@ class RewardServer:
             options=[
                 ("grpc.max_receive_message_length", receive_limit(self._config.limits.max_request_bytes)),
                 ("grpc.max_send_message_length", self._config.limits.max_request_bytes),
+                # A client asks a quiet connection for signs of life every 10 s; gRPC would hang up on it for that.
+                ("grpc.http2.min_ping_interval_without_data_ms", 5000),
                 ("grpc.max_connection_age_ms", int(self._config.max_connection_age_s * 1000)),
                 ("grpc.max_connection_age_grace_ms", self._config.limits.max_deadline_ms),
                 _ONE_OWNER,
