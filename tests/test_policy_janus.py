@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -205,6 +206,14 @@ def test_a_preview_is_what_is_drawn_and_nothing_else() -> None:
         policy.preview(policy.start(PROMPTS))
     finished = _drawn(policy)
     assert np.array_equal(policy.preview(finished), policy.decode(finished))
+    # A truncated picture beside a finished one, as learning from rejected previews has them.
+    cut = ImageState.concatenate([finished.select([0]), replace(state, step=policy.steps).select([1])])
+    assert policy.preview(cut).shape == (2, 32, 32, 3)
+    assert np.array_equal(policy.preview(cut)[0], policy.decode(finished)[0])
+    with torch.no_grad():
+        log_probs = policy.image_log_probs(cut)
+        expected = policy.image_log_probs(state, [0, 1])[1]
+    torch.testing.assert_close(log_probs[1], expected, atol=1e-4, rtol=1e-4)
     assert policy.decode(finished).std() > 1
 
 

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,13 @@ from sync_r1.trainer_client.policies.sampling import draw
 
 UNDECIDED = -1
 """In `ImageState.tokens_N_I`: not drawn yet."""
+
+
+def train_language_model(model: JanusForConditionalGeneration) -> None:
+    """Freeze all but the language model and its head."""
+    model.requires_grad_(False)
+    for trained in (model.model.language_model, model.lm_head):
+        trained.requires_grad_(True)
 
 
 class JanusPolicy:
@@ -68,15 +75,12 @@ class JanusPolicy:
         # Switching adapters off is a state of the shared network, so passes with and without them take turns.
         self._turn = threading.RLock()
         if adapters is None:
-            model.requires_grad_(False)
-            for trained in (model.model.language_model, model.lm_head):
-                trained.requires_grad_(True)
+            train_language_model(model)
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        device: torch.device = self.model.lm_head.weight.device
-        return device
+        return torch.device(self.model.lm_head.weight.device)
 
     def reference(self) -> JanusPolicy:
         """The weights below the adapters as a frozen policy that shares them: it costs no memory.
@@ -186,25 +190,26 @@ class JanusPolicy:
 
         A masked model has an opinion of the whole picture at every step; this one has none of the rows to come. To
         complete them greedily costs as much as to draw the picture, and then a gate saves nothing. So a gate sees
-        what is decided, without invented pixels, and should look late (`preview_at` 0.5 or more). Raises ValueError
-        before the first step.
+        what is decided, without invented pixels, and should look late (`preview_at` 0.5 or more). In a batch of
+        pictures at different rows the shorter ones are filled with their mirror image. Raises ValueError before the
+        first step.
         """
-        drawn = self.grid * state.step // self.steps
-        if not drawn:
+        drawn_N_1 = (state.tokens_N_I != UNDECIDED).sum(1, keepdim=True) // self.grid
+        if not drawn_N_1.all():
             raise ValueError("nothing is drawn before the first step, so there is no preview; advance the pictures")
-        rows = state.tokens_N_I.view(-1, self.grid, self.grid)[:, :drawn]
         # The decoder wants a whole picture: mirrored rows below keep its statistics, and are cut off again.
-        mirrored = torch.cat([rows, rows.flip(1)], 1).repeat(1, math.ceil(self.grid / (2 * drawn)), 1)[:, : self.grid]
+        place_N_G = torch.arange(self.grid) % (2 * drawn_N_1)
+        row_N_G = torch.where(place_N_G < drawn_N_1, place_N_G, 2 * drawn_N_1 - 1 - place_N_G)
+        rows = state.tokens_N_I.view(-1, self.grid, self.grid)
+        mirrored = rows.gather(1, row_N_G[..., None].expand(-1, -1, self.grid))
         pictures = self._pixels(mirrored.reshape(len(rows), -1))
-        return pictures[:, : pictures.shape[1] * drawn // self.grid]
+        return pictures[:, : pictures.shape[1] * int(drawn_N_1.max()) // self.grid]
 
     @torch.no_grad()
     def decode(self, state: ImageState) -> npt.NDArray[np.uint8]:
         """Finished pictures. Raises ValueError if some rows are missing."""
         if (state.tokens_N_I == UNDECIDED).any():
-            raise ValueError(
-                f"the pictures are at step {state.step} of {self.steps}; advance them to the end, or use preview"
-            )
+            raise ValueError(f"the pictures are at step {state.step} of {self.steps}; advance them, or use preview")
         return self._pixels(state.tokens_N_I)
 
     def image_log_probs(self, state: ImageState, steps: Sequence[int] | None = None) -> Tensor:
@@ -222,8 +227,10 @@ class JanusPolicy:
             # A token is predicted where its predecessor is read.
             hidden = self._hidden(embedded, seen)[:, (positions + prompt - 1).to(self.device)]
             log_probs = self._code_log_probs(hidden, state.temperature or 1.0)
-        codes = state.tokens_N_I[:, positions, None].to(self.device)
-        picked = log_probs.gather(2, codes)[..., 0].cpu()
+        codes = state.tokens_N_I[:, positions]
+        picked = log_probs.gather(2, codes.clamp(min=0)[..., None].to(self.device))[..., 0].cpu()
+        # A truncated picture has rows that no step decided.
+        picked = torch.where(codes == UNDECIDED, 0.0, picked)
         return torch.zeros(state.tokens_N_I.shape).index_copy(1, positions, picked)
 
     def _embed_pictures(self, prompt_ids: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
@@ -242,8 +249,8 @@ class JanusPolicy:
 
     def _embed_codes(self, codes: Tensor) -> Tensor:
         twice = 2 if self.guidance != 1 else 1
-        embedded: Tensor = self.model.prepare_embeddings_for_image_generation(codes.repeat(twice, 1).to(self.device))
-        return embedded
+        read = codes.clamp(min=0).repeat(twice, 1).to(self.device)
+        return cast(Tensor, self.model.prepare_embeddings_for_image_generation(read))
 
     def _code_log_probs(self, hidden: Tensor, temperature: float) -> Tensor:
         """Guided log-probabilities over the picture's codes for hidden states (rows, …, H)."""
@@ -256,22 +263,18 @@ class JanusPolicy:
     def _pixels(self, codes: Tensor) -> npt.NDArray[np.uint8]:
         with self._network():
             values = self.model.decode_image_tokens(codes.to(self.device)).float()
-        pixels: npt.NDArray[np.uint8] = ((values.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu().numpy()
-        return pixels
+        return cast("npt.NDArray[np.uint8]", ((values.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu().numpy())
 
     def _embed(self, ids: Tensor) -> Tensor:
-        embedded: Tensor = self.model.get_input_embeddings()(ids.to(self.device))
-        return embedded
+        return cast(Tensor, self.model.get_input_embeddings()(ids.to(self.device)))
 
     def _hidden(self, embedded: Tensor, seen: Tensor, cache: DynamicCache | None = None) -> Tensor:
         """Last hidden states (N, L, H) of what is newly read; `cache` holds what was read before and grows."""
-        out: Tensor = self.model.model.language_model(
-            inputs_embeds=embedded,
-            attention_mask=seen.to(self.device),
-            past_key_values=cache,
+        out = self.model.model.language_model(
+            inputs_embeds=embedded, attention_mask=seen.to(self.device), past_key_values=cache,
             use_cache=cache is not None,
-        ).last_hidden_state
-        return out
+        )  # fmt: skip
+        return cast(Tensor, out.last_hidden_state)
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """The adapters', or the language model's; none of a reference."""
