@@ -36,6 +36,8 @@ class ServeConfig(BaseModel):
     triton: str
     """HOST:PORT of Triton's gRPC endpoint."""
     profile: str = "pocket"
+    also: tuple[str, ...] = ()
+    """Further profiles, whose releases are served beside the first one's."""
     shared_memory: bool = False
     """Hand pictures to Triton in shared memory; only where it runs on this machine, for us alone."""
     announce: Path | None = None
@@ -67,9 +69,9 @@ async def serve(config: ServeConfig, on_listening: Callable[[str], None] = lambd
     """Serve until SIGTERM or SIGINT, then drain. `on_listening` is told HOST:PORT."""
     logs.configure(config.service.log_format)
     keep_freed_memory()
-    served = served_reward(config.profile, config.reward)
+    served = [served_reward(profile, config.reward) for profile in (config.profile, *config.also)]
     runner = TritonRunner(config.triton, shared_memory=config.shared_memory)
-    pins = {pin for release in served.releases.values() for pin in release.graphs}
+    pins = {pin for one in served for release in one.releases.values() for pin in release.graphs}
 
     async def ready() -> bool:
         return await runner.ready(pins)
@@ -101,7 +103,7 @@ def main() -> None:
     """Entry point of the module; the only argument is a ServeConfig as JSON."""
     try:
         asyncio.run(serve(ServeConfig.model_validate_json(sys.argv[1])))
-    except (RewardError, OSError) as error:
+    except (RewardError, ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 
 
