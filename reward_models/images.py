@@ -25,6 +25,7 @@ CropRounding = Literal["half_even", "down"]
 MAX_INTERMEDIATE_PIXELS = 16_000_000
 """A resized picture of more pixels is never made whole: its crop is resampled directly."""
 
+_MAX_SCANS = 64
 _REFUSED_MODES = {
     "CMYK": "a CMYK picture needs its printer profile to become RGB",
     "YCCK": "a YCCK picture needs its printer profile to become RGB",
@@ -203,6 +204,9 @@ def _check_header(image: Image.Image, data: bytes, limits: ImageLimits) -> None:
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":  # a phone's JPEG with a second view; the first frame is the picture
         raise ImageError(f"the {image.format} file is an animation of {frames} frames; send one frame")
+    # Every scan of a progressive file runs over the whole picture: 16 MB of empty ones would take hours.
+    if image.format == "JPEG" and (scans := data.count(b"\xff\xda")) > _MAX_SCANS:
+        raise ImageError(f"the JPEG file has {scans} scans, the limit is {_MAX_SCANS}; save it anew")
     if image.format == "PNG" and data[24] == 16:  # IHDR's bit depth: Pillow reads 16-bit RGB as 8-bit without a word
         raise ImageError("the PNG file has 16-bit channels, which would be clipped; save it with 8 bits per channel")
     if image.mode in _REFUSED_MODES:
