@@ -91,7 +91,7 @@ class Report:
 
     def finish(self) -> Path:
         """Print the table, write `results/<name>.json`, and return its path."""
-        command = " ".join(["python -m", f"benchmarks.{self.name}", *sys.argv[1:]])
+        command = " ".join(["python -m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
         lines = [f"## {self.title}", "", f"`{command}`", ""]
         lines += ["| " + " | ".join(self.columns) + " |", "|" + "---|" * len(self.columns)]
         lines += ["| " + " | ".join(map(str, row)) + " |" for row in self.rows]
