@@ -13,8 +13,10 @@ from sync_r1.cli.screen import console as _console
 from sync_r1.cli.screen import errors_shown as _errors_shown
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
+    from sync_r1.services.config import ServiceConfig
     from sync_r1.services.up import Up
 
 app = typer.Typer(
@@ -26,6 +28,7 @@ app = typer.Typer(
 
 ProfileOption = serve_commands.ProfileOption
 RewardArgument = serve_commands.RewardArgument
+AlsoOption, RoutesOption = serve_commands.AlsoOption, serve_commands.RoutesOption
 ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="ONNX Runtime's threads per graph.")]
 
 for command in (
@@ -44,12 +47,19 @@ def up(
     endpoints_file: Annotated[
         Path | None, typer.Option("--endpoints-file", help="Written once all are healthy: reward -> HOST:PORT, JSON.")
     ] = None,
+    metrics_port: Annotated[
+        int, typer.Option("--metrics-port", min=0, max=65500, help="First of the services' metrics ports; 0 = none.")
+    ] = 0,
+    also: AlsoOption = None,
+    routes: RoutesOption = None,
     threads: ThreadsOption = None,
 ) -> None:
     """Start Triton and the reward services on this machine; Ctrl-C (or SIGTERM) drains them."""
     import json
     import signal
     import threading
+
+    from sync_r1.services.config import ServiceConfig
 
     started, stop = threading.Event(), threading.Event()
 
@@ -60,7 +70,11 @@ def up(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
-    with _errors_shown(), _started(profile, port=port, threads=threads) as running:
+    service = ServiceConfig(metrics_port=metrics_port or None, routes=routes)
+    with (
+        _errors_shown(),
+        _started(profile, port=port, threads=threads, also=also or (), service=service) as running,
+    ):
         started.set()
         _show_endpoints(running)
         if endpoints_file is not None:
@@ -155,18 +169,20 @@ def repository(
         Literal["python", "onnxruntime"],
         typer.Option("--backend", help="onnxruntime for NVIDIA's image, python for the embedded Triton."),
     ] = "onnxruntime",
+    also: AlsoOption = None,
     threads: ThreadsOption = None,
 ) -> None:
-    """Write the Triton model repository of a profile."""
+    """Write the Triton model repository of a profile (and of further ones, their versions side by side)."""
     from sync_r1.reward_models.export import ensure_graphs
     from sync_r1.reward_models.profiles import load_profile
     from sync_r1.reward_models.repository import write_repository
 
     with _errors_shown():
-        loaded = load_profile(profile)
+        loaded, *others = [load_profile(name) for name in (profile, *(also or ()))]
         with _console().status("exporting graphs that are missing"):
-            ensure_graphs(loaded)
-        write_repository(loaded, out, backend=backend, threads=threads)
+            for one in (loaded, *others):
+                ensure_graphs(one)
+        write_repository(loaded, out, backend=backend, threads=threads, also=others)
     _console().print(f"{len(loaded.graphs)} graphs for the {backend} backend: {out}")
 
 
@@ -185,13 +201,19 @@ def export(profile: ProfileOption = "pocket") -> None:
 
 
 def _started(
-    profile: str, *, port: int = 0, threads: int | None = None, rewards: list[str] | None = None
+    profile: str,
+    *,
+    port: int = 0,
+    threads: int | None = None,
+    rewards: list[str] | None = None,
+    also: Sequence[str] = (),
+    service: ServiceConfig | None = None,
 ) -> AbstractContextManager[Up]:
     from sync_r1.services import up as services
 
     console = _console()
     return services.start(
-        profile, first_port=port, threads=threads, rewards=rewards,
+        profile, also=also, first_port=port, threads=threads, rewards=rewards, service=service,
         on_step=lambda step: console.print(f"starting {step} …"),
     )  # fmt: skip
 

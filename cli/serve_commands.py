@@ -10,6 +10,13 @@ import typer
 from sync_r1.cli.screen import console, errors_shown
 
 ProfileOption = Annotated[str, typer.Option("--profile", help="A built-in profile (pocket) or a YAML file.")]
+AlsoOption = Annotated[
+    list[str] | None, typer.Option("--also", help="A further profile, whose releases are served side by side.")
+]
+RoutesOption = Annotated[
+    Path | None,
+    typer.Option("--routes", exists=True, dir_okay=False, help="YAML: default releases, shadows; read anew on change."),
+]
 RewardArgument = Annotated[
     str, typer.Argument(help="concept-consistency, text-faithfulness, understanding-correctness or aesthetic.")
 ]
@@ -19,6 +26,8 @@ def serve(
     reward: RewardArgument,
     triton: Annotated[str, typer.Option("--triton", help="HOST:PORT of Triton's gRPC endpoint.")],
     profile: ProfileOption = "pocket",
+    also: AlsoOption = None,
+    routes: RoutesOption = None,
     shared_memory: Annotated[
         bool, typer.Option("--shared-memory", help="Hand pictures over in shared memory: Triton is on this machine.")
     ] = False,
@@ -75,13 +84,14 @@ def serve(
             service = ServiceConfig(
                 host=host, port=port, tls=tls, tokens=tokens, insecure=insecure, health_port=health_port,
                 metrics_port=metrics_port, drain_s=drain_seconds, max_connection_age_s=max_connection_age_s,
-                otlp_endpoint=otlp_endpoint, log_format=log_format,
+                otlp_endpoint=otlp_endpoint, log_format=log_format, routes=routes,
             )  # fmt: skip
         except ValidationError as error:
             raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
         config = ServeConfig(
-            reward=reward, triton=triton, profile=profile, shared_memory=shared_memory, service=service
-        )
+            reward=reward, triton=triton, profile=profile, also=tuple(also or ()), shared_memory=shared_memory,
+            service=service,
+        )  # fmt: skip
         asyncio.run(run(config, on_listening=lambda where: console().print(f"{reward} listens on {where}")))
 
 

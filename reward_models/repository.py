@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from sync_r1.reward_models.graphs import DynamicBatching, GraphSpec, TensorSpec
-from sync_r1.reward_models.profiles import Profile
+from sync_r1.reward_models.profiles import Profile, ProfileError
 
 Backend = Literal["python", "onnxruntime"]
 _TRITON_TYPES = {"uint8": "TYPE_UINT8", "int64": "TYPE_INT64", "float32": "TYPE_FP32"}
@@ -29,25 +29,48 @@ def write_repository(
     backend: Backend,
     graphs: Sequence[str] | None = None,
     threads: int | None = None,
+    also: Sequence[Profile] = (),
 ) -> None:
     """Write a model repository of `graphs` (all of the profile by default) into `directory`, made if absent.
 
-    `threads` is ONNX Runtime's intra-op thread count per instance (1 by default). Raises GraphFileMissing when a
-    weights file is absent or changed, KeyError for a graph the profile lacks.
+    `also`: profiles whose versions of these graphs, and whose further graphs, are loaded side by side. `threads` is
+    ONNX Runtime's intra-op thread count per instance (1 by default). Raises GraphFileMissing when a weights file is
+    absent or changed, KeyError for a graph no profile has, ProfileError when two versions of a graph do not fit.
     """
-    for name in graphs if graphs is not None else profile.graphs:
-        graph = profile.graphs[name]
-        _ = graph.sha256
-        version = directory / name / str(graph.version)
-        version.mkdir(parents=True, exist_ok=True)
-        _place(graph, version / "model.onnx")
-        if backend == "python":
-            shutil.copyfile(Path(__file__).with_name("triton_model.py"), version / "model.py")
-        (directory / name / "config.pbtxt").write_text(model_config(graph, backend=backend, threads=threads or 1))
+    versions = _versions((profile, *also))
+    for name in graphs if graphs is not None else versions:
+        for graph in versions[name]:
+            _ = graph.sha256
+            version = directory / name / str(graph.version)
+            version.mkdir(parents=True, exist_ok=True)
+            _place(graph, version / "model.onnx")
+            if backend == "python":
+                shutil.copyfile(Path(__file__).with_name("triton_model.py"), version / "model.py")
+        config = model_config(*versions[name], backend=backend, threads=threads or 1)
+        (directory / name / "config.pbtxt").write_text(config)
 
 
-def model_config(graph: GraphSpec, *, backend: Backend, threads: int) -> str:
-    """The text of one `config.pbtxt`; nothing is left to Triton's auto-completion."""
+def _versions(profiles: Sequence[Profile]) -> dict[str, list[GraphSpec]]:
+    """Graph name -> its versions. One name has one `config.pbtxt`, hence one shape; a version has one file."""
+    found: dict[str, list[GraphSpec]] = {}
+    for graph in (graph for profile in profiles for graph in profile.graphs.values()):
+        versions = found.setdefault(graph.name, [])
+        same = next((other for other in versions if other.version == graph.version), None)
+        if same is None:
+            versions.append(graph)
+        if versions[0].inputs != graph.inputs or versions[0].outputs != graph.outputs:
+            raise ProfileError(f"graph {graph.name!r}: its versions differ in inputs or outputs; give it another name")
+        if same is not None and same.sha256 != graph.sha256:
+            raise ProfileError(
+                f"graph {graph.name!r} version {graph.version} is {same.file} in one profile and {graph.file} in "
+                "another; give the newer one a higher `version`"
+            )
+    return found
+
+
+def model_config(graph: GraphSpec, *others: GraphSpec, backend: Backend, threads: int) -> str:
+    """The text of one `config.pbtxt`; nothing is left to Triton's auto-completion. `others`: further versions."""
+    versions = ", ".join(str(version) for version in sorted(one.version for one in (graph, *others)))
     batching = graph.batching
     # A queue policy makes Triton's batcher sleep through a request that arrives while the only instance is busy, for up
     # to 500 ms (it stops prefetching and then is not woken). Measured on the embedded Triton with two callers of one
@@ -60,7 +83,7 @@ def model_config(graph: GraphSpec, *, backend: Backend, threads: int) -> str:
 name: "{graph.name}"
 backend: "{backend}"
 max_batch_size: {graph.max_batch_size}
-version_policy {{ specific {{ versions: [ {graph.version} ] }} }}
+version_policy {{ specific {{ versions: [ {versions} ] }} }}
 input [
 {_tensors(graph.inputs)}
 ]

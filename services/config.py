@@ -60,6 +60,8 @@ class ServiceConfig(BaseModel):
     tls: TlsConfig | None = None
     tokens: Path | None = None
     """File of teams and the hashes of their bearer tokens (`tokens.py`); read again whenever it changes."""
+    routes: Path | None = None
+    """File of default releases and shadows (`routing.py`); read again whenever it changes."""
     insecure: bool = False
     """Allow a host that other machines reach although callers or traffic are not protected."""
     health_port: int | None = Field(default=None, ge=0, le=65535)

@@ -12,15 +12,17 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
-from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from sync_r1.protos.rewards.v1 import rewards_pb2
+from sync_r1.services.routing import Route
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
 _ITEMS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 # Raw scales differ: cosines (-1 … 1), shares (0 … 1), LAION's 1 … 10, logits and percentages beyond.
 _SCORES = (-2, -1, -0.5, -0.2, 0, *(step / 20 for step in range(1, 21)), 1.5, 2, 3, 4, 5, 6, 7, 8, 10, 20, 50, 100)
+_DIFFERENCES = (-0.5, -0.2, -0.1, -0.05, -0.02, -0.01, 0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 _NUMBERED = re.compile(r"[_\[]?\d+\]?$")
 
 
@@ -48,6 +50,10 @@ class ServiceMetrics:
         self._inference = histogram("inference_seconds", "Round trips to Triton, longest chain.", _SECONDS)
         self._request = histogram("request_seconds", "Whole call, refused ones included.", _SECONDS)
         self._request_items = histogram("request_items", "Items in an answered call.", _ITEMS)
+        self._shadow_items = counter("shadow_items", "Items given to a shadow.", "variant", "release", "result")
+        self._shadow_difference = histogram(
+            "shadow_difference", "Shadow minus answer, both mapped to [0, 1].", _DIFFERENCES, "variant", "release"
+        )
         self._score = histogram("score", "Scores and their components, raw scale.", _SCORES, "variant", "component")
 
     def answered(self, response: Any, *, team: str, seconds: float) -> None:
@@ -90,16 +96,26 @@ class ServiceMetrics:
         if refused:
             self._refused.labels(self._reward, refused).inc()
 
+    def shadowed(self, route: Route, result: str, items: int, differences: Iterable[float] = ()) -> None:
+        """`items` that went through a shadow; `differences`: shadow minus answer, both on [0, 1]."""
+        labels = (self._reward, route.variant, route.release.digest)
+        self._shadow_items.labels(*labels, result).inc(items)
+        histogram = self._shadow_difference.labels(*labels)
+        for difference in differences:
+            histogram.observe(difference)
+
     def watch(
         self,
         *,
         inflight_items: Callable[[], int],
         inflight_limit: int,
         ready: Callable[[], bool],
-        releases: Mapping[str, str],
+        releases: Callable[[], Mapping[str, str]],
         cache_lookups: Callable[[], Mapping[str, int]],
     ) -> None:
-        """Read these whenever Prometheus asks. `releases`: variant -> digest; `cache_lookups`: hit and miss counts."""
+        """Read these whenever Prometheus asks. `releases`: variant -> digest of the default; `cache_lookups`: hit and
+        miss counts.
+        """
 
         def gauge(name: str, text: str, *labels: str) -> Gauge:
             return Gauge(f"sync_r1_{name}", text, ("reward", *labels), registry=self.registry)
@@ -111,10 +127,7 @@ class ServiceMetrics:
         gauge("ready", "1 while the service says SERVING.").labels(self._reward).set_function(
             lambda: float(ready())
         )
-        info = gauge("release_info", "Always 1; the labels name the default release.", "variant", "release")
-        for variant, digest in releases.items():
-            info.labels(self._reward, variant, digest).set(1)
-        self.registry.register(_CacheLookups(self._reward, cache_lookups))
+        self.registry.register(_Owned(self._reward, releases, cache_lookups))
 
     def listen(self, host: str, port: int) -> tuple[int, Callable[[], None]]:
         """Serve `/metrics` over HTTP from a thread; returns the port and how to end it. Raises OSError."""
@@ -128,16 +141,25 @@ class ServiceMetrics:
         return int(server.server_address[1]), close
 
 
-class _CacheLookups(Collector):
-    """Counters that the reference cache keeps itself, shown as Prometheus counters."""
+class _Owned(Collector):
+    """What others keep: the routes' default releases, and the counters of the reference cache."""
 
-    def __init__(self, reward: str, lookups: Callable[[], Mapping[str, int]]) -> None:
-        self._reward, self._lookups = reward, lookups
+    def __init__(
+        self, reward: str, releases: Callable[[], Mapping[str, str]], lookups: Callable[[], Mapping[str, int]]
+    ) -> None:
+        self._reward, self._releases, self._lookups = reward, releases, lookups
 
     def collect(self) -> Iterable[Metric]:
-        family = CounterMetricFamily(
+        info = GaugeMetricFamily(
+            "sync_r1_release_info",
+            "Always 1; the labels name the default release.",
+            labels=("reward", "variant", "release"),
+        )
+        for variant, digest in self._releases().items():
+            info.add_metric((self._reward, variant, digest), 1)
+        cache = CounterMetricFamily(
             "sync_r1_reference_cache", "Lookups of reference pictures by digest.", labels=("reward", "result")
         )
         for result, count in self._lookups().items():
-            family.add_metric((self._reward, result), count)
-        yield family
+            cache.add_metric((self._reward, result), count)
+        yield from (info, cache)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import grpc
 from grpc_health.v1 import health_pb2_grpc
@@ -21,6 +21,7 @@ from sync_r1.services.health import HealthWatcher
 from sync_r1.services.metrics import ServiceMetrics
 from sync_r1.services.observer import Observer
 from sync_r1.services.quotas import Team
+from sync_r1.services.routing import Routes
 from sync_r1.services.servicer import RewardServicer
 from sync_r1.services.tls import ServerCertificates
 from sync_r1.services.tokens import Tokens
@@ -37,24 +38,26 @@ async def always_ready() -> bool:
 
 
 class RewardServer:
-    """Serves one reward over one runner. `ready` says whether the runner could run every release now.
+    """Serves one reward over one runner. `served`: the reward of one profile, or of several, whose releases are then
+    side by side (`routing.py`). `ready` says whether the runner could run every release now.
 
-    Raises TokensError or CertificateError when the configured files cannot be used.
+    Raises TokensError, CertificateError or RoutesError when the configured files cannot be used.
     """
 
     def __init__(
         self,
-        served: ServedReward,
+        served: ServedReward | Sequence[ServedReward],
         runner: GraphRunner,
         config: ServiceConfig | None = None,
         *,
         ready: Callable[[], Awaitable[bool]] = always_ready,
     ) -> None:
         self._config = config or ServiceConfig()
-        self._servicer = RewardServicer(served, runner, self._config)
         self._health = HealthWatcher(ready, self._config.health_interval_s)
-        self.metrics = ServiceMetrics(served.name)
+        self._routes = Routes([served] if isinstance(served, ServedReward) else served, self._config.routes)
+        self.metrics = ServiceMetrics(self._routes.reward)
         """What a scrape of `metrics_port` reads."""
+        self._servicer = RewardServicer(self._routes, runner, self._config, self.metrics)
         self._gate = Gate(self._config, Tokens(self._config.tokens) if self._config.tokens is not None else None)
         self._certificates = ServerCertificates(self._config.tls) if self._config.tls is not None else None
         self._server = grpc.aio.server(
@@ -80,7 +83,7 @@ class RewardServer:
             inflight_items=lambda: self.inflight_items,
             inflight_limit=self._config.limits.max_inflight_items,
             ready=lambda: self._health.serving,
-            releases={variant: release.digest for variant, release in served.releases.items()},
+            releases=lambda: self._routes.default_releases,
             cache_lookups=lambda: self._servicer.reference_lookups,
         )
 
@@ -131,7 +134,7 @@ class RewardServer:
         await self._server.stop(self._config.grace_s)
         if self._health_server is not None:
             await self._health_server.stop(None)
-        self._servicer.close()
+        await self._servicer.close()
         await asyncio.to_thread(self._close_metrics)
         answered = sum(team.usage.requests for team in self.teams.values())
         logger.info("drained; %d requests were admitted, %d items are left in work", answered, self.inflight_items)

@@ -10,37 +10,40 @@ import importlib.metadata
 import time
 import uuid
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import grpc
 
 from sync_r1.protos.rewards.v1 import rewards_pb2
-from sync_r1.reward_models.profiles import ServedReward
-from sync_r1.reward_models.releases import Release
 from sync_r1.reward_models.rewards.base import Reward
 from sync_r1.reward_models.runner import GraphRunner, RunContext, RunResult, Tensors
-from sync_r1.reward_models.types import GraphDeadline, Outcome, Sample, UnknownRelease, UnknownVariant
+from sync_r1.reward_models.types import GraphDeadline, Outcome, Sample
 from sync_r1.services import codec, status
 from sync_r1.services.admission import Admission
 from sync_r1.services.config import ServiceConfig
 from sync_r1.services.gate import caller
 from sync_r1.services.health import SERVICE
+from sync_r1.services.metrics import ServiceMetrics
 from sync_r1.services.quotas import Team
 from sync_r1.services.reference_cache import ReferenceCache
+from sync_r1.services.routing import Route, Routes
+from sync_r1.services.shadow import ShadowRunner
 from sync_r1.services.tracing import tracer
 
 
 class RewardServicer:
     """Implements `RewardService` for one reward over one runner."""
 
-    def __init__(self, served: ServedReward, runner: GraphRunner, config: ServiceConfig) -> None:
-        self._served = served
+    def __init__(self, routes: Routes, runner: GraphRunner, config: ServiceConfig, metrics: ServiceMetrics) -> None:
+        self._routes = routes
         self._runner = runner
         self._limits = config.limits
         self._admission = Admission(config.limits.max_inflight_items)
         self._references = ReferenceCache(config.reference_cache_bytes, config.reference_ttl_s)
         self._codec = codec.Codec(config.limits, self._references, config.decode_threads)
-        self._description = describe(served, config)
+        self._shadows = ShadowRunner(metrics, config.limits.max_items)
+        self._config = config
 
     @property
     def inflight_items(self) -> int:
@@ -69,13 +72,14 @@ class RewardServicer:
             },
         )
 
-    def close(self) -> None:
-        """End the decoding threads."""
+    async def close(self) -> None:
+        """Give up shadows and end the decoding threads."""
+        await self._shadows.close()
         self._codec.close()
 
     async def describe(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
         """`RewardService.Describe`: costs no inference, answers while draining too."""
-        return self._description
+        return describe(self._routes, self._config)
 
     async def score(self, body: bytes, context: grpc.aio.ServicerContext) -> Any:
         """`RewardService.Score`. Statuses are those of `status.py`."""
@@ -84,18 +88,21 @@ class RewardServicer:
         try:
             request = codec.parse(body, self._limits)
             request_id = request.request_id or uuid.uuid4().hex
-            variant, reward, release = self._resolve(request)
-            run = RunContext(release, self._deadline_s(context), request_id)
+            route = self._routes.resolve(request.variant, request.release)
+            run = RunContext(route.release, self._deadline_s(context), request_id)
             team = caller.get()
             with self._admission.admit(len(request.samples)), team.admit(len(request.samples), len(body)):
                 admitted_ns = time.perf_counter_ns()
                 runner = _TimedRunner(self._runner)
-                outcomes = await _within(run, self._call(request.samples, reward, runner, run, team))
+                outcomes = await _within(run, self._call(request.samples, route.reward, runner, run, team))
             response = codec.response(
-                request, outcomes, reward=self._served.name, variant=variant, release=release.digest
+                request, outcomes, reward=self._routes.reward, variant=route.variant, release=route.release.digest
             )
         except Exception as error:
             await status.abort(context, error, request_id=request_id, pushback_ms=self._admission.pushback_ms)
+        if (shadow := self._routes.shadow) is not None:
+            scoring = partial(self._shadow_call, request.samples, request_id, team)
+            self._shadows.start(shadow, route, outcomes, scoring, request_id)
         response.request_id = request_id
         ended_ns = time.perf_counter_ns()
         response.timings.admission_ns = admitted_ns - started_ns
@@ -119,20 +126,11 @@ class RewardServicer:
         outcomes = iter(scored)
         return [next(outcomes) if isinstance(sample, Sample) else sample for sample in decoded]
 
-    def _resolve(self, request: Any) -> tuple[str, Reward, Release]:
-        """The one variant and release of a request. Raises UnknownVariant, UnknownRelease."""
-        served = self._served
-        variant = request.variant or served.default_variant
-        if variant not in served.variants:
-            raise UnknownVariant(
-                f"variant: {served.name} has no variant {variant!r}; it has {', '.join(sorted(served.variants))}"
-            )
-        release = served.releases[variant]
-        if request.release and request.release != release.digest:
-            raise UnknownRelease(
-                f"release: {request.release!r} is not served for variant {variant!r}; served is {release.digest}"
-            )
-        return variant, served.variants[variant], release
+    async def _shadow_call(
+        self, messages: Sequence[Any], request_id: str, team: Team, route: Route
+    ) -> list[Outcome | codec.MissingReferences]:
+        run = RunContext(route.release, time.monotonic() + self._limits.max_deadline_ms / 1000, f"{request_id}-shadow")
+        return await _within(run, self._call(messages, route.reward, self._runner, run, team))
 
     def _deadline_s(self, context: grpc.aio.ServicerContext) -> float:
         """The caller's deadline on the monotonic clock, capped; the cap itself when there is none."""
@@ -169,33 +167,35 @@ async def _within(run: RunContext, work: Any) -> Any:
         raise GraphDeadline("the deadline passed") from None
 
 
-def describe(served: ServedReward, config: ServiceConfig) -> Any:
+def describe(routes: Routes, config: ServiceConfig) -> Any:
     """The `DescribeResponse` of a service."""
     limits = config.limits.model_dump()
     response = rewards_pb2.DescribeResponse(
-        reward=served.name,
-        default_variant=served.default_variant,
+        reward=routes.reward,
+        default_variant=routes.default_variant,
+        default_releases=routes.default_releases,
         limits=rewards_pb2.Limits(**limits),
         server_version=importlib.metadata.version("sync-r1"),
     )
-    for name, reward in served.variants.items():
-        card = reward.card
-        response.variants.add(
-            name=name,
-            summary=card.summary,
-            source=card.source,
-            required_fields=card.required_fields,
-            raw_min=card.raw_min,
-            raw_max=card.raw_max,
-            affine_scale=card.affine_scale,
-            affine_shift=card.affine_shift,
-            preferred_image_size=card.preferred_image_size,
-            groupwise=card.groupwise,
-            card=card.to_json(),
+    for route in routes.routes:
+        card, release = route.reward.card, route.release
+        if routes.default_releases[route.variant] == release.digest:
+            response.variants.add(
+                name=route.variant,
+                summary=card.summary,
+                source=card.source,
+                required_fields=card.required_fields,
+                raw_min=card.raw_min,
+                raw_max=card.raw_max,
+                affine_scale=card.affine_scale,
+                affine_shift=card.affine_shift,
+                preferred_image_size=card.preferred_image_size,
+                groupwise=card.groupwise,
+                card=card.to_json(),
+            )
+        message = response.releases.add(
+            digest=release.digest, variant=route.variant, formula_version=release.formula_version
         )
-        release = served.releases[name]
-        response.default_releases[name] = release.digest
-        message = response.releases.add(digest=release.digest, variant=name, formula_version=release.formula_version)
         for pin in release.graphs:
             message.graphs.add(name=pin.name, version=pin.version, sha256=pin.sha256)
     return response

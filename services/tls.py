@@ -10,16 +10,15 @@ gRPC speaks TLS 1.2 and 1.3 and nothing older; its Python interface cannot raise
 from __future__ import annotations
 
 import logging
-import os
 import ssl
 import threading
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import grpc
 
 from sync_r1.services.config import TlsConfig
+from sync_r1.services.files import Stamp, stamp
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +34,7 @@ class ServerCertificates:
         """Raises CertificateError."""
         self._config = config
         self._lock = threading.Lock()
-        self._stamp = _stamp(config)
+        self._stamp = _stamps(config)
         self._current = _read(config)
 
     def credentials(self) -> grpc.ServerCredentials:
@@ -47,10 +46,10 @@ class ServerCertificates:
     def _changed(self) -> Any:
         """Called by gRPC before a handshake: the new certificates, or None where they are as before."""
         with self._lock:
-            stamp = _stamp(self._config)
-            if stamp == self._stamp:
+            now = _stamps(self._config)
+            if now == self._stamp:
                 return None
-            self._stamp = stamp
+            self._stamp = now
             try:
                 self._current = _read(self._config)
             except CertificateError as error:
@@ -60,29 +59,12 @@ class ServerCertificates:
             return self._current
 
 
-@dataclass(frozen=True)
-class _Stamp:
-    """What changes whenever a file does, also where the directory of a Kubernetes secret is swapped."""
-
-    modified_ns: int
-    inode: int
-    size: int
-
-
 def _files(config: TlsConfig) -> list[Path]:
     return [path for path in (config.cert, config.key, config.client_ca) if path is not None]
 
 
-def _stamp(config: TlsConfig) -> tuple[_Stamp | None, ...]:
-    stamps: list[_Stamp | None] = []
-    for path in _files(config):
-        try:
-            found = os.stat(path)
-        except OSError:
-            stamps.append(None)
-        else:
-            stamps.append(_Stamp(found.st_mtime_ns, found.st_ino, found.st_size))
-    return tuple(stamps)
+def _stamps(config: TlsConfig) -> list[Stamp]:
+    return [stamp(path) for path in _files(config)]
 
 
 def _read(config: TlsConfig) -> Any:

@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
-import os
 import secrets
 from pathlib import Path
 from typing import Annotated
@@ -25,6 +24,7 @@ from typing import Annotated
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from sync_r1.services.files import stamp
 from sync_r1.services.quotas import Team
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class Tokens:
     def __init__(self, path: Path) -> None:
         """Raises TokensError."""
         self._path = path
-        self._stamp = _stamp(path)
+        self._stamp = stamp(path)
         self._teams: dict[str, Team] = {}
         self._by_digest: list[tuple[bytes, Team]] = []
         self._use(_read(path))
@@ -91,10 +91,10 @@ class Tokens:
         return found
 
     def _reload_if_changed(self) -> None:
-        stamp = _stamp(self._path)
-        if stamp == self._stamp:
+        now = stamp(self._path)
+        if now == self._stamp:
             return
-        self._stamp = stamp
+        self._stamp = now
         try:
             self._use(_read(self._path))
         except TokensError as error:
@@ -115,15 +115,6 @@ def mint() -> tuple[str, str]:
     """A new token and its SHA-256 (64 hex digits)."""
     token = secrets.token_urlsafe(32)
     return token, hashlib.sha256(token.encode()).hexdigest()
-
-
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    """Changes whenever the file does, also where a directory of a Kubernetes secret is swapped; None if it is gone."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_ino, found.st_size
 
 
 def _read(path: Path) -> TokensFile:

@@ -57,6 +57,7 @@ class Up:
 def start(
     profile: str = "pocket",
     *,
+    also: Sequence[str] = (),
     first_port: int = 0,
     threads: int | None = None,
     rewards: Sequence[str] | None = None,
@@ -66,21 +67,25 @@ def start(
 ) -> Iterator[Up]:
     """Start Triton and the services of a profile; end them, drained, when the block is left.
 
-    `first_port`: the services listen on it and the ports after it, in the profile's order; 0 takes free ones.
+    `also`: further profiles, whose releases are served side by side. `first_port`: the services listen on it and the
+    ports after it, in the profile's order; 0 takes free ones.
     `threads`: ONNX Runtime's threads per graph. `rewards`: only these. `on_step` is told what is being done, one line
     each. Raises UpError, TritonStartError, or what making the graphs raises. Call it from a thread that outlives the
     block (see `processes.py`).
     """
-    loaded = load_profile(profile)
+    loaded, others = load_profile(profile), [load_profile(name) for name in also]
     names = list(loaded.rewards) if rewards is None else list(rewards)
     directory = Path(tempfile.mkdtemp(prefix="sync-r1-up-"))
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, directory, ignore_errors=True)
         on_step("graphs")
-        ensure_graphs(loaded)
-        rewards_used = [reward for name in names for reward in loaded.rewards[name].variants.values()]
+        for one in (loaded, *others):
+            ensure_graphs(one)
+        rewards_used = [
+            reward for one in (loaded, *others) for name in names for reward in one.rewards[name].variants.values()
+        ]
         graphs = sorted({graph for reward in rewards_used for graph in reward.graphs})
-        write_repository(loaded, directory / "models", backend="python", graphs=graphs, threads=threads)
+        write_repository(loaded, directory / "models", backend="python", graphs=graphs, threads=threads, also=others)
         on_step("Triton")
         triton = stack.enter_context(EmbeddedTriton(directory / "models", ready_timeout_s=timeout_s))
         running = Up(triton.url, _triton=triton)
@@ -89,13 +94,15 @@ def start(
         base = service or ServiceConfig()
         for index, name in enumerate(names):
             port = first_port + index if first_port else 0
+            metrics_port = base.metrics_port + index if base.metrics_port else base.metrics_port
             config = ServeConfig(
                 reward=name,
                 profile=profile,
+                also=tuple(also),
                 triton=triton.url,
                 shared_memory=True,
                 announce=directory / f"{name}.address",
-                service=base.model_copy(update={"port": port}),
+                service=base.model_copy(update={"port": port, "metrics_port": metrics_port}),
             )
             command = [sys.executable, "-m", "sync_r1.services.serve", config.model_dump_json()]
             log = directory / f"{name}.log"

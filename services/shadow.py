@@ -1,0 +1,91 @@
+"""The shadow: another variant or release scores a share of the live requests, and nobody waits for it.
+
+It starts when the answer is ready, with a decoding of its own (it may need other fields), and is bounded: while it is
+busy with `max_items`, further requests are not shadowed but counted as dropped. Whatever goes wrong in it stays in the
+log. The two scores of an item are compared on the scale of [0, 1] to which their cards map them, because two variants'
+raw scales differ.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Sequence
+
+import numpy as np
+
+from sync_r1.reward_models.cards import Card
+from sync_r1.reward_models.types import Score
+from sync_r1.services.metrics import ServiceMetrics
+from sync_r1.services.routing import Route, Shadow
+
+logger = logging.getLogger(__name__)
+
+Scoring = Callable[[Route], Awaitable[Sequence[object]]]
+"""Scores the request's items by a route; one outcome per item, in order."""
+
+
+class ShadowRunner:
+    """Runs shadows of one service. Used from one event loop."""
+
+    def __init__(self, metrics: ServiceMetrics, max_items: int, seed: int | None = None) -> None:
+        self._metrics = metrics
+        self._max_items = max_items
+        self._items = 0
+        self._random = random.Random(seed)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(
+        self, shadow: Shadow, answered: Route, outcomes: Sequence[object], scoring: Scoring, request_id: str
+    ) -> None:
+        """Perhaps (by its share) score the same items once more; returns at once."""
+        route = shadow.route
+        if route.release == answered.release or self._random.random() >= shadow.share:
+            return
+        if self._items + len(outcomes) > self._max_items:
+            self._metrics.shadowed(route, "dropped", len(outcomes))
+            return
+        self._items += len(outcomes)
+        task = asyncio.create_task(self._run(route, answered, outcomes, scoring, request_id))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """Give up what still runs."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _run(
+        self, route: Route, answered: Route, outcomes: Sequence[object], scoring: Scoring, request_id: str
+    ) -> None:
+        try:
+            shadows = await scoring(route)
+            differences = [
+                mapped(route.reward.card, theirs.value) - mapped(answered.reward.card, ours.value)
+                for ours, theirs in zip(outcomes, shadows)
+                if isinstance(ours, Score) and isinstance(theirs, Score)
+            ]
+            self._metrics.shadowed(route, "compared", len(differences), differences)
+            self._metrics.shadowed(route, "not_compared", len(outcomes) - len(differences))
+            logger.info(
+                "shadow %s (%s): %d of %d items compared, mean difference %.4f, largest %.4f",
+                route.variant, route.release.digest[:12], len(differences), len(outcomes),
+                np.mean(differences) if differences else float("nan"),
+                np.abs(differences).max() if differences else float("nan"),
+                extra={
+                    "variant": route.variant, "release": route.release.digest, "request_id": request_id,
+                    "items": len(outcomes),
+                },
+            )  # fmt: skip
+        except Exception as error:  # a shadow must never be felt
+            self._metrics.shadowed(route, "failed", len(outcomes))
+            logger.warning("shadow %s of request %r: %r", route.variant, request_id, error)
+        finally:
+            self._items -= len(outcomes)
+
+
+def mapped(card: Card, value: float) -> float:
+    """A raw score on the card's suggested scale of [0, 1]."""
+    return min(1.0, max(0.0, value * card.affine_scale + card.affine_shift))
