@@ -32,8 +32,8 @@ AlsoOption, RoutesOption = serve_commands.AlsoOption, serve_commands.RoutesOptio
 ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="ONNX Runtime's threads per graph.")]
 
 for command in (
-    serve_commands.serve, serve_commands.token, train_commands.train, train_commands.evaluate, train_commands.report,
-    top.top,
+    serve_commands.serve, serve_commands.token, train_commands.train, train_commands.evaluate, train_commands.densify,
+    train_commands.report, top.top,
 ):  # fmt: skip
     app.command()(command)
 

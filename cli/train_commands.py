@@ -1,4 +1,4 @@
-"""`sync-r1 train`, `evaluate` and `report`: thin over `trainer_client.runs`, which is imported when a command runs."""
+"""`sync-r1 train`, `evaluate`, `densify` and `report`: thin over `trainer_client`, imported late."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -36,11 +37,18 @@ def train(
     seed: Annotated[int | None, typer.Option("--seed", help="The run's seed.")] = None,
     overrides: SetOption = None,
     endpoints: EndpointsOption = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Only check the configuration and print what a step needs.")
+    ] = False,
+    world: Annotated[int, typer.Option("--world-size", min=1, help="With --check: processes to plan for.")] = 8,
 ) -> None:
     """Train a policy with Sync-GRPO against live reward services, and measure it before and after."""
     from sync_r1.trainer_client.runs import run_training
 
     settings = _settings(config, [*(overrides or []), *([f"seed={seed}"] if seed is not None else [])])
+    if check:
+        _check(settings, world)
+        return
     with _errors_shown(), _progress(settings.steps) as report:
         start, end = run_training(settings, out, resume=resume, endpoints_file=endpoints, progress=report)
     _show(start.means if start else {}, end.means, end.se)
@@ -52,18 +60,51 @@ def evaluate(
         str, typer.Option("--policy", help='"pocket" or a folder that a policy was saved to.')
     ] = "pocket",
     data: Annotated[str, typer.Option("--data", help='"pocket" or a folder in the UnifyBench layout.')] = "pocket",
-    out: Annotated[Path, typer.Option("--out", help="Folder for the figures and pictures.")] = Path("runs/evaluation"),
+    outputs: Annotated[
+        Path | None, typer.Option("--outputs", help="Measure what another system put out: see docs/evaluation.md.")
+    ] = None,
+    items: Annotated[
+        Path | None, typer.Option("--items", help="Only write what must be answered and drawn to this JSONL file.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder of figures and pages.")] = Path("runs/evaluation"),
     config: ConfigOption = None,
     overrides: SetOption = None,
     endpoints: EndpointsOption = None,
 ) -> None:
-    """Measure a policy on a benchmark's held-out conditions, through the reward services."""
-    from sync_r1.trainer_client.runs import run_evaluation
+    """Measure a policy, or another system's outputs, with UnifyBench's metrics, through the reward services."""
+    from sync_r1.trainer_client.evaluation_run import run_evaluation, write_bench_items
 
     settings = _settings(config, [*(overrides or []), f"policy={policy}", f"benchmark={data}"])
     with _errors_shown(), _progress(1) as report:
-        result = run_evaluation(settings, out, endpoints_file=endpoints, progress=report)
-    _show({}, result.means, result.se)
+        if items is not None:
+            console.print(f"{write_bench_items(settings, items, out)} items: {items}")
+            return
+        result = run_evaluation(settings, out, outputs=outputs, endpoints_file=endpoints, progress=report)
+    table = Table("metric", "value", "95 % interval", "rests on", "scored by")
+    for metric in result.metrics:
+        table.add_row(escape(metric.title), *(escape(text) for text in metric.cells()))
+    console.print(table)
+    if result.held_out is not None:
+        _show({}, result.held_out.means, result.held_out.se)
+    console.print(f"pages: {out / 'evaluation.html'}, {out / 'evaluation.md'}; figures: {out / 'metrics.json'}")
+
+
+def densify(
+    data: Annotated[Path, typer.Option("--data", help="A folder in the UnifyBench layout.")],
+    out: Annotated[Path, typer.Option("--out", help="The copy with dense descriptions; must not exist.")],
+    endpoint: Annotated[
+        str, typer.Option("--endpoint", help="Base URL of an OpenAI-compatible server, e.g. http://host:8000/v1; its "
+                          "key is read from OPENAI_API_KEY. Without one the descriptions are made by rules.")
+    ] = "",
+    model: Annotated[str, typer.Option("--model", help="The model's name at --endpoint.")] = "",
+) -> None:  # fmt: skip
+    """Copy a benchmark and add a dense description of every fact's picture, as UnifyBench++ has them."""
+    from sync_r1.trainer_client.densify import ChatEndpoint, densify_benchmark
+
+    with _errors_shown():
+        writer = ChatEndpoint(endpoint, model) if endpoint else None
+        count = densify_benchmark(data, out, writer, on_progress=lambda line: console.print(escape(line)))
+        console.print(f"{count} descriptions: {out}")
 
 
 def report(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
@@ -72,6 +113,18 @@ def report(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> Non
 
     with _errors_shown():
         console.print(f"report: {write_report(run)}")
+
+
+def _check(settings: TrainConfig, world: int) -> None:
+    from sync_r1.cli.plan import show_plan
+    from sync_r1.trainer_client.plan import make_plan
+
+    with _errors_shown():
+        plan = make_plan(settings, world)
+    show_plan(plan, console)
+    if plan.errors:
+        sys.exit(1)
+    console.print("the configuration is sound")
 
 
 def _settings(config: Path | None, overrides: list[str]) -> TrainConfig:

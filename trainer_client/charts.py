@@ -1,19 +1,26 @@
-"""Line charts and bars as inline SVG, for reports that load nothing from anywhere."""
+"""Line charts, intervals and bars as inline SVG, for pages that load nothing from anywhere."""
 
 from __future__ import annotations
 
 import html
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 
 Points = Sequence[tuple[float, float | None]]
+IntervalRow = tuple[str, float | None, float | None, float | None, Sequence[float]]
+"""(label, value, low, high, the single values behind it)."""
 COLOURS = ("var(--a)", "var(--b)", "var(--c)", "var(--d)")
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 360, 170, 40, 20, 10, 8
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 360, 170, 44, 20, 10, 8
+_ROW, _LABEL, _ACROSS = 22, 250, 900
 
 
 def line_chart(title: str, series: Mapping[str, Points], *, smooth: int = 1) -> str:
-    """A card with up to four lines; None leaves a gap. `smooth` > 1 draws a running mean over that many points
-    thick.
+    """A card with up to four lines; None leaves a gap.
+
+    `smooth` > 1 draws the running mean over that many points thick and, around it, the mean's 95 % band
+    (± 1.96 · standard deviation / √n of the points in the window; normal approximation, neighbours taken as
+    independent).
     """
     known = [(x, y) for points in series.values() for x, y in points if y is not None and math.isfinite(y)]
     if not known:
@@ -23,39 +30,86 @@ def line_chart(title: str, series: Mapping[str, Points], *, smooth: int = 1) -> 
 
     def place(x: float, y: float) -> str:
         across = (x - first) / (last - first) if last > first else 0.5
-        up = (y - low) / (high - low)
+        up = min(max((y - low) / (high - low), 0.0), 1.0)
         return (
             f"{_LEFT + across * (_WIDTH - _LEFT - _RIGHT):.1f},"
             f"{_HEIGHT - _BOTTOM - up * (_HEIGHT - _BOTTOM - _TOP):.1f}"
         )
 
     parts = []
-    for tick in range(4):
-        value = low + (high - low) * tick / 3
+    for value in _ticks(low, high):
         y = place(first, value).split(",")[1]
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y}" y2="{y}"/>')
         parts.append(f'<text x="{_LEFT - 6}" y="{float(y) + 3:.1f}" text-anchor="end">{_number(value)}</text>')
     for x in sorted({first, last}):
         anchor = "start" if x == first else "end"
+        name = f"step {_number(x)}" if x == first else _number(x)
         parts.append(
-            f'<text x="{place(x, low).split(",")[0]}" y="{_HEIGHT - 5}" text-anchor="{anchor}">{_number(x)}</text>'
+            f'<text x="{place(x, low).split(",")[0]}" y="{_HEIGHT - 5}" text-anchor="{anchor}">{name}</text>'
         )
     legend = []
     for (name, points), colour in zip(series.items(), COLOURS):
         kept = [(x, y) for x, y in points if y is not None and math.isfinite(y)]
-        if smooth > 1:
+        if smooth > 1 and len(kept) > 1:
             parts.append(_line([place(x, y) for x, y in kept], colour, 1, "raw"))
-            kept = [
-                (x, sum(y for _, y in kept[max(0, i - smooth + 1) : i + 1]) / min(i + 1, smooth))
-                for i, (x, _) in enumerate(kept)
-            ]
+            windows = [[y for _, y in kept[max(0, i - smooth + 1) : i + 1]] for i in range(len(kept))]
+            means = [statistics.fmean(window) for window in windows]
+            halves = [1.96 * statistics.stdev(w) / len(w) ** 0.5 if len(w) > 1 else 0.0 for w in windows]
+            upper = [place(x, mean + half) for (x, _), mean, half in zip(kept, means, halves)]
+            lower = [place(x, mean - half) for (x, _), mean, half in zip(kept, means, halves)]
+            parts.append(f'<polygon class="band" fill="{colour}" points="{" ".join(upper + lower[::-1])}"/>')
+            kept = [(x, mean) for (x, _), mean in zip(kept, means)]
         parts.append(_line([place(x, y) for x, y in kept], colour, 2.2, ""))
         if len(series) > 1:
             legend.append(f'<span><i style="background:{colour}"></i>{html.escape(name)}</span>')
     return (
         f'<div class="card"><h3>{html.escape(title)}</h3>'
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{html.escape(title)}">{"".join(parts)}</svg>'
-        f'<div class="legend">{"".join(legend)}</div></div>'
+        + (f'<div class="legend">{"".join(legend)}</div>' if legend else "")
+        + "</div>"
+    )
+
+
+def interval_chart(rows: Sequence[IntervalRow], *, zero: bool = False) -> str:
+    """A card with one row per value: a dot, its interval, and faint dots for the single values behind it.
+
+    `zero` draws a line at 0, for differences. "" without rows.
+    """
+    if not rows:
+        return ""
+    ends = [end for _, value, low, high, single in rows for end in (value, low, high, *single) if end is not None]
+    low, high = _nice(min(*ends, 0.0), max(*ends, 0.0 if zero else 1.0))
+    height = _ROW * len(rows) + _BOTTOM
+
+    def across(value: float) -> float:
+        return _LABEL + (value - low) / (high - low) * (_ACROSS - _LABEL - 20)
+
+    parts = []
+    for tick in _ticks(low, high):
+        x = f"{across(tick):.1f}"
+        parts.append(f'<line class="grid" x1="{x}" x2="{x}" y1="2" y2="{height - _BOTTOM}"/>')
+        parts.append(f'<text x="{x}" y="{height - 5}" text-anchor="middle">{_number(tick)}</text>')
+    if zero:
+        x = f"{across(0.0):.1f}"
+        parts.append(f'<line class="axis" x1="{x}" x2="{x}" y1="2" y2="{height - _BOTTOM}"/>')
+    for index, (label, value, start, end, single) in enumerate(rows):
+        y = _ROW * (index + 0.5)
+        parts.append(
+            f'<text class="label" x="{_LABEL - 12}" y="{y + 4:.1f}" text-anchor="end">{html.escape(label)}</text>'
+        )
+        parts += [
+            f'<circle class="raw" cx="{across(one):.1f}" cy="{y:.1f}" r="2.4" fill="var(--a)"/>' for one in single
+        ]
+        if start is not None and end is not None:
+            parts.append(
+                f'<line x1="{across(start):.1f}" x2="{across(end):.1f}" y1="{y:.1f}" y2="{y:.1f}" stroke="var(--a)" '
+                'stroke-width="2.2" stroke-linecap="round"/>'
+            )
+        if value is not None:
+            parts.append(f'<circle cx="{across(value):.1f}" cy="{y:.1f}" r="4.5" fill="var(--a)"/>')
+    return (
+        f'<div class="card chart"><svg viewBox="0 0 {_ACROSS} {height}" role="img" aria-label="values with intervals">'
+        f"{''.join(parts)}</svg></div>"
     )
 
 
@@ -100,5 +154,12 @@ def _nice(low: float, high: float) -> tuple[float, float]:
     return low - air if low < 0 or low > air else 0.0, high + air
 
 
+def _ticks(low: float, high: float) -> list[float]:
+    """Three to six round values within the limits: multiples of 1, 2 or 5 times a power of ten."""
+    power = 10.0 ** math.floor(math.log10((high - low) / 3))
+    step = next(factor * power for factor in (10, 5, 2, 1) if (high - low) / (factor * power) >= 2.5)
+    return [index * step for index in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+
+
 def _number(value: float) -> str:
-    return f"{value:.3g}"
+    return f"{value:.3g}" if abs(value) > 1e-12 else "0"

@@ -8,7 +8,7 @@ same draws. The oracle (PocketBench only) judges pictures and is never a reward.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -105,6 +105,8 @@ class Evaluation:
     releases: dict[str, str]
     """Reward -> digest of the release that scored."""
     shown: tuple[Shown, ...]
+    values: dict[str, list[float | None]] = field(default_factory=dict)
+    """What each mean is of, in the order of the draws (None: no score), so that two measurements can be paired."""
 
     def to_json(self) -> dict[str, Any]:
         """All but the pictures."""
@@ -182,6 +184,10 @@ async def evaluate(
         se={name: float(values.std(ddof=1) / len(values) ** 0.5) for name, values in known.items() if len(values) > 1},
         releases={name: reward.release for name, reward in results[0].rewards.items()},
         shown=shown,
+        values={
+            name: [None if np.isnan(value) else float(value) for value in values_N]
+            for name, values_N in columns.items()
+        },
     )
 
 

@@ -117,12 +117,15 @@ def prompt_of(task: Task, answer: str) -> str:
 def reward_text(task: Task) -> str:
     """The ground truth that the picture is scored against, without the concept's name; independent of any answer.
 
-    Where the benchmark describes its facts (PocketBench) that description. Otherwise condition, `info` and the fact the
-    condition refers to, with the name replaced by the class noun, because no encoder knows what <bo> is.
+    Where the benchmark describes its facts (PocketBench, or after `sync-r1 densify`) that description. Otherwise
+    condition, `info` and the fact the condition refers to. The name is replaced by the class noun, because no encoder
+    knows what <bo> is.
     """
     concept, fact = task.concept, task.condition.fact
     if concept.descriptions and fact is not None:
         return concept.descriptions[fact]
+    if concept.dense_descriptions and fact is not None:
+        return concept.dense_descriptions[fact].replace(concept.token, f"the {concept.class_noun}")
     known = [task.condition.text, concept.info] + ([concept.extra_info[fact]] if fact is not None else [])
     text = " ".join(sentence if sentence.rstrip().endswith((".", "!", "?")) else f"{sentence}." for sentence in known)
     return text.replace(concept.token, f"the {concept.class_noun}")

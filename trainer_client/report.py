@@ -1,7 +1,8 @@
 """The report of a run: one HTML file that opens anywhere, with nothing to load.
 
 It reads only what a run leaves in its folder, so it can be written again, for a run that was stopped too. The page's
-structure and look are in `report.html`; the charts in `charts.py`.
+structure is in `report.html`, its look in `page.css`; the training curves in `report_training.py`, charts in
+`charts.py`. A section without data is left out.
 """
 
 from __future__ import annotations
@@ -9,14 +10,16 @@ from __future__ import annotations
 import base64
 import html
 import json
-from collections.abc import Sequence
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from string import Template
 from typing import Any
 
-from sync_r1.trainer_client.charts import bar, line_chart
+from sync_r1.trainer_client import report_training as training
+from sync_r1.trainer_client.charts import interval_chart
 
-_TEMPLATE = Path(__file__).with_name("report.html")
+_FOLDER = Path(__file__).parent
 _NAMES = {
     "total": "total reward",
     "oracle_success": "oracle: right concept and fact",
@@ -26,13 +29,6 @@ _NAMES = {
     "picture_question_accuracy": "picture questions right (task u)",
 }
 _TILES = ("total", "oracle_success", "answer_accuracy", "picture_question_accuracy")
-_PHASES = {
-    "sample": "sampling",
-    "gate": "gate",
-    "reference": "reference (while rewards are computed)",
-    "score_wait": "waiting for rewards",
-    "update": "update",
-}
 
 
 class ReportError(RuntimeError):
@@ -49,20 +45,38 @@ def write_report(run: Path) -> Path:
     metrics_file = run / "metrics.jsonl"
     steps = [json.loads(line) for line in metrics_file.read_text().splitlines()] if metrics_file.exists() else []
     start, end = (_evaluation(run, name) for name in ("start", "end"))
-    page = Template(_TEMPLATE.read_text()).substitute(
+    sections = {
+        "Held out: before and after": _comparison(start, end),
+        "Rewards during training": _noted(
+            "Means over the scored trajectories of each step, on the cards' [0, 1] scale. Thin: the step; thick: mean "
+            "of the last five steps, with its 95 % band.",
+            training.rewards(steps) if steps else '<p class="note">not measured in this run</p>',
+        ),
+        "What the scores are made of": training.components(steps),
+        "Failed scores": training.failures(steps),
+        "Reward hygiene": training.hygiene(steps),
+        "Dynamic Group Scaling": training.gate(steps),
+        "Optimisation": training.optimisation(steps) if steps else "",
+        "Pictures under held-out conditions": _noted(
+            "Left before, right after, same random numbers. A green frame: the oracle sees the right concept and the "
+            "condition's fact.",
+            _pictures(run, start, end),
+        ),
+        "Where the time went": training.time(steps),
+        "What scored": _releases(start or end),
+        "Configuration": _configuration(config),
+    }
+    shown = {title: content for title, content in sections.items() if content}
+    page = Template((_FOLDER / "report.html").read_text()).substitute(
+        style=(_FOLDER / "page.css").read_text(),
         title=f"Sync-GRPO run: {html.escape(run.resolve().name)}",
         lead=_lead(config, steps),
+        contents="".join(f'<a href="#{_anchor(title)}">{html.escape(title)}</a>' for title in shown),
         tiles=_tiles(start, end),
-        comparison=_comparison(start, end),
-        reward_charts=_reward_charts(steps),
-        component_charts=_component_charts(steps),
-        selection_charts=_selection_charts(steps),
-        selection_note=_selection_note(steps),
-        optimisation_charts=_optimisation_charts(steps),
-        pictures=_pictures(run, start, end),
-        time=_time(steps),
-        releases=_releases(start or end),
-        config=html.escape(json.dumps(config, indent=1)),
+        sections="".join(
+            f'<section id="{_anchor(title)}"><h2>{html.escape(title)}</h2>{content}</section>'
+            for title, content in shown.items()
+        ),
     )
     target = run / "report.html"
     target.write_text(page, encoding="utf-8")
@@ -72,6 +86,14 @@ def write_report(run: Path) -> Path:
 def _evaluation(run: Path, name: str) -> dict[str, Any] | None:
     file = run / "evaluation" / f"{name}.json"
     return json.loads(file.read_text()) if file.exists() else None
+
+
+def _noted(note: str, content: str) -> str:
+    return f'<p class="lead">{html.escape(note)}</p>{content}' if content else ""
+
+
+def _anchor(title: str) -> str:
+    return "-".join(word for word in title.lower().replace(":", "").split())
 
 
 def _name(key: str) -> str:
@@ -94,10 +116,10 @@ def _tiles(start: dict[str, Any] | None, end: dict[str, Any] | None) -> str:
         if start is None or end is None or key not in start["means"] or key not in end["means"]:
             continue
         before, after = start["means"][key], end["means"][key]
-        kind = "up" if after > before else "down"
         tiles.append(
             f'<div class="card"><h3>{html.escape(_name(key))}</h3><div class="big">{after:.3f} '
-            f'<small>from {before:.3f}</small></div><span class="{kind}">{after - before:+.3f}</span></div>'
+            f'<small>from {before:.3f}</small></div><span class="{_direction(*_difference(start, end, key))}">'
+            f"{after - before:+.3f}</span></div>"
         )
     return "".join(tiles)
 
@@ -105,100 +127,47 @@ def _tiles(start: dict[str, Any] | None, end: dict[str, Any] | None) -> str:
 def _comparison(start: dict[str, Any] | None, end: dict[str, Any] | None) -> str:
     if start is None or end is None:
         return '<p class="lead">This run has not been measured before and after yet.</p>'
-    rows = []
-    for key in start["means"]:
-        if key not in end["means"]:
-            continue
-        before, after = start["means"][key], end["means"][key]
-        kind = "up" if after > before else "down"
-        cells = [
-            f"{value[0]:.3f} ± {value[1].get(key, float('nan')):.3f}"
-            for value in ((before, start["se"]), (after, end["se"]))
-        ]
+    rows, differences = [], []
+    for key in (key for key in start["means"] if key in end["means"]):
+        change, half = _difference(start, end, key)
+        cells = [_mean(evaluation, key) for evaluation in (start, end)]
         rows.append(
             f'<tr><td>{html.escape(_name(key))}</td><td class="n">{cells[0]}</td><td class="n">{cells[1]}</td>'
-            f'<td class="n {kind}">{after - before:+.3f}</td></tr>'
+            f'<td class="n {_direction(change, half)}">{change:+.3f} ± {half:.3f}</td></tr>'
         )
+        differences.append((_name(key), change, change - half, change + half, ()))
+    paired = bool(start.get("values")) and bool(end.get("values"))
     note = (
-        f"{end['pictures']} pictures, {end['scored']} with every score needed; ± is the standard error of each mean. "
-        "The same tasks and random numbers both times. The oracle is never a reward."
+        f"{end['pictures']} pictures, {end['scored']} with every score needed; ± is half the 95 % interval (1.96 "
+        f"standard errors), of the {'paired differences' if paired else 'difference of independent means'} in the last "
+        "column. Coloured where the interval leaves out zero. The same tasks and random numbers both times. The oracle "
+        "is never a reward."
     )
     head = '<tr><th></th><th class="n">before</th><th class="n">after</th><th class="n">difference</th></tr>'
-    return f'<div class="card"><table>{head}{"".join(rows)}</table><p class="note">{note}</p></div>'
-
-
-def _series(steps: Sequence[dict[str, Any]], *path: str) -> list[tuple[float, float | None]]:
-    points: list[tuple[float, float | None]] = []
-    for step in steps:
-        value: Any = step
-        for key in path:
-            value = value.get(key) if isinstance(value, dict) else None
-        points.append((step["step"], value))
-    return points
-
-
-def _keys(steps: Sequence[dict[str, Any]], section: str) -> list[str]:
-    return list(dict.fromkeys(key for step in steps for key in step[section]))
-
-
-def _reward_charts(steps: Sequence[dict[str, Any]]) -> str:
-    charts = [
-        line_chart(_name(key), {key: _series(steps, "rewards", key)}, smooth=5) for key in _keys(steps, "rewards")
-    ]
-    tasks = {f"task {kind}": _series(steps, "by_task", kind) for kind in _keys(steps, "by_task")}
-    return "".join(charts) + line_chart("total reward by task", tasks, smooth=5)
-
-
-def _component_charts(steps: Sequence[dict[str, Any]]) -> str:
-    keys = _keys(steps, "components")
-    charts = []
-    for reward in dict.fromkeys(key.split("/")[0] for key in keys):
-        own = [key for key in keys if key.startswith(f"{reward}/")]
-        # A chart holds four lines; further components get charts of their own.
-        for first in range(0, len(own), 4):
-            series = {key.split("/", 1)[1]: _series(steps, "components", key) for key in own[first : first + 4]}
-            charts.append(line_chart(f"{reward}: components", series))
-    return "".join(charts)
-
-
-def _selection_charts(steps: Sequence[dict[str, Any]]) -> str:
-    accepted = [(s["step"], s["selection"]["passed"] / max(s["selection"]["proposed"], 1)) for s in steps]
-    rejected = [(s["step"], s["selection"]["rejected_steps"] / max(s["selection"]["policy_steps"], 1)) for s in steps]
-    return "".join(
-        [
-            line_chart("share of previews that pass", {"acceptance": accepted}),
-            line_chart("θ, mean over prompts", {"θ": _series(steps, "selection", "theta")}),
-            line_chart("gate and final reward: rank correlation in groups", {"ρ": _series(steps, "gate_correlation")}),
-            line_chart("share of policy steps spent on rejected previews", {"rejected": rejected}),
-            line_chart("trajectories finished, and filled in although rejected", {
-                "finished": _series(steps, "trajectories"), "filled": _series(steps, "selection", "filled")}),
-        ]
-    )  # fmt: skip
-
-
-def _selection_note(steps: Sequence[dict[str, Any]]) -> str:
-    finished = sum(step["trajectories"] for step in steps)
-    if not finished:
-        return ""
-    spent = sum(step["selection"]["policy_steps"] for step in steps)
-    wasted = sum(step["selection"]["rejected_steps"] for step in steps)
-    gate_s = sum(step["selection"]["gate_s"] for step in steps)
     return (
-        f"Per finished trajectory: {spent / finished:.2f} policy steps, of which {wasted / finished:.2f} went into "
-        f"rejected previews, and {gate_s / finished * 1000:.0f} ms waiting for the gate."
+        f'<div class="card scroll"><table>{head}{"".join(rows)}</table><p class="note">{note}</p></div>'
+        f"{interval_chart(differences, zero=True)}"
     )
 
 
-def _optimisation_charts(steps: Sequence[dict[str, Any]]) -> str:
-    return "".join(
-        [
-            line_chart("KL to the start, nats per token", {
-                "answers": _series(steps, "answer_kl"), "pictures": _series(steps, "image_kl")}),
-            line_chart("gradient norm before clipping", {"norm": _series(steps, "grad_norm")}),
-            line_chart("standard deviation of the total within groups", {"std": _series(steps, "group_std")}),
-            line_chart("tokens per answer", {"tokens": _series(steps, "answer_tokens")}),
-        ]
-    )  # fmt: skip
+def _mean(evaluation: Mapping[str, Any], key: str) -> str:
+    error = evaluation["se"].get(key)
+    return f"{evaluation['means'][key]:.3f}" + (f" ± {1.96 * error:.3f}" if error is not None else "")
+
+
+def _difference(start: Mapping[str, Any], end: Mapping[str, Any], key: str) -> tuple[float, float]:
+    """(after − before, half of its 95 % interval): paired by draw where both measurements say what they drew."""
+    values = [evaluation.get("values", {}).get(key) for evaluation in (start, end)]
+    if values[0] and values[1] and len(values[0]) == len(values[1]):
+        pairs = [b - a for a, b in zip(*values) if a is not None and b is not None]
+        if len(pairs) > 1:
+            return statistics.fmean(pairs), 1.96 * statistics.stdev(pairs) / len(pairs) ** 0.5
+    errors = [evaluation["se"].get(key, float("nan")) for evaluation in (start, end)]
+    return end["means"][key] - start["means"][key], 1.96 * (errors[0] ** 2 + errors[1] ** 2) ** 0.5
+
+
+def _direction(change: float, half: float) -> str:
+    return "" if not abs(change) > half else "up" if change > 0 else "down"
 
 
 def _pictures(run: Path, start: dict[str, Any] | None, end: dict[str, Any] | None) -> str:
@@ -210,23 +179,16 @@ def _pictures(run: Path, start: dict[str, Any] | None, end: dict[str, Any] | Non
         for name, shown in (("start", before), ("end", after)):
             data = base64.b64encode((run / "evaluation" / f"{name}-{index:02d}.png").read_bytes()).decode()
             kind = "right" if shown["success"] else ""
+            verdict = {True: "right", False: "not right", None: ""}[shown["success"]]
             sides.append(
                 f'<figure><img class="{kind}" alt="{html.escape(shown["wanted"])}" src="data:image/png;base64,{data}">'
-                f"<figcaption>“{html.escape(shown['answer'])}”</figcaption></figure>"
+                f"<figcaption><b>{verdict}</b> “{html.escape(shown['answer'])}”</figcaption></figure>"
             )
         figures.append(
-            f'<div class="card"><div class="pair">{"".join(sides)}</div><p>{html.escape(after["condition"])} — '
-            f"wanted: {html.escape(after['wanted'])}</p></div>"
+            f'<div class="card"><div class="pair">{"".join(sides)}</div><p><b>{html.escape(after["condition"])}</b>'
+            f"<br>wanted: {html.escape(after['wanted'])}</p></div>"
         )
-    return "".join(figures)
-
-
-def _time(steps: Sequence[dict[str, Any]]) -> str:
-    seconds = {label: sum(step["phases_s"].get(phase, 0.0) for step in steps) for phase, label in _PHASES.items()}
-    if not steps:
-        return ""
-    per_step = sum(seconds.values()) / len(steps)
-    return f'{bar(seconds)}<p class="note">{per_step:.1f} s per step in the mean of {len(steps)} steps.</p>'
+    return f'<div class="pictures">{"".join(figures)}</div>' if figures else ""
 
 
 def _releases(evaluation: dict[str, Any] | None) -> str:
@@ -236,4 +198,29 @@ def _releases(evaluation: dict[str, Any] | None) -> str:
         f"<tr><td>{html.escape(reward)}</td><td><code>{html.escape(digest) or 'unknown'}</code></td></tr>"
         for reward, digest in evaluation["releases"].items()
     )
-    return f'<div class="card"><table><tr><th>reward</th><th>release</th></tr>{rows}</table></div>'
+    return f'<div class="card scroll"><table><tr><th>reward</th><th>release</th></tr>{rows}</table></div>'
+
+
+def _configuration(config: Mapping[str, Any]) -> str:
+    """Every hyper-parameter, one table per section, and the file as it was."""
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for path, value in _flat(config):
+        section, _, key = path.rpartition(".")
+        groups.setdefault(section or "run", []).append((key, value))
+    tables = "".join(
+        f'<div class="card"><h3>{html.escape(section)}</h3><table class="keys">'
+        + "".join(f"<tr><td>{html.escape(key)}</td><td>{html.escape(value)}</td></tr>" for key, value in rows)
+        + "</table></div>"
+        for section, rows in groups.items()
+    )
+    whole = html.escape(json.dumps(config, indent=1))
+    return f'<div class="settings">{tables}</div><details><summary>config.json</summary><pre>{whole}</pre></details>'
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """("section.key", value as text); a mapping of plain values without further sections is a section."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value if isinstance(value, str) and value else json.dumps(value)

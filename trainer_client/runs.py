@@ -18,13 +18,13 @@ from sync_r1.trainer_client.client import RewardClient
 from sync_r1.trainer_client.config import ConfigError, TrainConfig
 from sync_r1.trainer_client.durable import write_text
 from sync_r1.trainer_client.ensemble import RewardEnsemble, RewardUse
-from sync_r1.trainer_client.evaluation import Evaluation, Judge, PocketJudge, evaluate
+from sync_r1.trainer_client.evaluation import Evaluation, Judge, PocketJudge
 from sync_r1.trainer_client.pocketbench import write_pocketbench
 from sync_r1.trainer_client.policies.base import Policy
 from sync_r1.trainer_client.policies.loading import load_policy, load_reference
 from sync_r1.trainer_client.report import write_report
 from sync_r1.trainer_client.service_process import live_services, read_endpoints
-from sync_r1.trainer_client.training import Progress, train, write_evaluation
+from sync_r1.trainer_client.training import Progress, train
 from sync_r1.trainer_client.unifybench import UnifyBench, load_unifybench
 
 _READY_TIMEOUT_S = 60.0
@@ -57,8 +57,8 @@ def run_training(
             endpoints = read_endpoints(endpoints_file)
 
         async def job() -> tuple[Evaluation | None, Evaluation]:
-            clients = _clients(config, endpoints)
-            scorer = _ensemble(config, clients)
+            clients = reward_clients(config, endpoints)
+            scorer = reward_ensemble(config, clients)
             try:
                 await scorer.wait_ready(_READY_TIMEOUT_S)
                 return await train(
@@ -80,43 +80,6 @@ def run_training(
         result = asyncio.run(job())
     write_report(out)
     return result
-
-
-def run_evaluation(config: TrainConfig, out: Path, *, endpoints_file: Path | None, progress: Progress) -> Evaluation:
-    """Measure `config.policy` on the held-out conditions of `config.benchmark`; writes `out/evaluation/policy.json`."""
-    out.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(config.threads)
-    bench = load_benchmark(config.benchmark, out)
-    judge = load_judge(bench)
-    policy = load_policy(config.policy, config.precision)
-    with ExitStack() as stack:
-        endpoints = (
-            stack.enter_context(live_services(config.profile, out))
-            if endpoints_file is None
-            else read_endpoints(endpoints_file)
-        )
-
-        async def job() -> Evaluation:
-            scorer = _ensemble(config, _clients(config, endpoints))
-            try:
-                await scorer.wait_ready(_READY_TIMEOUT_S)
-                return await evaluate(
-                    policy,
-                    bench,
-                    scorer,
-                    judge,
-                    config.evaluation,
-                    temperature=config.sampling.temperature,
-                    batch=config.sampling.batch,
-                    timeout_s=config.score_timeout_s,
-                )
-            finally:
-                await scorer.close()
-
-        progress("evaluating", 0, 1)
-        evaluation = asyncio.run(job())
-    write_evaluation(out / "evaluation", "policy", evaluation)
-    return evaluation
 
 
 def _load_newest(config: TrainConfig, checkpoint: Path | None) -> Policy:
@@ -164,14 +127,16 @@ def _check_folder(config: TrainConfig, out: Path, resume: bool) -> None:
     out.mkdir(parents=True, exist_ok=True)
 
 
-def _clients(config: TrainConfig, endpoints: Mapping[str, str]) -> dict[str, RewardClient]:
+def reward_clients(config: TrainConfig, endpoints: Mapping[str, str]) -> dict[str, RewardClient]:
+    """A client for every reward that the run or its gate uses. Raises ConfigError for one without an endpoint."""
     wanted = set(config.rewards) | (set(config.selector.weights) if config.selector.kind == "dgs" else set())
     if missing := wanted - set(endpoints):
         raise ConfigError(f"no endpoint for {sorted(missing)}; endpoints are given for {sorted(endpoints)}")
     return {name: RewardClient(endpoints[name]) for name in sorted(wanted)}
 
 
-def _ensemble(config: TrainConfig, clients: Mapping[str, RewardClient]) -> RewardEnsemble:
+def reward_ensemble(config: TrainConfig, clients: Mapping[str, RewardClient]) -> RewardEnsemble:
+    """The run's total reward."""
     uses = {
         name: RewardUse(
             weight=reward.weight,
