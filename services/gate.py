@@ -12,9 +12,11 @@ never has the pushback trailer: that is how a client tells "too large" from "too
 from __future__ import annotations
 
 import asyncio
+import math
 import re
-from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any
 
@@ -26,7 +28,7 @@ from sync_r1.services.admission import ByteBudget
 from sync_r1.services.config import ServiceConfig
 from sync_r1.services.health import SERVICE
 from sync_r1.services.quotas import Team
-from sync_r1.services.status import BodyTooSlow, InvalidRequest, Unauthenticated, UnknownToken
+from sync_r1.services.status import BodyTooSlow, Draining, InvalidRequest, Unauthenticated, UnknownToken
 from sync_r1.services.tokens import Tokens
 
 BYTE_SIZE = "x-byte-size"
@@ -53,6 +55,11 @@ class Gate(grpc.aio.ServerInterceptor):
         self._tokens = tokens
         self._everybody = Team("")
         self._budget = ByteBudget(config.max_inflight_bytes)
+        self._calls = 0
+        self._draining = False
+        self._last_arrival_s = -math.inf
+        self._no_calls = asyncio.Event()
+        self._no_calls.set()
         # Bodies of unknown size that may be on their way at once: so many that they could not exceed the budget.
         self._unannounced = asyncio.Semaphore(
             max(1, config.max_inflight_bytes // receive_limit(config.limits.max_request_bytes))
@@ -67,6 +74,19 @@ class Gate(grpc.aio.ServerInterceptor):
     def teams(self) -> dict[str, Team]:
         """The teams that may call, by name, with what they have used."""
         return self._tokens.teams if self._tokens is not None else {"": self._everybody}
+
+    async def drain(self, timeout_s: float, quiet_s: float) -> None:
+        """Refuse Score from now on, and return when the calls that were let through have ended, or after `timeout_s`.
+
+        gRPC's own shutdown cancels what arrives while it happens, which a client cannot tell from a lost call. So
+        callers are refused, and turn away, until none has come for `quiet_s` (or has for six times as long).
+        """
+        self._draining = True
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._no_calls.wait(), timeout_s)
+        give_up_s = time.monotonic() + 6 * quiet_s
+        while time.monotonic() < min(self._last_arrival_s + quiet_s, give_up_s):  # noqa: ASYNC110 (no event: nothing)
+            await asyncio.sleep(quiet_s / 10)
 
     async def intercept_service(
         self,
@@ -83,6 +103,9 @@ class Gate(grpc.aio.ServerInterceptor):
             caller.set(team)
             size = self._declared_size(metadata)
             if method == SCORE:
+                self._last_arrival_s = time.monotonic()
+                if self._draining:
+                    raise Draining("this replica is draining; use another")
                 team.check()
                 self._budget.check(size or 0)
         except Exception as error:
@@ -125,6 +148,7 @@ class Gate(grpc.aio.ServerInterceptor):
 
         async def call(_: Any, context: grpc.aio.ServicerContext) -> Any:
             with ExitStack() as held:
+                held.enter_context(self._call())
                 try:
                     request = decode(await self._body(context, size, held))
                 except DecodeError:
@@ -135,6 +159,18 @@ class Gate(grpc.aio.ServerInterceptor):
                 return await handler.unary_unary(request, context)
 
         return grpc.stream_unary_rpc_method_handler(call, response_serializer=handler.response_serializer)
+
+    @contextmanager
+    def _call(self) -> Iterator[None]:
+        """Count a call that was let through, so that draining waits for it."""
+        self._calls += 1
+        self._no_calls.clear()
+        try:
+            yield
+        finally:
+            self._calls -= 1
+            if self._calls == 0:
+                self._no_calls.set()
 
     async def _body(self, context: grpc.aio.ServicerContext, size: int | None, held: ExitStack) -> bytes:
         if size is not None:

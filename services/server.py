@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 
 import grpc
@@ -29,6 +30,7 @@ from sync_r1.services.tokens import Tokens
 logger = logging.getLogger(__name__)
 
 _MAX_HEALTH_BYTES = 4096
+_QUIET_S = 0.5
 _ONE_OWNER = ("grpc.so_reuseport", 0)  # two services on one port must not share its calls silently
 
 
@@ -131,7 +133,9 @@ class RewardServer:
         logger.info("draining; %d items are in work", self.inflight_items)
         await self._health.stop()
         await asyncio.sleep(self._config.drain_s)
-        await self._server.stop(self._config.grace_s)
+        ends_s = time.monotonic() + self._config.grace_s
+        await self._gate.drain(self._config.grace_s, quiet_s=min(_QUIET_S, self._config.drain_s))
+        await self._server.stop(max(0.5, ends_s - time.monotonic()))
         if self._health_server is not None:
             await self._health_server.stop(None)
         await self._servicer.close()

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 PUSHBACK = "grpc-retry-pushback-ms"
 REFUSED = "sync-r1-refused"
-"""Trailer of RESOURCE_EXHAUSTED: which bound it was, inflight, bytes, quota or queue (Triton's)."""
+"""Trailer of RESOURCE_EXHAUSTED: which bound it was, inflight, bytes, quota or queue (Triton's); or `draining`."""
 
 
 class InvalidRequest(Exception):
@@ -49,6 +49,10 @@ class Unauthenticated(Exception):
 
 class UnknownToken(Exception):
     """The call's token is not an active one."""
+
+
+class Draining(Exception):
+    """This replica takes no more calls."""
 
 
 class BodyTooSlow(Exception):
@@ -66,6 +70,7 @@ _SAID_AS_IT_IS: dict[type[Exception], grpc.StatusCode] = {
     Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
     UnknownToken: grpc.StatusCode.PERMISSION_DENIED,
     BodyTooSlow: grpc.StatusCode.DEADLINE_EXCEEDED,
+    Draining: grpc.StatusCode.UNAVAILABLE,
 }
 # Messages of these name hosts and models of ours: clients get these sentences instead.
 _SAID_IN_OUR_WORDS: dict[type[Exception], tuple[grpc.StatusCode, str]] = {
@@ -95,5 +100,7 @@ async def abort(
             (PUSHBACK, str(getattr(error, "pushback_ms", pushback_ms))),
             (REFUSED, getattr(error, "reason", "queue")),
         )
+    elif isinstance(error, Draining):
+        trailers = ((REFUSED, "draining"),)
     await context.abort(code, message, trailers)
     raise AssertionError("context.abort always raises")
