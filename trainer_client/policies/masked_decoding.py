@@ -68,3 +68,49 @@ def guided_log_probs(conditional: Tensor, unconditional: Tensor | None, guidance
     if unconditional is not None:
         conditional = (1 + guidance) * conditional - guidance * unconditional
     return torch.log_softmax(conditional.float(), dim=-1)
+
+
+_QUADRATURE = 257
+"""Points of the integral in `kept_set_log_prob`; its integrand is smooth on the scale 1 and 36 wide at the least."""
+
+
+def kept_set_log_prob(confidence_N_M: Tensor, kept_N_M: Tensor, tau: float) -> Tensor:
+    """Log-probability (N,) that of M tokens exactly `kept` are the most confident by confidence + τ · Gumbel noise.
+
+    `confidence` is the log-probability of each sampled token. Scaled by 1/τ, the best of the others is itself Gumbel
+    with location a = logsumexp of the others, so the set is kept with probability
+    ∫ Gumbel(t; a) Π_kept (1 − exp(−exp(φ − t))) dt (Gumbel-top-k, arXiv 1903.06059), taken by the trapezoid rule in
+    double precision. 0 where all are kept; at τ = 0 the choice is certain, so 0 or −inf.
+    """
+    kept = kept_N_M.sum(-1)
+    if bool((kept == kept_N_M.shape[-1]).all()):
+        return confidence_N_M.sum(-1) * 0.0
+    if tau == 0:
+        least = confidence_N_M.masked_fill(~kept_N_M, torch.inf).amin(-1)
+        most = confidence_N_M.masked_fill(kept_N_M, -torch.inf).amax(-1)
+        return torch.where(least >= most, 0.0, -torch.inf)
+    phi_N_M = confidence_N_M.double() / tau
+    location_N = phi_N_M.masked_fill(kept_N_M, -torch.inf).logsumexp(-1)
+    # Kept tokens that are unlikely to win pull the mass to the left, by log(k + 1) at most.
+    low = -(math.log(int(kept.max()) + 1) + 6.0)
+    from_location_Q = torch.linspace(low, 30.0, _QUADRATURE, dtype=torch.float64)
+    t_N_Q = location_N.detach()[..., None] + from_location_Q
+    z_N_Q = t_N_Q - location_N[..., None]
+    log_density_N_Q = -z_N_Q - torch.exp(-z_N_Q)
+    gap_N_Q_M = phi_N_M[..., None, :] - t_N_Q[..., None]
+    # log(1 − exp(−exp(gap))): gap itself far on the left, 0 far on the right; both without overflow in the gradient.
+    inner = torch.log(-torch.expm1(-torch.exp(gap_N_Q_M.clamp(-30.0, 5.0))))
+    log_wins = torch.where(gap_N_Q_M < -30.0, gap_N_Q_M, torch.where(gap_N_Q_M > 5.0, 0.0, inner))
+    log_integrand = log_density_N_Q + log_wins.masked_fill(~kept_N_M[..., None, :], 0.0).sum(-1)
+    spacing = (30.0 - low) / (_QUADRATURE - 1)
+    return (log_integrand.logsumexp(-1) + math.log(spacing)).to(confidence_N_M.dtype)
+
+
+def step_log_prob(log_probs_N_M_V: Tensor, tokens_N_M: Tensor, kept_N_M: Tensor, tau: float) -> Tensor:
+    """Exact log-likelihood (N,) of one decoding step: all M masked positions were sampled, and then `kept` was kept.
+
+    The surrogate that the trainer uses, Σ log p over the kept tokens, leaves out the tokens that were sampled and
+    masked again, and the choice of the kept set; both depend on the parameters.
+    """
+    confidence_N_M = log_probs_N_M_V.gather(-1, tokens_N_M[..., None])[..., 0]
+    return confidence_N_M.sum(-1) + kept_set_log_prob(confidence_N_M, kept_N_M, tau)
