@@ -1,0 +1,136 @@
+"""The pages as a reader gets them: opened in headless Chromium, without an error, a missing picture or a request."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from toy_trainer import ToyPolicy, ToyScorer, toy_config
+
+from sync_r1.trainer_client.bench_items import bench_items
+from sync_r1.trainer_client.evaluation_page import write_pages
+from sync_r1.trainer_client.evaluation_run import BenchEvaluation
+from sync_r1.trainer_client.outputs import policy_outputs
+from sync_r1.trainer_client.pocketbench import write_pocketbench
+from sync_r1.trainer_client.report import write_report
+from sync_r1.trainer_client.training import train
+from sync_r1.trainer_client.unifybench import load_unifybench
+from sync_r1.trainer_client.unifybench_metrics import Metric
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+_TIMEOUT_MS = 60_000
+
+
+@pytest.fixture(scope="module")
+def browser(pages: dict[str, Path]) -> Iterator[Browser]:
+    """Comes after the pages: Playwright's loop, once running, leaves none for the training run that makes them."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium on this machine")
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with playwright.sync_playwright() as running:
+        started = running.chromium.launch(
+            executable_path=chromium, timeout=_TIMEOUT_MS,
+            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
+        )  # fmt: skip
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A real report of a toy run with every optional section, and an evaluation page with every kind of content."""
+    folder = tmp_path_factory.mktemp("pages")
+    write_pocketbench(folder / "benchmark")
+    bench = load_unifybench(folder / "benchmark")
+    config = toy_config(steps=3, selector={"kind": "dgs", "preview_at": 0.5})
+    run = folder / "run"
+    run.mkdir()
+    (run / "config.json").write_text(config.model_dump_json())
+    asyncio.run(
+        train(
+            config, run, policy=ToyPolicy(), reference=ToyPolicy(), bench=bench, scorer=ToyScorer(),
+            gate_scorer=ToyScorer(), judge=None,
+        )
+    )  # fmt: skip
+    steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for step in steps:
+        step["hygiene"] = {"length_correlation": 0.1 * step["step"], "alarms": ["<script>too long</script>"]}
+    (run / "metrics.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
+
+    items = [item for item in bench_items(bench, prompts=2, seed=0) if item.concept.name in ("bo", "cup")]
+    outputs = policy_outputs(ToyPolicy(), items, folder / "outputs", pictures=2, seed=0, batch=64)
+    large = next(iter(outputs.pictures.values()))[0]
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 500, 3), dtype=np.uint8)).save(large)
+    metrics = [
+        Metric("clip_i", "CLIP-I", 0.4, 0.3, 0.5, {"bo": 0.3, "cup": 0.5}, 8, 1, 2, "concept-consistency", "clip_i"),
+        Metric("face", "face similarity", unavailable="not available: concept-consistency offers <dino>"),
+    ]
+    scores = {"clip_i": {(item.key, 0): 0.4 for item in items if item.task == "dreambooth"}}
+    write_pages(folder, BenchEvaluation("a <b>system</b>", "pocket", metrics, scores, items, outputs, None, config))
+    return {"report": write_report(run), "evaluation": folder / "evaluation.html"}
+
+
+def opened(browser: Browser, file: Path, scheme: Any) -> tuple[Page, list[str], list[str]]:
+    """(the page, errors on its console, addresses it asked for)."""
+    page = browser.new_page(color_scheme=scheme, viewport={"width": 1180, "height": 900})
+    errors: list[str] = []
+    asked: list[str] = []
+    page.on("console", lambda message: errors.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(file.as_uri(), timeout=_TIMEOUT_MS)
+    return page, errors, asked
+
+
+@pytest.mark.parametrize("name", ["report", "evaluation"])
+def test_a_page_opens_without_errors_requests_or_missing_pictures(
+    browser: Browser, pages: dict[str, Path], name: str
+) -> None:
+    page, errors, asked = opened(browser, pages[name], "light")
+    widths = page.eval_on_selector_all("img", "all => all.map(one => one.naturalWidth)")
+    outside = [url for url in asked if not url.startswith("data:") and url != pages[name].as_uri()]
+    overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    page.close()
+    assert errors == []
+    assert outside == []
+    assert len(widths) >= 8
+    assert min(widths) > 0
+    assert overflow <= 0
+
+
+@pytest.mark.parametrize("name", ["report", "evaluation"])
+def test_a_page_is_dark_where_the_reader_wants_it_and_white_on_paper(
+    browser: Browser, pages: dict[str, Path], name: str
+) -> None:
+    background = "getComputedStyle(document.body).backgroundColor"
+    seen = {}
+    for scheme in ("light", "dark"):
+        page, errors, _ = opened(browser, pages[name], scheme)
+        assert errors == []
+        seen[scheme] = page.evaluate(background)
+        if scheme == "dark":
+            page.emulate_media(media="print")
+            seen["print"] = page.evaluate(background)
+        page.close()
+    assert seen == {"light": "rgb(246, 245, 241)", "dark": "rgb(20, 23, 27)", "print": "rgb(255, 255, 255)"}
+
+
+def test_every_section_named_at_the_top_is_there(browser: Browser, pages: dict[str, Path]) -> None:
+    page, _, _ = opened(browser, pages["report"], "light")
+    targets = page.eval_on_selector_all("nav a", "all => all.map(one => one.hash.slice(1))")
+    found = page.eval_on_selector_all("section", "all => all.map(one => one.id)")
+    alarms = page.locator(".alarms li").all_inner_texts()
+    page.close()
+    assert targets == found
+    assert {"reward-hygiene", "dynamic-group-scaling", "where-the-time-went", "configuration"} <= set(found)
+    assert alarms == [f"step {step}: <script>too long</script>" for step in (1, 2, 3)]
