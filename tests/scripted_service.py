@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import signal
+import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -44,34 +46,57 @@ class ScriptedService(rewards_pb2_grpc.RewardServiceServicer):
     describes: int = 0
     serving: bool = True
     known: set[str] = field(default_factory=set)
+    delay_s: float = 0.0
+    """How long every Score call takes."""
+    tokens: set[str] = field(default_factory=set)
+    """Bearer tokens that are let in; none = everybody is."""
+    credentials: grpc.ServerCredentials | None = None
+    host: str = "127.0.0.1"
+    cancelled: int = 0
+    """Score calls that their caller cancelled."""
     port: int = 0
     server: grpc.aio.Server | None = None
 
     @property
     def target(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        return f"{self.host}:{self.port}"
 
     async def start(self, port: int = 0) -> ScriptedService:
         self.server = grpc.aio.server(
-            options=[("grpc.max_receive_message_length", 256 << 20), ("grpc.max_send_message_length", 256 << 20)]
+            options=[
+                ("grpc.max_receive_message_length", 256 << 20),
+                ("grpc.max_send_message_length", 256 << 20),
+                ("grpc.so_reuseport", 0),
+                ("grpc.http2.min_ping_interval_without_data_ms", 500),  # tests ask for signs of life often
+            ]
         )
         rewards_pb2_grpc.add_RewardServiceServicer_to_server(self, self.server)
         health = grpc.unary_unary_rpc_method_handler(self._check)
         self.server.add_generic_rpc_handlers(
             [grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Check": health})]
         )
-        self.port = self.server.add_insecure_port(f"127.0.0.1:{port}")
+        address = f"{self.host}:{port}"
+        if self.credentials is None:
+            self.port = self.server.add_insecure_port(address)
+        else:
+            self.port = self.server.add_secure_port(address, self.credentials)
         await self.server.start()
         return self
 
-    async def stop(self) -> None:
+    async def stop(self, grace_s: float | None = None) -> None:
         assert self.server is not None
-        await self.server.stop(None)
+        await self.server.stop(grace_s)
+
+    async def _let_in(self, context: Context) -> None:
+        bearer = dict(context.invocation_metadata()).get("authorization", "")
+        if self.tokens and bearer.removeprefix("Bearer ") not in self.tokens:
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "no valid token")
 
     async def _check(self, request: bytes, context: Context) -> bytes:
         return b"\x08\x01" if self.serving else b"\x08\x02"
 
     async def Describe(self, request: pb.DescribeRequest, context: Context) -> pb.DescribeResponse:
+        await self._let_in(context)
         self.describes += 1
         variant = pb.Variant(
             name="mean", summary="mean pixel", source="tests", required_fields=self.required_fields, raw_min=0,
@@ -87,10 +112,16 @@ class ScriptedService(rewards_pb2_grpc.RewardServiceServicer):
     async def Score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:
         self.requests.append(request)
         self.metadata.append(dict(context.invocation_metadata()))
-        if self.script:
-            response = await self.script.pop(0)(request, context)
-            if response is not None:
-                return response
+        await self._let_in(context)
+        try:
+            if self.script:
+                response = await self.script.pop(0)(request, context)
+                if response is not None:
+                    return response
+            await asyncio.sleep(self.delay_s)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
         return self.scored(request)
 
     def scored(self, request: pb.ScoreRequest) -> pb.ScoreResponse:
@@ -146,3 +177,18 @@ def sleeping(seconds: float) -> Step:
         await asyncio.sleep(seconds)
 
     return step
+
+
+async def _serve(port: int, delay_s: float) -> None:
+    """A replica in a process of its own, which a test can kill and stop; SIGTERM drains it."""
+    service = await ScriptedService(delay_s=delay_s).start(port)
+    ended = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
+    print(service.port, flush=True)
+    await ended.wait()
+    service.serving = False
+    await service.stop(grace_s=30)
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve(int(sys.argv[1]), float(sys.argv[2])))

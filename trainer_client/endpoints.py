@@ -146,6 +146,8 @@ def _channel(target: str, settings: ClientSettings, server_name: str) -> grpc.ai
         # A stopped process or a cut cable leaves the connection open: only pings tell.
         ("grpc.keepalive_time_ms", int(timeout.keepalive_s * 1000)),
         ("grpc.keepalive_timeout_ms", int(timeout.keepalive_answer_s * 1000)),
+        # gRPC's ping for the bandwidth may be under way, and holds back the one for life as long as it is unanswered.
+        ("grpc.http2.ping_timeout_ms", int(timeout.keepalive_answer_s * 1000)),
         ("grpc.http2.max_pings_without_data", 0),
     ]
     if tls is None:

@@ -83,7 +83,7 @@ def nothing_answers(target: str, reason: str = "") -> ServiceUnreachable:
 def from_rpc_error(target: str, error: grpc.aio.AioRpcError) -> RewardClientError:
     """The SDK's error for a failed call to `target` (host:port)."""
     code, details = error.code(), error.details() or "no details given"
-    if code is grpc.StatusCode.UNAVAILABLE:
+    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):  # not by us: a stopping server says CANCELLED
         return ServiceUnreachable(f"{target} is unavailable: {details}")
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         pushback_s = _pushback_s(error)
