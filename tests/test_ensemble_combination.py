@@ -22,7 +22,7 @@ from sync_r1.trainer_client.combination import (
 
 settings.register_profile("untimed", deadline=None)  # a busy machine is no counterexample
 settings.load_profile("untimed")
-POLICIES = ("drop_item", "drop_group", "monitor_only")
+POLICIES = ("required", "drop_item", "drop_group", "monitor_only")
 Batch = tuple[Floats, Bools, Floats, Ints]
 
 
@@ -90,6 +90,26 @@ def test_leaving_out_a_healthy_item_changes_no_other_items_fate(
 def test_dropping_items_one_by_one_leaves_all_others(failed_R_N: Bools, data: st.DataObject) -> None:
     groups_N = np.array(data.draw(st.lists(st.integers(0, 2), min_size=8, max_size=8)), np.int64)
     np.testing.assert_array_equal(kept_items(failed_R_N, ["drop_item"] * 2, groups_N), ~failed_R_N.any(0))
+
+
+@given(batches(), st.data())
+def test_dropped_items_leave_no_trace_in_any_baseline(batch: Batch, data: st.DataObject) -> None:
+    """Policies act before the group baseline: what stays is as if the failed items had never been drawn."""
+    scores_R_N, counted_R_N, weights_R, groups_N = batch
+    failed_R_N = ~counted_R_N & data.draw(hnp.arrays(np.bool_, counted_R_N.shape))
+    policy = st.sampled_from(("required", "drop_item", "drop_group"))
+    kept_N = kept_items(failed_R_N, [data.draw(policy) for _ in weights_R], groups_N)
+    assert not failed_R_N[:, kept_N].any()
+    whole = both((scores_R_N, counted_R_N & kept_N, weights_R, groups_N))
+    alone = both((scores_R_N[:, kept_N], counted_R_N[:, kept_N], weights_R, groups_N[kept_N]))
+    for ours, theirs in zip(whole, alone):
+        assert np.isnan(ours[:, ~kept_N].sum(0)).all()
+        np.testing.assert_allclose(ours[:, kept_N], theirs, atol=1e-12)
+        totals_N = ours.sum(0)
+        for group in np.unique(groups_N):  # the baseline that a trainer computes
+            members_N = (groups_N == group) & np.isfinite(totals_N)
+            mine = theirs.sum(0)[groups_N[kept_N] == group]
+            np.testing.assert_allclose(totals_N[members_N].sum(), mine[np.isfinite(mine)].sum(), atol=1e-9)
 
 
 def test_policies_take_out_the_item_its_group_or_nothing() -> None:

@@ -16,6 +16,7 @@ from sync_r1.trainer_client import (
     AffineMap,
     Backoff,
     ClientSettings,
+    DeadlineExceeded,
     EnsembleResult,
     RequestRejected,
     RewardClient,
@@ -172,6 +173,17 @@ async def test_slow_reward_ends_with_the_callers_time() -> None:
     assert result.elapsed_s < 5
 
 
+async def test_reward_with_a_deadline_of_its_own_does_not_hold_up_the_others() -> None:
+    monitored = RewardUse(0, policy="monitor_only", timeout_s=0.3)
+    async with ensemble_of(RewardUse(1), monitored) as (ensemble, services):
+        services[1].script = [sleeping(30)]
+        result = await ensemble.score(samples("", ""), timeout_s=20)
+    assert result.valid_N.all()
+    assert isinstance(result.rewards["aesthetic"].error, DeadlineExceeded)
+    assert result.elapsed_s < 15
+    assert [attempt.outcome for attempt in result.rewards["aesthetic"].error.attempts] == ["DeadlineExceeded"]
+
+
 async def test_gdpo_totals_are_centred_over_the_items_that_stayed() -> None:
     async with ensemble_of(RewardUse(0.5), RewardUse(0.5), combination="gdpo", services=one_shaky()) as (ensemble, _):
         result = await ensemble.score(samples("", "", "", "fail", "", ""))
@@ -210,6 +222,8 @@ def test_nonsense_is_refused_when_it_is_written_down() -> None:
         RewardUse(float("nan"))
     with pytest.raises(ValueError, match=r"expected a policy of .* got 'zero'"):
         RewardUse(1, policy="zero")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="a deadline must be > 0 seconds, got 0"):
+        RewardUse(1, timeout_s=0)
     with pytest.raises(ValueError, match="at least one reward with a weight > 0"):
         RewardEnsemble({"aesthetic": (RewardClient("localhost:1"), RewardUse(0))})
     with pytest.raises(ValueError, match=r"no endpoint for \['concept-consistency'"):
