@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from sync_r1.cli import serve_commands, top, train_commands
+from sync_r1.cli import learn_concept, serve_commands, top, train_commands
 from sync_r1.cli.screen import console as _console
 from sync_r1.cli.screen import errors_shown as _errors_shown
 
@@ -33,7 +33,7 @@ ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="ONN
 
 for command in (
     serve_commands.serve, serve_commands.token, train_commands.train, train_commands.evaluate, train_commands.densify,
-    train_commands.report, top.top,
+    train_commands.report, learn_concept.learn_concept, top.top,
 ):  # fmt: skip
     app.command()(command)
 
@@ -93,9 +93,9 @@ def describe(endpoint: Annotated[str, typer.Argument(help="HOST:PORT of a reward
 
     from rich.table import Table
 
-    from sync_r1.trainer_client import SyncRewardClient
+    from sync_r1.trainer_client import SyncRewardClient, settings_from_environment
 
-    with _errors_shown(), SyncRewardClient(endpoint) as client:
+    with _errors_shown(), SyncRewardClient(endpoint, settings_from_environment()) as client:
         description = client.describe(timeout_s=10.0)
     console = _console()
     console.print(f"[bold]{description.reward}[/bold] at {endpoint}, default variant {description.default_variant}")
@@ -129,7 +129,7 @@ def score(
 
     from rich.progress import Progress
 
-    from sync_r1.trainer_client import RewardClient
+    from sync_r1.trainer_client import RewardClient, settings_from_environment
     from sync_r1.trainer_client.score_file import ScoreFileResult, score_file
 
     if (endpoint is None) == (not start_up):
@@ -137,7 +137,7 @@ def score(
 
     async def run(where: str, progress: Progress) -> ScoreFileResult:
         bar = progress.add_task(reward)
-        async with RewardClient(where) as client:
+        async with RewardClient(where, settings_from_environment()) as client:
             served = (await client.describe()).reward
             if served != reward:
                 raise ValueError(f"{where} serves {served}, not {reward}")

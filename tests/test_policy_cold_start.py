@@ -11,8 +11,8 @@ import torch
 from sync_r1.trainer_client.pocketbench import CONCEPTS, generation_prompt
 from sync_r1.trainer_client.policies.base import Question
 from sync_r1.trainer_client.policies.cold_start_data import drawings, findings
-from sync_r1.trainer_client.policies.cold_start_policy import random_masks
 from sync_r1.trainer_client.policies.pocket import ARTEFACTS, PocketPolicy
+from sync_r1.trainer_client.policies.supervised import random_masks
 
 
 def test_no_drawing_shows_a_concept_with_a_held_out_fact() -> None:

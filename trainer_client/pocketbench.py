@@ -253,14 +253,14 @@ def _write_concept(folder: Path, concept: Concept, rng: np.random.Generator) -> 
     )
 
 
-def write_pocketbench(folder: Path, seed: int = 0) -> None:
+def write_pocketbench(folder: Path, seed: int = 0, concepts: Sequence[Concept] = CONCEPTS) -> None:
     """Write the benchmark into `folder` (made if needed); the same seed gives the same bytes."""
-    for i, concept in enumerate(CONCEPTS):
+    for i, concept in enumerate(concepts):
         _write_concept(folder, concept, np.random.default_rng([seed, i]))
-    _json(folder / "concepts_list.json", [concept.name for concept in CONCEPTS])
+    _json(folder / "concepts_list.json", [concept.name for concept in concepts])
     names = [f"{i}.png" for i in range(10)]
-    _json(folder / "concept/train/train_images.json", {concept.name: names for concept in CONCEPTS})
-    rng = np.random.default_rng([seed, len(CONCEPTS)])
+    _json(folder / "concept/train/train_images.json", {concept.name: names for concept in concepts})
+    rng = np.random.default_rng([seed, len(concepts)])
     for i in range(20):
         _picture(folder / "random_images" / f"{i}.png", _stranger(rng))
     Image.new("RGB", (512, 512)).save(folder / "black_512x512.png")

@@ -18,14 +18,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from sync_r1.reward_models.pocket.scenes import render
 from sync_r1.trainer_client.policies.cold_start_data import Drawing, drawings, findings
 from sync_r1.trainer_client.policies.magvit import Magvit
 from sync_r1.trainer_client.policies.muon import Muon, split_parameters
 from sync_r1.trainer_client.policies.pocket import PocketPolicy
-from sync_r1.trainer_client.policies.showo import Showo, ShowoConfig, attention_allowed
+from sync_r1.trainer_client.policies.showo import Showo, ShowoConfig
+from sync_r1.trainer_client.policies.supervised import answer_loss, drawing_loss, random_masks
 from sync_r1.trainer_client.policies.words import Words
 
 STEPS = 8
@@ -76,51 +76,6 @@ def make_pool(count: int, seed: int, tokenizer: Magvit, words: Words, config: Sh
     )
 
 
-def _pad(rows: list[list[int]], config: ShowoConfig) -> Tensor:
-    longest = max(len(row) for row in rows)
-    return torch.tensor([[config.special("<|pad|>")] * (longest - len(row)) + row for row in rows])
-
-
-def drawing_loss(model: Showo, texts: list[list[int]], image_ids_N_I: Tensor, masked_N_I: Tensor) -> Tensor:
-    """Cross-entropy per masked image token, in nats."""
-    config = model.config
-    prompts = _pad([[config.special("<|t2i|>"), *text] for text in texts], config)
-    ends = [torch.full((len(texts), 1), config.special(name)) for name in ("<|soi|>", "<|eoi|>")]
-    ids = torch.cat([prompts, ends[0], torch.where(masked_N_I, config.mask_id, image_ids_N_I), ends[1]], 1)
-    hidden, _ = model.hidden(ids, attention_allowed(ids, config, image_first=False))
-    logits = model.code_logits(hidden[:, -1 - config.image_tokens : -1][masked_N_I])
-    return F.cross_entropy(logits.float(), image_ids_N_I[masked_N_I] - config.first_code_id)
-
-
-def answer_loss(
-    model: Showo, questions: list[list[int]], answers: list[list[int]], image_ids_N_I: Tensor | None
-) -> Tensor:
-    """Cross-entropy per answer token (end token included), in nats."""
-    config = model.config
-    rows = []
-    for i, (question, answer) in enumerate(zip(questions, answers, strict=True)):
-        image = (
-            []
-            if image_ids_N_I is None
-            else [config.special("<|soi|>"), *image_ids_N_I[i].tolist(), config.special("<|eoi|>")]
-        )
-        rows.append([config.special("<|mmu|>"), *image, *question, *answer])
-    ids = _pad(rows, config)
-    target = torch.zeros(ids.shape, dtype=torch.bool)
-    for i, answer in enumerate(answers):
-        target[i, -len(answer) :] = True
-    hidden, _ = model.hidden(ids[:, :-1], attention_allowed(ids[:, :-1], config, image_first=True))
-    logits = model.text_logits(hidden[target[:, 1:]])
-    return F.cross_entropy(logits.float(), ids[target])
-
-
-def random_masks(rows: int, tokens: int, rng: np.random.Generator) -> Tensor:
-    """Bool (rows, tokens): the share of masked tokens is cos(π/2 · u), u uniform; at least one token each."""
-    counts = np.maximum(1, np.round(tokens * np.cos(np.pi / 2 * rng.random(rows)))).astype(int)
-    ranks = rng.random((rows, tokens)).argsort(1).argsort(1)
-    return torch.from_numpy(ranks < counts[:, None])
-
-
 def init_codes_from_bits(model: Showo, bits: int) -> None:
     """Let codes that share bits start with similar embeddings and logits, so that rare codes learn from common ones."""
     config = model.config
@@ -152,9 +107,13 @@ class _Batches:
         ]
         return {
             "drawing": drawing_loss(model, texts, pool.image_ids_M_I[chosen], masked),
-            "looking": answer_loss(model, [q for q, _ in looked], [a for _, a in looked], pool.image_ids_M_I[seen]),
-            "finding": answer_loss(model, [q for q, _ in found], [a for _, a in found], None),
+            "looking": answer_loss(model, *_columns(looked), list(pool.image_ids_M_I[seen])),
+            "finding": answer_loss(model, *_columns(found), [None] * len(found)),
         }
+
+
+def _columns(pairs: list[tuple[list[int], list[int]]]) -> tuple[list[list[int]], list[list[int]]]:
+    return [question for question, _ in pairs], [answer for _, answer in pairs]
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import cast
 
 import torch
@@ -132,6 +132,24 @@ class Showo(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.showo.lm_head.weight.device
+
+    @torch.no_grad()
+    def append_text_tokens(self, embeddings_K_H: Tensor, head_K_H: Tensor, bias_K: Tensor) -> None:
+        """Let the text vocabulary end with K more tokens; the ids of everything that follows it rise by K.
+
+        `head_K_H` and `bias_K` make the logits by which answers choose the tokens.
+        """
+        at, old, head = self.config.text_vocab, self.showo.model.embed_tokens, self.showo.lm_head
+        self.config = replace(self.config, text_vocab=at + len(bias_K))
+
+        def grown(values: Tensor, new: Tensor) -> nn.Parameter:
+            return nn.Parameter(torch.cat([values[:at], new.to(values), values[at:]]))
+
+        embedding = nn.Embedding(self.config.vocab_size, self.config.hidden_size, device="meta")
+        embedding.weight = grown(old.weight, embeddings_K_H)
+        self.showo.model.embed_tokens = embedding
+        head.weight, head.bias = grown(head.weight, head_K_H), grown(head.bias, bias_K)
+        head.out_features = self.showo.config.vocab_size = self.config.vocab_size
 
     def hidden(self, ids_N_L: Tensor, allowed: Tensor, prefix: Prefix | None = None) -> tuple[Tensor, Prefix]:
         """Last hidden states (N, L, H) and the keys and values of all tokens read so far.
