@@ -51,6 +51,7 @@ from sync_r1.trainer_client.settings import (
     Replicas,
     RetryBudget,
     Timeout,
+    settings_from_environment,
 )
 from sync_r1.trainer_client.stats import Attempt
 from sync_r1.trainer_client.sync_client import SyncRewardClient, SyncRewardEnsemble
@@ -104,4 +105,5 @@ __all__ = [
     "Unauthenticated",
     "VariantDescription",
     "picture",
+    "settings_from_environment",
 ]

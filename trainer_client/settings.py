@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sync_r1.trainer_client.security import Tls, Token
+from sync_r1.trainer_client.security import Tls, Token, from_environment
 
 MEBIBYTE = 1 << 20
 
@@ -124,3 +124,9 @@ class ClientSettings:
 
 
 DEFAULT_SETTINGS = ClientSettings()
+
+
+def settings_from_environment() -> ClientSettings:
+    """The defaults, with TLS and token as the environment says (`security.ENVIRONMENT`). Raises SecurityError."""
+    tls, token = from_environment()
+    return ClientSettings(tls=tls, token=token)
