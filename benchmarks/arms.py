@@ -43,8 +43,14 @@ SELECTORS = {
         *_GATE, "selector.keep=above",
         'selector.weights={"concept-consistency": 0.4, "text-faithfulness": 0.4, "aesthetic": 0.2}',
     ),
+    "none, G = 4": ("sampling.group_size=4", "sampling.prompts=8"),
+    "dgs-spread, G = 4": (
+        *_GATE, "sampling.group_size=4", "sampling.prompts=6", "selector.target_acceptance=0.5",
+        "selector.keep=spread", f"selector.weights={json.dumps(WEIGHTS)}",
+    ),
+    "pods, G = 4": ("selector.kind=pods", "sampling.group_size=4", "sampling.prompts=4", "selector.candidates=8"),
 }  # fmt: skip
-"""Arms that differ in the selector only."""
+"""Arms that differ in the selector only; G = 8 trajectories per group enter the loss unless the name says 4."""
 _NO_PICTURE_REWARD = ("concept-consistency", "text-faithfulness", "aesthetic")
 ABLATIONS = {
     "permuted": ("objective.permute_rewards_within_group=true",),
@@ -172,7 +178,7 @@ def main() -> None:
         for arms in (SELECTORS, ABLATIONS):
             for seed, arm in itertools.product(arguments.seeds, arms):
                 print(f"{arm}, seed {seed}", flush=True)
-                train(arguments.out / f"{arm}-{seed}", seed, arm, arguments.endpoints, arguments.extra)
+                train(_folder(arguments.out, arm, seed), seed, arm, arguments.endpoints, arguments.extra)
     runs = {arm: _finished(arguments.out, arm, arguments.seeds) for arm in (*SELECTORS, *ABLATIONS)}
     before = _means(arguments.out / "before" / "evaluation" / "policy.json")
     _selectors_table(runs)
@@ -180,11 +186,16 @@ def main() -> None:
 
 
 def _finished(out: Path, arm: str, seeds: list[int]) -> dict[int, Run]:
+    folders = {seed: _folder(out, arm, seed) for seed in seeds}
     return {
-        seed: read(out / f"{arm}-{seed}")
-        for seed in seeds
-        if (out / f"{arm}-{seed}" / "held-out" / "evaluation" / "policy.json").exists()
+        seed: read(folder)
+        for seed, folder in folders.items()
+        if (folder / "held-out" / "evaluation" / "policy.json").exists()
     }
+
+
+def _folder(out: Path, arm: str, seed: int) -> Path:
+    return out / f"{arm.replace(', G = ', '-g')}-{seed}"
 
 
 def _selectors_table(runs: dict[str, dict[int, Run]]) -> None:
@@ -200,6 +211,8 @@ def _selectors_table(runs: dict[str, dict[int, Run]]) -> None:
     for arm in SELECTORS:
         own = {seed: run for seed, run in runs[arm].items() if seed in none}
         ratios: dict[str, list[float]] = {"forwards": [], "seconds": []}
+        if not own:
+            continue
         for seed, run in own.items():
             base = none[seed]
             peak = max(base.totals())
@@ -232,8 +245,8 @@ def _selectors_table(runs: dict[str, dict[int, Run]]) -> None:
         )
     report.notes += [
         "gains are after − before with 95 % intervals over seeds (Student's t), differences within seeds",
-        "peak: the largest held-out total of the plain arm of the same seed, measured every five updates; ratios only of"
-        " the seeds that reach it, so read them together with their number",
+        "peak: the largest held-out total of the plain arm of the same seed, measured every five updates; ratios are"
+        " only of the seeds that reach it, so read them together with their number",
     ]
     report.finish()
 
