@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from sync_r1.trainer_client.config import TrainConfig
     from sync_r1.trainer_client.training import Progress as Report
 
-console = Console()
+# Of several processes (torchrun, accelerate launch) the first one talks; errors are shown by whoever meets them.
+console = Console(quiet=os.environ.get("RANK", "0") != "0")
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="YAML file; its keys are documented in trainer_client/config.py.")
@@ -149,6 +151,7 @@ def _errors_shown() -> Iterator[None]:
     except Exception as error:
         if type(error).__name__ not in expected and not isinstance(error, RewardClientError):
             raise
+        console.quiet = False
         console.print(f"[bold red]error:[/] {error}", highlight=False)
         sys.exit(1)
     except KeyboardInterrupt:
