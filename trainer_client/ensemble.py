@@ -137,7 +137,7 @@ class RewardEnsemble:
         if combination not in ("weighted_sum", "gdpo"):
             raise ValueError(f"expected the combination 'weighted_sum' or 'gdpo', got {combination!r}")
         self.rewards = dict(rewards)
-        self._combination = combination
+        self.combination = combination
 
     @classmethod
     def from_endpoints(
@@ -224,7 +224,7 @@ class RewardEnsemble:
         weights_R = np.array([use.weight for use in uses.values()])
         kept_N = combine.kept_items(failed_R_N, [use.policy for use in uses.values()], groups_N)
         counted_R_N = np.stack([results[name].valid_N for name in uses]) & kept_N
-        if self._combination == "gdpo":
+        if self.combination == "gdpo":
             contributions_R_N = combine.gdpo(scores_R_N, counted_R_N, weights_R, groups_N)
         else:
             contributions_R_N = combine.weighted_sum(scores_R_N, counted_R_N, weights_R)
