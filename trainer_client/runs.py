@@ -24,6 +24,7 @@ from sync_r1.trainer_client.policies.base import Policy
 from sync_r1.trainer_client.policies.loading import load_policy, load_reference
 from sync_r1.trainer_client.report import write_report
 from sync_r1.trainer_client.service_process import live_services, read_endpoints
+from sync_r1.trainer_client.settings import settings_from_environment
 from sync_r1.trainer_client.training import Progress, train
 from sync_r1.trainer_client.unifybench import UnifyBench, load_unifybench
 
@@ -132,7 +133,8 @@ def reward_clients(config: TrainConfig, endpoints: Mapping[str, str]) -> dict[st
     wanted = set(config.rewards) | (set(config.selector.weights) if config.selector.kind == "dgs" else set())
     if missing := wanted - set(endpoints):
         raise ConfigError(f"no endpoint for {sorted(missing)}; endpoints are given for {sorted(endpoints)}")
-    return {name: RewardClient(endpoints[name]) for name in sorted(wanted)}
+    settings = settings_from_environment()
+    return {name: RewardClient(endpoints[name], settings) for name in sorted(wanted)}
 
 
 def reward_ensemble(config: TrainConfig, clients: Mapping[str, RewardClient]) -> RewardEnsemble:
