@@ -9,7 +9,7 @@ PACKAGES := protos reward_models services trainer_client cli
 # Graphs exported from packages (EfficientNet, MiniLM) live in the checkout, so that a fresh clone leaves no trace elsewhere.
 export SYNC_R1_GRAPHS ?= $(CURDIR)/build/graphs
 
-.PHONY: train test test-all protos lint bench lock clean
+.PHONY: train test test-all protos lint bench lock clean sbom audit
 
 train: $(STAMP)
 	$(BIN)/sync-r1 train --config trainer_client/configs/pocket.yaml --out runs/pocket \
@@ -31,6 +31,20 @@ protos: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.all $(ARGS)
+
+# What is installed, from the lock; needs no network.
+sbom: $(STAMP)
+	mkdir -p build
+	$(BIN)/cyclonedx-py requirements requirements.lock --pyproject pyproject.toml --output-reproducible --no-validate --of JSON -o build/sbom.json
+
+# Known vulnerabilities of what is locked, by the OSV database. Not reaching it is an error, not a clean audit.
+audit: $(STAMP)
+	@mkdir -p build
+	@$(BIN)/pip-audit --requirement requirements.lock --require-hashes --disable-pip --vulnerability-service osv --progress-spinner off \
+		> build/audit.txt 2>&1; code=$$?; \
+	if grep -q "ConnectionError\|Timeout" build/audit.txt; then \
+		echo "NOT AUDITED: the advisory database api.osv.dev cannot be reached from this machine (build/audit.txt)" >&2; exit 2; \
+	fi; cat build/audit.txt; exit $$code
 
 # mypy must see the folders under their installed names: a link folder stands in for the `sync_r1` namespace.
 build/mypy:
