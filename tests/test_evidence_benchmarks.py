@@ -1,0 +1,94 @@
+"""The estimators behind the evidence: unbiased where the truth is known, and honest about what was never reached."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import gradients, likelihood
+from benchmarks.arms import reached_at
+from sync_r1.trainer_client.curriculum import Curriculum
+from sync_r1.trainer_client.pocketbench import write_pocketbench
+from sync_r1.trainer_client.reasoning import Task
+from sync_r1.trainer_client.unifybench import load_unifybench
+
+PROMPTS, PER_PROMPT, SIZE = 12, 64, 6
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> list[Task]:
+    folder = tmp_path_factory.mktemp("pocketbench")
+    write_pocketbench(folder)
+    curriculum = Curriculum(load_unifybench(folder), share_of_r=1.0, learnability=0.0)
+    return curriculum.draw(PROMPTS, np.random.default_rng(0))
+
+
+def pool(slope: float) -> gradients.Pool:
+    """Picture gradients s ~ N(0, 1), image reward = slope * s[0] + noise, nothing from the answer; previews see it."""
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(PROMPTS, PER_PROMPT, SIZE)).astype(np.float32)
+    noisy = slope * image[..., 0] + rng.normal(size=(PROMPTS, PER_PROMPT))
+    rewards = {name: np.zeros((PROMPTS, PER_PROMPT)) for name in gradients.WEIGHTS} | {"aesthetic": noisy}
+    return gradients.Pool(
+        rewards, dict.fromkeys(gradients.PREVIEWS, rewards), np.zeros_like(image), image, np.zeros_like(image)
+    )
+
+
+def test_signal_and_noise_are_those_of_a_known_gradient(tasks: list[Task]) -> None:
+    slope, weight = 1.0, gradients.WEIGHTS["aesthetic"]
+    found = gradients.moments(pool(slope), "none, G = 8", tasks, 40)
+    ones = np.ones(PROMPTS)
+    signal = ones @ found.cross_3_P[2] / found.pairs_P.sum()
+    # g = mean over the group of (R - mean R) s, so E g = (1 - 1/G) Cov(R, s) = (7/8) weight slope along the first axis.
+    assert signal == pytest.approx((7 / 8 * weight * slope) ** 2, rel=0.25)
+    ratio, cosine, per_forward = found.figures(ones, 2)
+    assert cosine == pytest.approx(1.0, abs=0.05)
+    assert found.forwards == 64
+    assert per_forward == pytest.approx(ratio / 64)
+    groups = np.random.default_rng(1).normal(size=(20_000, 8, SIZE))
+    reward = weight * (slope * groups[..., 0] + np.random.default_rng(2).normal(size=(20_000, 8)))
+    drawn = np.einsum("ng,ngd->nd", reward - reward.mean(1, keepdims=True), groups) / 8
+    assert ratio == pytest.approx((drawn.mean(0) ** 2).sum() / drawn.var(0).sum(), rel=0.3)
+
+
+def test_without_a_signal_the_estimate_is_zero_not_the_noise(tasks: list[Task]) -> None:
+    found = gradients.moments(pool(0.0), "none, G = 8", tasks, 20)
+    assert abs(found.figures(np.ones(PROMPTS), 2)[0]) < 0.05
+
+
+def test_a_perfect_gate_that_keeps_the_good_loses_signal_and_one_that_keeps_the_spread_gains(tasks: list[Task]) -> None:
+    known = pool(1.0)
+    plain, above, spread = (
+        gradients.moments(known, name, tasks, 20).figures(np.ones(PROMPTS), 2)[0]
+        for name in (
+            "none, G = 8",
+            "DGS above θ, image rewards, step 1, 8 of 16",
+            "DGS spread, image rewards, step 1, 8 of 16",
+        )
+    )
+    assert above < plain < spread
+
+
+def test_previews_are_paid_for(tasks: list[Task]) -> None:
+    found = gradients.moments(pool(1.0), "DGS spread, image rewards, step 1, 8 of 16", tasks, 2)
+    assert found.forwards == 16 * (1 + 1) + 8 * 7
+
+
+def test_a_level_is_reached_between_measurements_or_never() -> None:
+    assert reached_at([0.5, 0.6, 0.8], [0.0, 10.0, 20.0], 0.7) == pytest.approx(15.0)
+    assert reached_at([0.5, 0.6], [0.0, 10.0], 0.4) == 0.0
+    assert reached_at([0.5, 0.6], [0.0, 10.0], 0.61) is None
+
+
+def test_a_step_along_the_exact_gradient_raises_the_expected_reward_by_its_squared_length() -> None:
+    generator = torch.Generator().manual_seed(0)
+    model = likelihood.SmallModel(0.3, generator)
+    _, exact = likelihood.gradients(model, likelihood.draw(model, 4000, 1.0, generator))
+    before = float(likelihood.draw(model, 8000, 1.0, generator).rewards_N.mean())
+    rate = 5.0
+    with torch.no_grad():
+        for parameter, part in zip((model.own, model.pair), exact.split([model.own.numel(), model.pair.numel()])):
+            parameter += rate * part.view_as(parameter)
+    after = float(likelihood.draw(model, 8000, 1.0, generator).rewards_N.mean())
+    assert after - before == pytest.approx(rate * float(exact @ exact), rel=0.35)
