@@ -312,21 +312,6 @@ async def test_slow_service_ends_with_the_callers_time() -> None:
             await client.score(samples(1), timeout_s=0.3)
 
 
-async def test_large_request_is_retried_on_another_replica_when_its_own_is_killed() -> None:
-    first, second = ScriptedService(), ScriptedService()
-
-    async def die(request: pb.ScoreRequest, context: object) -> None:
-        asyncio.get_running_loop().create_task(first.stop())
-        await asyncio.sleep(20)
-
-    first.script = [die]
-    async with running(first, second) as client:
-        batch = await client.score([Sample(image=grey(9, side=1700))])  # 8.7 MB: gRPC itself would not retry it
-    assert values(batch.outcomes) == [9]
-    assert batch.timings[0].endpoint == second.target
-    assert batch.timings[0].attempts == 2
-
-
 async def test_restarted_service_is_found_again() -> None:
     service = ScriptedService()
     async with running(service) as client:
