@@ -1,7 +1,7 @@
 """Run every benchmark in turn and gather their tables in RESULTS.md: `make bench`, `python -m benchmarks.all [NAME …]`.
 
-Without names: the serving benchmarks, about two minutes. `learning` (about half an hour) and `oracle` are run when they
-are named.
+Without names: the serving benchmarks, about two minutes. `learning` (about half an hour), `oracle`, `gradients` and
+`likelihood` (minutes each) and `arms` (about two hours) are run when they are named.
 `--gather` only writes RESULTS.md again from `benchmarks/results/*.json`.
 """
 
@@ -16,11 +16,13 @@ from pathlib import Path
 from benchmarks.harness import RESULTS
 
 SERVING = ("throughput", "front", "ensemble")
-LEARNING = ("learning", "oracle")
+LEARNING = ("learning", "oracle", "gradients", "likelihood", "arms")
+TABLES = (*SERVING, "learning", "oracle", "gate_correlation", "gradients", "likelihood", "arms_selectors", "arms_learning")
+"""Order of the tables; a benchmark may make several."""
 _HEAD = """# Results
 
 Each table stands beside the command that made it and the machine it ran on; ratios are formed within one run.
-`make bench` makes the serving tables again, `python -m benchmarks.all learning oracle` those of the main job.
+`make bench` makes the serving tables again, `python -m benchmarks.all NAME` the others.
 Validity figures of the rewards stand on their cards (`sync-r1 describe HOST:PORT`), from `reward_models/validity.json`
 and `reward_models/pocket/artefacts/validity.json`, each with its command.
 """
@@ -28,7 +30,7 @@ and `reward_models/pocket/artefacts/validity.json`, each with its command.
 
 def gather(target: Path = Path(__file__).parent / "RESULTS.md") -> None:
     """Write the tables of all results, in the order above, into one page."""
-    order = (*SERVING, *LEARNING)
+    order = TABLES
     paths = sorted(
         RESULTS.glob("*.json"), key=lambda path: (order.index(path.stem) if path.stem in order else 99, path.stem)
     )

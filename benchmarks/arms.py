@@ -1,12 +1,12 @@
-"""Training arms at equal policy forwards: `python -m benchmarks.arms --endpoints FILE [--seeds 0 …] [--out runs/arms]`.
+"""Training arms at equal policy forwards: `python -m benchmarks.arms [--seeds 0 …] [--out runs/arms]`.
 
 Every arm makes the same number of updates, and an update costs every arm the same number of policy forwards ((row,
 decoding step) pairs of sampling, rejected previews and the passes that fill them included). What a selector spends
 on a group it saves in groups: 4 plain ones, 3 of 15 previews each, or 2 of 16 finished candidates each. Runs of one
 seed start from the same policy and are measured on the same held-out draws, so differences are taken within seeds.
 
-`--endpoints` is a file that `sync-r1 up --endpoints-file FILE` wrote; all runs share these services. Runs that are
-finished in `--out` are not made again, one that was cut off is resumed, and `--gather` only makes the tables.
+All runs share one set of services. Runs that are finished in `--out` are not made again, one that was cut off is
+resumed, and `--gather` only makes the tables.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ import itertools
 import json
 import subprocess
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import t as student
 
 from benchmarks.harness import Report
+from benchmarks.learning import interval
+from sync_r1.trainer_client.service_process import live_services
 
 WEIGHTS = {
     "concept-consistency": 0.26, "text-faithfulness": 0.26, "aesthetic": 0.13, "understanding-correctness": 0.35,
@@ -142,15 +144,6 @@ def _means(file: Path) -> dict[str, float]:
     return means
 
 
-def interval(values: list[float], digits: int = 3) -> str:
-    """Mean and half width of its 95 % interval (Student's t)."""
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return f"{mean:+.{digits}f}"
-    half = float(student.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)
-    return f"{mean:+.{digits}f} ± {half:.{digits}f}"
-
-
 def reached_at(totals_K: list[float], spent_K: list[float], level: float) -> float | None:
     """What had been spent when the total first reached `level` (a straight line between measurements); None: never."""
     if totals_K[0] >= level:
@@ -166,23 +159,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--out", type=Path, default=Path("runs/arms"))
-    parser.add_argument("--endpoints", type=Path, help="needed unless --gather")
+    parser.add_argument("--endpoints", type=Path, help="of services that run already (`sync-r1 up --endpoints-file`)")
     parser.add_argument("--gather", action="store_true", help="only the tables, of the runs that are there")
     parser.add_argument("--set", dest="extra", action="append", default=[], help="key=value for all arms")
     arguments = parser.parse_args()
     if not arguments.gather:
-        if arguments.endpoints is None:
-            parser.error("--endpoints is needed; `sync-r1 up --endpoints-file FILE` writes it")
-        if not (arguments.out / "before" / "evaluation" / "policy.json").exists():
-            held_out("pocket", arguments.out / "before", arguments.endpoints, arguments.extra)
-        for arms in (SELECTORS, ABLATIONS):
-            for seed, arm in itertools.product(arguments.seeds, arms):
-                print(f"{arm}, seed {seed}", flush=True)
-                train(_folder(arguments.out, arm, seed), seed, arm, arguments.endpoints, arguments.extra)
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            if arguments.endpoints is None:
+                stack.enter_context(live_services("pocket", arguments.out))
+            _make(arguments, arguments.endpoints or arguments.out / "endpoints.json")
     runs = {arm: _finished(arguments.out, arm, arguments.seeds) for arm in (*SELECTORS, *ABLATIONS)}
     before = _means(arguments.out / "before" / "evaluation" / "policy.json")
     _selectors_table(runs)
     _learning_table(runs, before)
+
+
+def _make(arguments: argparse.Namespace, endpoints: Path) -> None:
+    """All runs that are not there yet, seeds outside, the selectors' first."""
+    if not (arguments.out / "before" / "evaluation" / "policy.json").exists():
+        held_out("pocket", arguments.out / "before", endpoints, arguments.extra)
+    for arms in (SELECTORS, ABLATIONS):
+        for seed, arm in itertools.product(arguments.seeds, arms):
+            print(f"{arm}, seed {seed}", flush=True)
+            train(_folder(arguments.out, arm, seed), seed, arm, endpoints, arguments.extra)
 
 
 def _finished(out: Path, arm: str, seeds: list[int]) -> dict[int, Run]:

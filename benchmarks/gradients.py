@@ -1,9 +1,9 @@
-"""What selectors do to the gradient, at frozen parameters: `python -m benchmarks.gradients --endpoints FILE`.
+"""What selectors do to the gradient, at frozen parameters: `python -m benchmarks.gradients [--out runs/gradients]`.
 
 A pool of finished trajectories is drawn for every prompt, each with its rewards, the rewards of its previews, and the
 gradients of its answer's and its picture's log-probability (kept as a random sketch, which preserves inner products).
 The group gradient is linear in those, so every selector, by its own code, is replayed on the same pool at no further
-cost. `--endpoints` is a file that `sync-r1 up --endpoints-file FILE` wrote; a pool that is in `--out` is used again.
+cost. A pool that is in `--out` is used again.
 
 With g the gradient of one group given its prompt, and means over prompts outside:
 
@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,7 +39,7 @@ from sync_r1.trainer_client.reasoning import Task, sample
 from sync_r1.trainer_client.rollout import Sampler, Trajectory
 from sync_r1.trainer_client.runs import load_benchmark
 from sync_r1.trainer_client.selectors import Gate, Selector
-from sync_r1.trainer_client.service_process import read_endpoints
+from sync_r1.trainer_client.service_process import live_services, read_endpoints
 from sync_r1.trainer_client.sync_grpo import advantages
 
 Floats = npt.NDArray[np.float64]
@@ -100,9 +101,9 @@ def weighted(rewards: dict[str, Floats], weights: dict[str, float]) -> Floats:
     return np.asarray(sum(weight * rewards[name] for name, weight in weights.items()))
 
 
-async def collect(prompts: int, per_prompt: int, policy_name: str, endpoints: Path, folder: Path) -> None:
+async def collect(prompts: int, per_prompt: int, policy_name: str, targets: dict[str, str], folder: Path) -> None:
     """Draw the pool and write it to `folder/pool.npz`."""
-    bench, targets = load_benchmark("pocket", folder), read_endpoints(endpoints)
+    bench = load_benchmark("pocket", folder)
     policy = load_policy(PolicyConfig(weights=policy_name), "auto")
     tasks = Curriculum(bench, share_of_r=0.85, learnability=0.0).draw(prompts, np.random.default_rng(3))
     ensemble = RewardEnsemble({name: (RewardClient(targets[name]), RewardUse(w)) for name, w in WEIGHTS.items()})
@@ -374,7 +375,7 @@ def correlations(pool: Pool) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--endpoints", type=Path, help="needed when --out has no pool yet")
+    parser.add_argument("--endpoints", type=Path, help="of services that run already (`sync-r1 up --endpoints-file`)")
     parser.add_argument("--out", type=Path, default=Path("runs/gradients"))
     parser.add_argument("--policy", default="", help='a folder with a saved policy; "" = the cold start')
     parser.add_argument("--prompts", type=int, default=24)
@@ -384,11 +385,15 @@ def main() -> None:
     torch.set_num_threads(1)
     arguments.out.mkdir(parents=True, exist_ok=True)
     if not (arguments.out / "pool.npz").exists():
-        if arguments.endpoints is None:
-            parser.error("--endpoints is needed; `sync-r1 up --endpoints-file FILE` writes it")
-        asyncio.run(
-            collect(arguments.prompts, arguments.per_prompt, arguments.policy, arguments.endpoints, arguments.out)
-        )
+        with ExitStack() as stack:
+            endpoints = (
+                read_endpoints(arguments.endpoints)
+                if arguments.endpoints
+                else stack.enter_context(live_services("pocket", arguments.out))
+            )
+            asyncio.run(
+                collect(arguments.prompts, arguments.per_prompt, arguments.policy, endpoints, arguments.out)
+            )
     pool = load(arguments.out)
     correlations(pool)
     prompts = len(pool.answer_P_N_D)
