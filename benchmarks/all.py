@@ -17,7 +17,9 @@ from benchmarks.harness import RESULTS
 
 SERVING = ("throughput", "front", "ensemble")
 LEARNING = ("learning", "oracle", "gradients", "likelihood", "arms")
-TABLES = (*SERVING, "learning", "oracle", "gate_correlation", "gradients", "likelihood", "arms_selectors", "arms_learning")
+TABLES = (
+    *SERVING, "learning", "oracle", "gate_correlation", "gradients", "likelihood", "arms_selectors", "arms_learning",
+)  # fmt: skip
 """Order of the tables; a benchmark may make several."""
 _HEAD = """# Results
 
