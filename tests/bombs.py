@@ -70,18 +70,18 @@ def _animation(kind: str, frames: int) -> bytes:
 
 def bombs() -> dict[str, tuple[bytes, str]]:
     """Name -> (the file, words that its refusal must hold)."""
-    zeros = _zeros(200)
+    zeros = _zeros(100)
     return {
         "PNG, header of 100,000 x 100,000": (_png(100_000, 100_000), "the limit is"),
         "PNG, header of 2^31 - 1 squared": (_png(2**31 - 1, 2**31 - 1), "the limit is"),
         "PNG, header of 16,000,001 x 1": (_png(16_000_001, 1), "the limit is"),
-        "PNG, 200 MB of zeros as its text": (_png(64, 64, _chunk(b"zTXt", b"a\0\0" + zeros)), "damaged"),
-        "PNG, 200 MB of zeros as its profile": (_png(64, 64, _chunk(b"iCCP", b"a\0\0" + zeros)), "damaged"),
-        "PNG, animation of 300 frames": (_animation("PNG", 300), "animation"),
+        "PNG, 100 MB of zeros as its text": (_png(64, 64, _chunk(b"zTXt", b"a\0\0" + zeros)), "damaged"),
+        "PNG, 100 MB of zeros as its profile": (_png(64, 64, _chunk(b"iCCP", b"a\0\0" + zeros)), "damaged"),
+        "PNG, animation of 30 frames": (_animation("PNG", 30), "animation"),
         "JPEG, header of 65,500 x 65,500": (_jpeg_claiming(65_500, 65_500), "the limit is"),
         "JPEG, 2,000 scans over 15 megapixels": (_jpeg_of_scans(2000), "scans"),
         "WebP, canvas of 16,384 x 16,384": (_webp_claiming(16_384, 16_384), "the limit is"),
-        "WebP, animation of 300 frames": (_animation("WEBP", 300), "animation"),
+        "WebP, animation of 30 frames": (_animation("WEBP", 30), "animation"),
         "GIF": (_saved("GIF"), "no PNG, JPEG or WebP"),
         "TIFF": (_saved("TIFF"), "no PNG, JPEG or WebP"),
     }

@@ -67,10 +67,10 @@ async def _unknown_release(stub: Stub, score: Callable[..., Any]) -> object:
 
 
 async def _admission_full(stub: Stub, score: Callable[..., Any]) -> object:
-    working = asyncio.ensure_future(score(toys.request(1, 2, 3, variant="slow")))
+    working = asyncio.ensure_future(score(toys.request(1, variant="slow")))
     await asyncio.sleep(0.2)
     try:
-        return await score(toys.request(4, 5))
+        return await score(toys.request(2, 3, 4, 5))
     finally:
         await working
 
@@ -111,7 +111,7 @@ TABLE: dict[str, tuple[Provoke, str, bool, str]] = {
     "too large": (_too_large, "INVALID_ARGUMENT", False, "max_request_bytes"),
     "unknown variant": (_unknown_variant, "INVALID_ARGUMENT", False, "variant: "),
     "unknown release": (_unknown_release, "NOT_FOUND", False, "release: "),
-    "admission full": (_admission_full, "RESOURCE_EXHAUSTED", True, "3 items are in work"),
+    "admission full": (_admission_full, "RESOURCE_EXHAUSTED", True, "1 items are in work"),
     "Triton's queue full": (_triton_queue_full, "RESOURCE_EXHAUSTED", True, "queue of a graph is full"),
     "deadline passed": (_deadline, "DEADLINE_EXCEEDED", False, ""),
     "no credential": (_no_token, "UNAUTHENTICATED", False, "authorization: Bearer"),
@@ -169,7 +169,7 @@ def mortal_triton(tmp_path: Path) -> Iterator[EmbeddedTriton]:
     triton.stop()
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 async def test_a_triton_that_ends_in_mid_batch_is_unavailable_or_has_answered(
     mortal_triton: EmbeddedTriton, number: signal.Signals
 ) -> None:
