@@ -42,7 +42,7 @@ from sync_r1.trainer_client.update import Learner
 OVERRIDES = {
     "showo_512": (),
     "janus_pro_1b": (),
-    "janus_pro_7b": ("policy.dtype=bf16", "policy.lora={rank: 16, alpha: 32}"),
+    "janus_pro_7b": ("policy.dtype=bf16", "policy.lora={rank: 16, alpha: 32}", "parallel=ddp"),
 }
 _QUESTION = "Below is some information about <bo>. " + "<bo> wears a green hat with a small feather. " * 6
 _PROMPT = "<bo> wearing its hat. <bo> is a small brown dog with a white chest. <bo>'s hat is green."

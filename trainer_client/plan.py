@@ -96,7 +96,7 @@ def make_plan(config: TrainConfig, world: int = 1) -> Plan:
     )
     layouts = {"1 process": alone}
     if world > 1:
-        layouts |= {f"DDP × {world}": ddp(alone), f"FSDP2 × {world}": fsdp(alone, policy, world)}
+        layouts |= {f"DDP × {world}": ddp(alone, policy), f"FSDP2 × {world}": fsdp(alone, policy, world)}
     return Plan(
         policy, products_bytes, work, _services(config, policy, work), layouts,
         tuple(_errors(config, policy)), tuple(_warnings(config, policy)),
@@ -185,6 +185,8 @@ def _errors(config: TrainConfig, policy: PolicySize) -> list[str]:
             load_unifybench(benchmark)
         except UnifyBenchError as error:
             errors.append(f"benchmark: {error}")
+    if config.parallel == "fsdp2" and policy.adapters and policy.weight_bytes != policy.trained_bytes:
+        errors.append("parallel: fsdp2 wants one dtype in a block, and adapters are fp32 on bf16 weights; use ddp")
     if config.selector.kind == "dgs" and round(config.selector.preview_at * policy.steps) >= policy.steps:
         errors.append(f"selector.preview_at: a preview after all {policy.steps} steps saves none; lower it")
     return errors

@@ -9,10 +9,13 @@ of the same classes, and a test counts them again. Attention weights (c) are kep
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sync_r1.trainer_client.config import TrainConfig
 from sync_r1.trainer_client.plan_policy import PolicySize
+
+BUCKET = 2**24
+"""Numbers that DDP adds up at once (`distributed.py`)."""
 
 _KEPT = {
     # (mlp, numbers): a, b, c. "gated" is Llama (RMSNorm in fp32, SwiGLU), "plain" Phi (LayerNorm, norms of q and k).
@@ -28,8 +31,8 @@ ASSUMPTIONS = (
     "update: what one micro-batch keeps for its backward pass in every block, bf16 copies of fp32 weights where the "
     "products are bf16, and logits in fp32",
     "sampling: keys and values of sampling.batch sequences (twice with guidance) and logits in fp32",
-    "FSDP2 shards weights, reference, gradients and moments, and gathers two blocks; DDP adds a bucket copy of the "
-    "gradients; CUDA's own few hundred MB and fragmentation are not counted",
+    "FSDP2 divides the transformer blocks' weights, gradients and moments and gathers their weights while computing; "
+    "the reference and all else are whole. DDP adds one bucket. CUDA's own few hundred MB are not counted",
 )
 
 
@@ -46,7 +49,7 @@ class Memory:
     sampling: float
     """Cache and logits of one sampling batch."""
     gathered: float = 0.0
-    """What FSDP gathers at a time, or DDP's buckets."""
+    """Weights that FSDP2 gathers, or DDP's bucket."""
 
     @property
     def peak(self) -> float:
@@ -70,15 +73,22 @@ def memory(config: TrainConfig, policy: PolicySize, *, products_bytes: int, batc
     )
 
 
-def ddp(alone: Memory) -> Memory:
-    """One of several processes that each hold everything: gradients exist a second time in the buckets."""
-    return Memory(**{**alone.__dict__, "gathered": alone.gradients})
+def ddp(alone: Memory, policy: PolicySize) -> Memory:
+    """One of several processes that each hold everything: gradients are added up bucket by bucket."""
+    return replace(alone, gathered=min(BUCKET * policy.trained_bytes, alone.gradients))
 
 
 def fsdp(alone: Memory, policy: PolicySize, world: int) -> Memory:
-    """One of `world` processes that share weights, gradients and moments."""
-    shared = {name: getattr(alone, name) / world for name in ("weights", "reference", "optimiser", "gradients")}
-    return Memory(**{**alone.__dict__, **shared, "gathered": 2.0 * policy.largest_layer * policy.weight_bytes})
+    """One of `world` processes that share what `distributed.shard` divides."""
+    kept_elsewhere = 1 - 1 / world
+    trained = policy.divisible_trained * policy.trained_bytes * kept_elsewhere
+    return replace(
+        alone,
+        weights=alone.weights - policy.divisible * policy.weight_bytes * kept_elsewhere,
+        gradients=alone.gradients - trained,
+        optimiser=alone.optimiser - 2 * trained,
+        gathered=float(policy.divisible * policy.weight_bytes),
+    )
 
 
 def kept_per_token(policy: PolicySize, products_bytes: int, span: int) -> float:

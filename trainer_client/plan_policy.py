@@ -54,8 +54,9 @@ class PolicySize:
     scores_stored: bool
     """Whether attention keeps its weights for the backward pass (plain matrix products) or not (fused kernels)."""
     autoregressive: bool
-    largest_layer: int
-    """Parameters of the largest layer: what FSDP gathers at once."""
+    divisible: int
+    """Parameters in transformer blocks of which something trains: what FSDP2 divides (`distributed.shard`)."""
+    divisible_trained: int
     image_tokens: int
     codes: int
     text_vocab: int
@@ -145,7 +146,7 @@ def _masked(
         trained=_count(model.parameters()), weight_bytes=width, trained_bytes=width, adapters=False,
         layers=sizes.layers, hidden=sizes.hidden_size, keys_and_values=sizes.hidden_size,
         intermediate=sizes.intermediate_size, heads=sizes.heads, mlp="plain", scores_stored=not fused,
-        autoregressive=False, largest_layer=_largest(model), image_tokens=sizes.image_tokens, codes=sizes.image_codes,
+        autoregressive=False, **_divisible(model), image_tokens=sizes.image_tokens, codes=sizes.image_codes,
         text_vocab=sizes.text_vocab, steps=steps, guided=guidance > 0, picture_side=tokenizer.image_size,
         question_tokens=question_tokens, prompt_tokens=prompt_tokens, answer_tokens=answer_tokens,
         max_positions=sizes.max_positions, missing=missing,
@@ -184,7 +185,7 @@ def _janus(config: PolicyConfig) -> PolicySize:
         layers=text.num_hidden_layers, hidden=text.hidden_size,
         keys_and_values=text.num_key_value_heads * text.hidden_size // text.num_attention_heads,
         intermediate=text.intermediate_size, heads=text.num_attention_heads, mlp="gated", scores_stored=False,
-        autoregressive=True, largest_layer=_largest(model), image_tokens=grid**2, codes=sizes.vq_config.num_embeddings,
+        autoregressive=True, **_divisible(model), image_tokens=grid**2, codes=sizes.vq_config.num_embeddings,
         text_vocab=text.vocab_size, steps=steps, guided=guidance != 1, picture_side=sizes.vision_config.image_size,
         question_tokens=_QUESTION_TOKENS + sizes.vision_config.num_image_tokens, prompt_tokens=_PROMPT_TOKENS,
         answer_tokens=raw.get("answer_tokens", config.answer_tokens), max_positions=text.max_position_embeddings,
@@ -196,8 +197,9 @@ def _count(parameters: Iterable[nn.Parameter]) -> int:
     return sum(parameter.numel() for parameter in parameters)
 
 
-def _largest(model: nn.Module) -> int:
-    """The largest transformer block or embedding."""
-    blocks = (child for module in model.modules() if isinstance(module, nn.ModuleList) for child in module)
-    tables = (module for module in model.modules() if isinstance(module, nn.Embedding))
-    return max(_count(module.parameters()) for module in (*blocks, *tables))
+def _divisible(model: nn.Module) -> dict[str, int]:
+    lists = (module for module in model.modules() if isinstance(module, nn.ModuleList))
+    blocks = [block for members in lists for block in members if any(one.requires_grad for one in block.parameters())]
+    # Lists may be nested; a parameter counts once.
+    inside = list({id(one): one for block in blocks for one in block.parameters()}.values())
+    return {"divisible": _count(inside), "divisible_trained": _count(one for one in inside if one.requires_grad)}
