@@ -9,8 +9,10 @@ With g the gradient of one group given its prompt, and means over prompts outsid
 
     signal-to-noise = mean ‖E g‖² / mean tr Cov(g),    cosine = mean E g·E g₀ / sqrt(mean ‖E g‖² mean ‖E g₀‖²)
 
-where g₀ is that of a plain group. ‖E g‖² is estimated without bias by inner products of groups from disjoint halves of
-a pool, E‖g‖² by ‖g‖², and intervals are 95 % percentiles of a bootstrap over prompts.
+where g₀ is that of a plain group. An update averages groups of different prompts, so its signal is the part along g₀
+and its noise is all of E‖g‖² divided by their number: that is the gain of an update per forward. ‖E g‖² is estimated
+without bias by inner products of groups from disjoint halves of a pool, E‖g‖² by ‖g‖², and intervals are 95 %
+percentiles of a bootstrap over prompts.
 """
 
 from __future__ import annotations
@@ -48,7 +50,6 @@ WEIGHTS = {
 }  # fmt: skip
 IMAGE_ONLY = {"concept-consistency": 0.4, "text-faithfulness": 0.4, "aesthetic": 0.2}
 RELEASED = {"concept-consistency": 0.65, "text-faithfulness": 0.35}
-GROUP = 8
 PREVIEWS = (1, 2, 3, 4)
 """Decoding steps (of 8) at which the pool's previews are scored."""
 TRUNCATED_AT = 1
@@ -58,29 +59,34 @@ _SKETCH = 16_384
 _REQUEST_ITEMS = 96
 
 
-def _gate(keep: str, step: int, proposals: int, weights: dict[str, float], **more: Any) -> dict[str, Any]:
+def _gate(keep: str, step: int, kept: int, proposals: int, weights: dict[str, float], **more: Any) -> dict[str, Any]:
     return {
-        "kind": "dgs", "keep": keep, "preview_at": step / 8, "target_acceptance": GROUP / proposals, "max_rounds": 1,
+        "kind": "dgs", "keep": keep, "preview_at": step / 8, "target_acceptance": kept / proposals, "max_rounds": 1,
         "weights": weights, **more,
     }  # fmt: skip
 
 
-CASES: dict[str, dict[str, Any]] = {
-    "none, G = 8": {"kind": "none"},
-    "DAPO": {"kind": "dapo", "min_std": 0.02},
-    "PODS, 8 of 16": {"kind": "pods", "candidates": 16},
-    "DGS above θ, as released: step 2, 8 of 32": _gate("above", 2, 32, RELEASED),
-    "DGS above θ, as released: step 2, 8 of 11": _gate("above", 2, 11, RELEASED),
-    "DGS above θ, image rewards, step 2, 8 of 16": _gate("above", 2, 16, IMAGE_ONLY),
-    "DGS above θ, image rewards, step 1, 8 of 16": _gate("above", 1, 16, IMAGE_ONLY),
-    "the same, rejected ones truncated": _gate("above", 1, 16, IMAGE_ONLY, learn_from_rejected=True),
-    "DGS spread, image rewards, step 1, 8 of 16": _gate("spread", 1, 16, IMAGE_ONLY),
-    "DGS spread, image rewards, step 2, 8 of 16": _gate("spread", 2, 16, IMAGE_ONLY),
-    "DGS spread, all rewards, step 1, 8 of 11": _gate("spread", 1, 11, WEIGHTS),
-    "DGS spread, all rewards, step 1, 8 of 15": _gate("spread", 1, 15, WEIGHTS),
-    "DGS spread, all rewards, step 1, 8 of 32": _gate("spread", 1, 32, WEIGHTS),
-    "DGS spread, all rewards, step 2, 8 of 16": _gate("spread", 2, 16, WEIGHTS),
+CASES: dict[str, tuple[int, dict[str, Any]]] = {
+    "none, G = 8": (8, {"kind": "none"}),
+    "none, G = 4": (4, {"kind": "none"}),
+    "none, G = 16": (16, {"kind": "none"}),
+    "DAPO, G = 8": (8, {"kind": "dapo", "min_std": 0.02}),
+    "PODS, 8 of 16": (8, {"kind": "pods", "candidates": 16}),
+    "PODS, 4 of 8": (4, {"kind": "pods", "candidates": 8}),
+    "DGS above θ, as released: step 2, 8 of 32": (8, _gate("above", 2, 8, 32, RELEASED)),
+    "DGS above θ, as released: step 2, 8 of 11": (8, _gate("above", 2, 8, 11, RELEASED)),
+    "DGS above θ, image rewards, step 1, 8 of 16": (8, _gate("above", 1, 8, 16, IMAGE_ONLY)),
+    "the same, rejected ones truncated": (8, _gate("above", 1, 8, 16, IMAGE_ONLY, learn_from_rejected=True)),
+    "DGS spread, image rewards, step 1, 8 of 16": (8, _gate("spread", 1, 8, 16, IMAGE_ONLY)),
+    "DGS spread, image rewards, step 2, 8 of 16": (8, _gate("spread", 2, 8, 16, IMAGE_ONLY)),
+    "DGS spread, all rewards, step 1, 8 of 11": (8, _gate("spread", 1, 8, 11, WEIGHTS)),
+    "DGS spread, all rewards, step 1, 8 of 16": (8, _gate("spread", 1, 8, 16, WEIGHTS)),
+    "DGS spread, all rewards, step 1, 8 of 32": (8, _gate("spread", 1, 8, 32, WEIGHTS)),
+    "DGS spread, all rewards, step 2, 8 of 16": (8, _gate("spread", 2, 8, 16, WEIGHTS)),
+    "DGS spread, all rewards, step 1, 4 of 8": (4, _gate("spread", 1, 4, 8, WEIGHTS)),
+    "DGS spread, all rewards, step 1, 4 of 16": (4, _gate("spread", 1, 4, 16, WEIGHTS)),
 }
+"""Name -> (G, trajectories in the loss; the selector's settings)."""
 
 
 @dataclass(frozen=True)
@@ -277,27 +283,37 @@ class Moments:
     """‖E g₀‖²."""
     pairs_P: Floats
     singles_P: Floats
-    forwards: float
+    sum_P_D: Floats
+    forwards: float = 0.0
 
     def figures(self, weight_P: Floats, part: int) -> tuple[float, float, float]:
-        """(signal-to-noise, cosine, signal-to-noise per forward) with prompts weighted."""
+        """(signal-to-noise, cosine, gain of an update per forward) with prompts weighted."""
         signal = weight_P @ self.cross_3_P[part] / (weight_P @ self.pairs_P)
         square = weight_P @ self.square_3_P[part] / (weight_P @ self.singles_P)
         along = weight_P @ self.reference_3_P[part] / (weight_P @ self.singles_P)
         plain = weight_P @ self.plain_3_P[part] / weight_P.sum()
         ratio = signal / (square - signal)
-        return ratio, along / np.sqrt(max(signal, 1e-30) * plain), ratio / self.forwards
+        return ratio, along / np.sqrt(max(signal, 1e-30) * plain), (along / plain) ** 2 / (square * self.forwards)
+
+    def agreement(self) -> float:
+        """Mean inner product of the expected gradients of two prompts ÷ mean squared length of one prompt's."""
+        mean_P_D = self.sum_P_D / self.singles_P[:, None]
+        gram = mean_P_D @ mean_P_D.T
+        count = len(gram)
+        between = (gram.sum() - np.trace(gram)) / (count * (count - 1))
+        return float(between / (self.cross_3_P[0].sum() / self.pairs_P.sum()))
 
 
 def moments(pool: Pool, name: str, tasks: list[Task], repeats: int) -> Moments:
     """Replay one case `repeats` times on random halves."""
-    config = SelectorConfig.model_validate(CASES[name] | {"min_correlation": -1.0})
-    selector = make_selector(config, GROUP, np.random.default_rng(1))
+    group_size, settings = CASES[name]
+    config = SelectorConfig.model_validate(settings | {"min_correlation": -1.0})
+    selector = make_selector(config, group_size, np.random.default_rng(1))
     rng = np.random.default_rng(0)
     prompts, per_prompt = pool.rewards_P_N["aesthetic"].shape
     half, burn_in = per_prompt // 2, 2  # θ is a running quantile, so the first replays only fill its history
     zeros = [np.zeros((3, prompts)) for _ in range(4)]
-    sums = Moments(*zeros, np.zeros(prompts), np.zeros(prompts), 0.0)
+    sums = Moments(*zeros, np.zeros(prompts), np.zeros(prompts), np.zeros((prompts, pool.answer_P_N_D.shape[2])))
     spent = kept = 0
     plain = make_selector(SelectorConfig(kind="none"), half, rng)
     for repeat in range(repeats + burn_in):
@@ -315,27 +331,28 @@ def moments(pool: Pool, name: str, tasks: list[Task], repeats: int) -> Moments:
             sums.square_3_P += np.einsum("qpd,qpd->qp", one.gradient_3_P_D, one.gradient_3_P_D)
             sums.reference_3_P += np.einsum("qpd,qpd->qp", one.gradient_3_P_D, other.gradient_3_P_D)
             sums.singles_P += one.kept_P
+            sums.sum_P_D += one.gradient_3_P_D[0]
             spent, kept = spent + one.forwards, kept + int(one.kept_P.sum())
     sums.forwards = spent / kept
     return sums
 
 
 def bootstrapped(cases: dict[str, Moments], draws: int = 400) -> dict[str, list[str]]:
-    """By case: signal-to-noise, cosine, signal-to-noise per forward ÷ the first case's; then these of pictures only."""
-    prompts = len(next(iter(cases.values())).singles_P)
-    rng = np.random.default_rng(2)
-    weights = [np.ones(prompts), *(rng.multinomial(prompts, np.full(prompts, 1 / prompts)) for _ in range(draws))]
+    """By case: signal-to-noise, cosine, gain per forward ÷ the first case's; then the same three of pictures only."""
     first = next(iter(cases.values()))
+    prompts = len(first.singles_P)
+    rng = np.random.default_rng(2)
+    drawn = [rng.multinomial(prompts, np.full(prompts, 1 / prompts)).astype(np.float64) for _ in range(draws)]
+    weights = [np.ones(prompts), *drawn]
     cells: dict[str, list[str]] = {}
     for name, case in cases.items():
         columns = []
         for weight_P in weights:
-            everything, pictures = case.figures(weight_P, 0), case.figures(weight_P, 2)
-            base, base_pictures = first.figures(weight_P, 0)[2], first.figures(weight_P, 2)[2]
-            columns.append((
-                everything[0], everything[1], everything[2] / base, pictures[0], pictures[1],
-                pictures[2] / base_pictures,
-            ))  # fmt: skip
+            row: list[float] = []
+            for part in (0, 2):
+                ratio, cosine, gain = case.figures(weight_P, part)
+                row += [ratio, cosine, gain / first.figures(weight_P, part)[2]]
+            columns.append(row)
         estimate, *resampled = np.array(columns)
         low, high = np.percentile(resampled, [2.5, 97.5], axis=0)
         cells[name] = [f"{e:.2f} [{a:.2f}, {b:.2f}]" for e, a, b in zip(estimate, low, high)]
@@ -404,17 +421,23 @@ def main() -> None:
         "gradients",
         "What selectors do to the group gradient (frozen policy)",
         ("selector", "forwards per group learnt from", "signal-to-noise", "cosine to none",
-         "signal-to-noise per forward ÷ none's", "pictures only: signal-to-noise", "pictures only: cosine",
-         "pictures only: per forward ÷ none's"),
+         "gain of an update per forward ÷ none's", "pictures only: signal-to-noise", "pictures only: cosine",
+         "pictures only: gain per forward ÷ none's"),
     )  # fmt: skip
     for name, cells in bootstrapped(cases).items():
         report.rows.append((name, f"{cases[name].forwards:.1f}", *cells))
     report.notes.append(
         f"{prompts} prompts × {pool.answer_P_N_D.shape[1]} trajectories of"
-        f" {arguments.policy or 'the cold-start policy'}; a group has 8 trajectories in the loss; forwards are (row,"
-        " decoding step) pairs, rejected previews and the passes that fill previews included"
+        f" {arguments.policy or 'the cold-start policy'}; forwards are (row, decoding step) pairs, rejected"
+        " previews and the passes that fill previews included"
     )
     report.notes.append("95 % percentile intervals of a bootstrap over prompts; ratios are formed within a resample")
+    agreement = cases["none, G = 8"].agreement()
+    report.notes.append(
+        f"the expected gradients of two prompts have {agreement:.3f} of the inner product that one has with itself, so"
+        " which prompts an update draws is noise too, and no selector lowers it; the gain per forward counts it:"
+        " α² / (E‖g‖² × forwards), α = E g·E g₀ / ‖E g₀‖²"
+    )
     report.finish()
 
 

@@ -45,7 +45,9 @@ def test_signal_and_noise_are_those_of_a_known_gradient(tasks: list[Task]) -> No
     ratio, cosine, per_forward = found.figures(ones, 2)
     assert cosine == pytest.approx(1.0, abs=0.05)
     assert found.forwards == 64
-    assert per_forward == pytest.approx(ratio / 64)
+    # α = (7/8) / (31/32) because the plain group it is held against has 32 members; E‖g‖² = signal (1 + 1 / ratio).
+    alpha = (7 / 8) / (31 / 32)
+    assert per_forward == pytest.approx(alpha**2 / (signal * (1 + 1 / ratio) * 64), rel=0.1)
     groups = np.random.default_rng(1).normal(size=(20_000, 8, SIZE))
     reward = weight * (slope * groups[..., 0] + np.random.default_rng(2).normal(size=(20_000, 8)))
     drawn = np.einsum("ng,ngd->nd", reward - reward.mean(1, keepdims=True), groups) / 8
