@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -145,3 +146,13 @@ def test_a_folder_to_learn_nothing_from_is_an_error_in_one_line(tmp_path: Path) 
     with pytest.raises(UnifyBenchError, match="key 'info' must name the concept"):
         read_concept(tmp_path / "c", info, 16)
     assert not out.exists()
+
+
+def test_a_second_concept_leaves_the_first_as_it_was(tmp_path: Path) -> None:
+    policy = write_published(tmp_path).load(steps=4)
+    learn_concept(policy, concept(8), QUICK)
+    first = policy.model.showo.model.embed_tokens.weight.detach()[policy.words.concept_ids("<pip>").all].clone()
+    learn_concept(policy, replace(concept(8), name="<lu>"), QUICK)
+    assert policy.words.learned == ("<pip>", "<lu>")
+    assert torch.equal(policy.model.showo.model.embed_tokens.weight[policy.words.concept_ids("<pip>").all], first)
+    assert policy.model.config.text_vocab == len(policy.words)

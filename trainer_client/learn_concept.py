@@ -52,7 +52,7 @@ class ConceptTraining:
     seed: int = 0
 
 
-POCKET_TRAINING = ConceptTraining(understanding_steps=60, generation_steps=120, rows=6, learning_rate=2e-2)
+POCKET_TRAINING = ConceptTraining(understanding_steps=100, generation_steps=200, rows=8, learning_rate=2e-2)
 """[ours] The pocket policy's embeddings are larger, its steps cheap."""
 
 
