@@ -143,8 +143,8 @@ def _errors_shown() -> Iterator[None]:
     from sync_r1.trainer_client.errors import RewardClientError
 
     expected = {
-        "ConfigError", "UnifyBenchError", "ServicesError", "TrainingError", "CheckpointError", "JournalError",
-        "ReportError",
+        "ConfigError", "UnifyBenchError", "OutputsError", "DensifyError", "ServicesError", "TrainingError",
+        "CheckpointError", "JournalError", "ReportError",
     }  # fmt: skip
     try:
         yield

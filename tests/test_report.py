@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from toy_trainer import ToyPolicy, ToyScorer, toy_config
 
-from sync_r1.trainer_client.charts import line_chart
+from sync_r1.trainer_client.charts import interval_chart, line_chart
 from sync_r1.trainer_client.config import ConfigError, load_config
 from sync_r1.trainer_client.pocketbench import write_pocketbench
 from sync_r1.trainer_client.report import ReportError, write_report
@@ -55,6 +55,40 @@ async def test_the_report_shows_what_was_measured(finished_run: Path) -> None:
     assert "$" not in page
 
 
+async def test_differences_are_paired_where_the_draws_are_known(finished_run: Path) -> None:
+    files = [finished_run / "evaluation" / f"{name}.json" for name in ("start", "end")]
+    start, end = (json.loads(file.read_text()) for file in files)
+    start["values"]["total"] = [0.1, 0.5, 0.9, None]
+    end["values"]["total"] = [0.2, 0.6, 1.0, 0.3]
+    for file, values in zip(files, (start, end)):
+        file.write_text(json.dumps(values))
+    page = write_report(finished_run).read_text()
+    # Every pair rises by the same 0.1, however far the pairs lie apart.
+    assert '<td class="n up">+0.100 ± 0.000</td>' in page
+    assert "of the paired differences" in page
+    for file, values in zip(files, (start, end)):
+        file.write_text(json.dumps({key: value for key, value in values.items() if key != "values"}))
+    page = write_report(finished_run).read_text()
+    assert "of the difference of independent means" in page
+
+
+async def test_sections_without_data_are_left_out(finished_run: Path) -> None:
+    page = write_report(finished_run).read_text()
+    assert "Reward hygiene" not in page
+    assert "Failed scores" not in page
+    metrics = finished_run / "metrics.jsonl"
+    steps = [json.loads(line) for line in metrics.read_text().splitlines()]
+    for step in steps:
+        step["selection"]["theta"] = step["gate_correlation"] = None
+        step["failures"]["aesthetic"] = 2
+        step["hygiene"] = {"length correlation": 0.4, "alarms": ["answers grow longer"]}
+    metrics.write_text("".join(json.dumps(step) + "\n" for step in steps))
+    page = write_report(finished_run).read_text()
+    assert "Dynamic Group Scaling" not in page
+    assert "failed scores per step" in page
+    assert "<li>step 1: answers grow longer</li>" in page
+
+
 async def test_a_run_that_was_cut_short_still_has_a_report(finished_run: Path) -> None:
     (finished_run / "evaluation" / "end.json").unlink()
     assert "has not been measured before and after yet" in write_report(finished_run).read_text()
@@ -69,6 +103,9 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
 
 def test_charts_leave_gaps_and_survive_a_single_point() -> None:
     assert "circle" in line_chart("one", {"a": [(1, 0.5)]})
+    assert "polygon" in line_chart("band", {"a": [(1, 0.5), (2, 0.7), (3, 0.6)]}, smooth=2)
+    assert interval_chart([]) == ""
+    assert "&lt;b&gt;" in interval_chart([("<b>", -0.2, -0.4, 0.1, (0.0,)), ("c", None, None, None, ())], zero=True)
     assert "polyline" in line_chart("gap", {"a": [(1, 0.5), (2, None), (3, float("nan")), (4, 0.7)]})
     assert "<b>" not in line_chart("<b>", {"<b>": [(1, 1.0), (2, 1.0)], "c": [(1, 2.0)]})
 

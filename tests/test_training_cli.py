@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,9 @@ def run(*arguments: str) -> tuple[int, str]:
         (("train", "--set", "policy=nowhere", "--endpoints", "missing.json"), "neither 'pocket' nor a folder"),
         (("evaluate", "--data", "nowhere"), "concepts_list.json: the file is missing"),
         (("report", "nowhere"), "config.json is missing"),
+        (("evaluate", "--outputs", "nowhere"), "outputs.jsonl: the file is missing"),
+        (("densify", "--data", "nowhere", "--out", "dense"), "concepts_list.json: the file is missing"),
+        (("densify", "--data", "nowhere", "--out", "dense", "--endpoint", "http://h"), "give --model"),
     ],
 )
 def test_errors_are_one_line_and_name_the_cure(
@@ -42,3 +46,12 @@ def test_a_folder_with_a_run_is_not_overwritten(tmp_path: Path) -> None:
     assert code == 1
     assert "already holds a run; continue it with --resume" in output
     assert (tmp_path / "config.json").read_text() == "{}"
+
+
+def test_items_are_written_for_other_systems(tmp_path: Path) -> None:
+    code, output = run("evaluate", "--items", str(tmp_path / "items.jsonl"), "--out", str(tmp_path / "out"))
+    assert code == 0
+    lines = [json.loads(line) for line in (tmp_path / "items.jsonl").read_text().splitlines()]
+    assert f"{len(lines)} items" in output
+    assert {line["pictures"] for line in lines if "draw" in line} == {4}
+    assert sum(line["task"] == "dreambooth" for line in lines) == 8 * 25

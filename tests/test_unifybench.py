@@ -24,6 +24,7 @@ def read_only(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bench")
     write_pocketbench(folder)
     (folder / "concept/test/bo/pocket.json").unlink()
+    (folder / "concepts_list.json").write_text('["bo"]')
     return folder
 
 
@@ -133,7 +134,7 @@ def _words(text: str) -> str:
     return " ".join("".join(letter if letter.isalnum() else " " for letter in text.lower()).split())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.sampled_from(["<bo> asleep", "<bo>  Asleep.", "<bo> in Paris", "<bo> in paris", "<bo> wet"])))
 def test_no_list_of_conditions_is_trained_on_and_held_out(read_only: Path, texts: list[str]) -> None:
     file = read_only / "concept/test/bo/t2i_conditions.json"

@@ -184,7 +184,7 @@ def _concept(root: Path, name: str, images: dict[str, list[str]]) -> BenchConcep
 def _conditions(test: Path, info: Info) -> tuple[str | None, tuple[Condition, ...]]:
     """(the plain photo's condition or None, the others)."""
     file = test / "t2i_conditions.json"
-    loaded: list[str] | dict[str, list[str]] = read_list_or_dict(file, list[Text], dict[str, list[Text]])  # type: ignore[arg-type]
+    loaded = read_list_or_dict(file, list[Text], dict[str, list[Text]])
     if isinstance(loaded, list):
         # UnifyBench: "a photo of <bo>" comes first and refers to no fact; the others name none either.
         return (loaded[0] if loaded else None), tuple(Condition(text, None) for text in loaded[1:])

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from sync_r1.reward_models.pocket.scenes import Scene
 
 T = TypeVar("T")
+U = TypeVar("U")
 _GENERATED_KINDS = ("rec", "vqa", "text_only")
 Text = Annotated[str, Field(min_length=1)]
 
@@ -88,7 +89,7 @@ def read_json(file: Path, form: type[T]) -> T:
     return _validate(file, form, _bytes(file))
 
 
-def read_list_or_dict(file: Path, listed: type[T], by_key: type[T]) -> T:
+def read_list_or_dict(file: Path, listed: type[T], by_key: type[U]) -> T | U:
     """A file that may hold a list or a dict; the form is chosen by its first character, so that errors are precise."""
     content = _bytes(file)
     return _validate(file, by_key if content.lstrip().startswith(b"{") else listed, content)
