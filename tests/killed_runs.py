@@ -116,7 +116,7 @@ def result(out: Path, asked: Path) -> dict[str, object]:
     trainer = torch.load(out / "checkpoints" / "step-000006" / "trainer.pt")
     for moments in trainer["optimiser"]["state"].values():
         digest.update(moments["exp_avg"].numpy().tobytes() + moments["exp_avg_sq"].numpy().tobytes())
-    digest.update(trainer["generator"].numpy().tobytes())
+    digest.update(trainer["generators"][0].numpy().tobytes())
     digest.update((out / "checkpoints" / "step-000006" / "state.json").read_bytes())
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     same = [{key: line[key] for key in ("step", "rewards", "trajectories", "grad_norm")} for line in lines]

@@ -27,7 +27,7 @@ from sync_r1.trainer_client.checkpoint import RunState
 from sync_r1.trainer_client.config import TrainConfig
 from sync_r1.trainer_client.ensemble import EnsembleResult
 from sync_r1.trainer_client.evaluation import Scorer
-from sync_r1.trainer_client.journal import Journal
+from sync_r1.trainer_client.journal import Journal, result_from_json, result_to_json
 from sync_r1.trainer_client.reasoning import Task, sample
 from sync_r1.trainer_client.rollout import Pixels, Sampler
 from sync_r1.trainer_client.scoring import joined
@@ -81,7 +81,7 @@ async def collect(
     gate_scorer: Scorer,
     phases: Phases,
 ) -> Batch:
-    """Sample and score one batch for `tasks`. Raises what the scorers and the journal raise."""
+    """Sample and score this process's share of a batch for `tasks`. Raises what the scorers and the journal raise."""
     loop, rounds = asyncio.get_running_loop(), itertools.count()
 
     async def score(key: str, samples: Sequence[Sample], by: Scorer) -> EnsembleResult:
@@ -99,7 +99,8 @@ async def collect(
     scoring: list[asyncio.Task[EnsembleResult]] = []
     came_s: list[float] = []
     try:
-        for number, chunk in enumerate(np.array_split(np.arange(len(tasks)), min(config.sampling.chunks, len(tasks)))):
+        own_groups = state.learner.ranks.share(range(len(tasks)))
+        for number, chunk in enumerate(np.array_split(own_groups, min(config.sampling.chunks, len(own_groups)))):
             with phases("sample"):
                 part, drawn = await asyncio.to_thread(_sample, state, sampler, [tasks[group] for group in chunk], gate)
             phases.move("sample", "gate", part.cost.gate_s)
@@ -120,7 +121,7 @@ async def collect(
             pictures += drawn
             samples += sent
         sampled_s = time.monotonic()
-        selected = _joined(parts)
+        selected = joined_selection(parts)
         # The reference does not depend on rewards, so its forward passes fill the time in which the services work.
         steps = state.learner.draw_steps(state.rng)
         with phases("reference"):
@@ -139,7 +140,32 @@ def _sample(state: RunState, sampler: Sampler, tasks: Sequence[Task], gate: Gate
     return selected, sampler.pictures(selected.trajectories)
 
 
-def _joined(parts: Sequence[Selected]) -> Selected:
+@dataclass(frozen=True)
+class Whole:
+    """What all processes sampled and scored, the same in each of them; `own` are this process's rows."""
+
+    selected: Selected
+    scores: EnsembleResult
+    own: slice
+
+
+def gather(batch: Batch, state: RunState) -> Whole:
+    """The batches of all processes as one, in the order of their ranks; selectors learn what all rollouts saw."""
+    ranks = state.learner.ranks
+    if ranks.size == 1:
+        return Whole(batch.selected, batch.scores, slice(None))
+    gathered = ranks.gather((batch.selected, result_to_json(batch.scores), state.selector.rollout_state()))
+    state.selector.merge([learnt for _, _, learnt in gathered])
+    first = sum(len(selected.trajectories) for selected, _, _ in gathered[: ranks.rank])
+    return Whole(
+        joined_selection([selected for selected, _, _ in gathered]),
+        joined([result_from_json(scores) for _, scores, _ in gathered]),
+        slice(first, first + len(batch.samples)),
+    )
+
+
+def joined_selection(parts: Sequence[Selected]) -> Selected:
+    """Several parts of one batch as one; costs add up."""
     if len(parts) == 1:
         return parts[0]
     totals = {field.name: sum(getattr(part.cost, field.name) for part in parts) for field in fields(SelectionCost)}

@@ -20,7 +20,9 @@ import numpy as np
 import torch
 
 from sync_r1.trainer_client.curriculum import Curriculum
+from sync_r1.trainer_client.distributed import full_optimiser_state, load_full_optimiser_state
 from sync_r1.trainer_client.durable import sync
+from sync_r1.trainer_client.policies.base import Policy
 from sync_r1.trainer_client.selectors import Selector
 from sync_r1.trainer_client.update import Learner
 
@@ -48,29 +50,36 @@ class RunState:
     """Draws tasks, decoding steps and the control's permutations."""
 
 
-def save_checkpoint(folder: Path, state: RunState, *, kept: int = 1) -> Path:
+def save_checkpoint(folder: Path, state: RunState, *, kept: int = 1) -> None:
     """Write `folder/step-XXXXXX` and remove all but the newest `kept`. A crash on the way leaves those that are there
-    untouched.
+    untouched. With several processes all must call it; the first one writes.
     """
-    target = folder / f"step-{state.step:06d}"
-    partial = folder / f".{target.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    state.learner.policy.save(partial / "policy")
-    torch.save(
-        {
-            "optimiser": state.learner.optimiser.state_dict(),
-            "scheduler": state.learner.scheduler.state_dict(),
-            "generator": state.generator.get_state(),
-        },
-        partial / "trainer.pt",
-    )
+    learner, ranks = state.learner, state.learner.ranks
+    # Drawn numbers and the selector's choices differ between processes; the rest of the state is the same in all.
+    generators = ranks.gather(state.generator.get_state())
     cursor: dict[str, Any] = {
         "step": state.step,
-        "selector": state.selector.state_dict(),
+        "selectors": ranks.gather(state.selector.state_dict()),
         "curriculum": state.curriculum.state_dict(),
         "rng": state.rng.bit_generator.state,
     }
+    optimiser = full_optimiser_state(learner.optimiser)
+    with learner.shards.undivided():
+        if ranks.main:
+            tensors = {
+                "optimiser": optimiser, "scheduler": learner.scheduler.state_dict(), "generators": generators,
+            }  # fmt: skip
+            _write(folder, learner.policy, tensors, cursor, kept)
+    ranks.wait()
+
+
+def _write(folder: Path, policy: Policy, tensors: dict[str, Any], cursor: dict[str, Any], kept: int) -> None:
+    target = folder / f"step-{cursor['step']:06d}"
+    partial = folder / f".{target.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    policy.save(partial / "policy")
+    torch.save(tensors, partial / "trainer.pt")
     (partial / "state.json").write_text(json.dumps(cursor))
     sums = [f"{digest}  {name}\n" for name, digest in _digests(partial).items()]
     (partial / _SUMS).write_text("".join(sums))
@@ -84,7 +93,6 @@ def save_checkpoint(folder: Path, state: RunState, *, kept: int = 1) -> Path:
     for old in folder.glob("step-*"):
         if old not in keep:
             shutil.rmtree(old)
-    return target
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
@@ -116,16 +124,19 @@ def load_checkpoint(checkpoint: Path, state: RunState) -> None:
     try:
         cursor = json.loads((checkpoint / "state.json").read_text())
         tensors = torch.load(checkpoint / "trainer.pt", weights_only=True)
-        state.learner.optimiser.load_state_dict(tensors["optimiser"])
+        ranks = state.learner.ranks
+        if len(tensors["generators"]) != ranks.size:
+            raise ValueError(f"{len(tensors['generators'])} processes wrote it and this run has {ranks.size}")
+        load_full_optimiser_state(state.learner.optimiser, tensors["optimiser"])
         state.learner.scheduler.load_state_dict(tensors["scheduler"])
-        state.generator.set_state(tensors["generator"])
+        state.generator.set_state(tensors["generators"][ranks.rank])
         state.rng.bit_generator.state = cursor["rng"]
-        state.selector.load_state_dict(cursor["selector"])
+        state.selector.load_state_dict(cursor["selectors"][ranks.rank])
         state.curriculum.load_state_dict(cursor["curriculum"])
         state.step = int(cursor["step"])
     except (OSError, KeyError, ValueError, RuntimeError) as error:
         raise CheckpointError(
-            f"{checkpoint} cannot be resumed from: {error!r}; was it written by this version?"
+            f"{checkpoint} cannot be resumed from: {error!r}; was it written by this version, in as many processes?"
         ) from error
 
 

@@ -240,6 +240,10 @@ class TrainConfig(_Section):
     """Wall-clock bound of the whole job, services' start and both evaluations included; training stops in time for the
     last.
     """
+    parallel: Literal["ddp", "fsdp2"] = "ddp"
+    """With several processes (`distributed.py`): "ddp" = each holds the whole policy, "fsdp2" = its transformer blocks,
+    their gradients and optimiser state are divided among them. `sampling.prompts` are those of all processes.
+    """
     threads: int = Field(default=2, ge=1)
     """Torch threads of the trainer."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -283,6 +287,8 @@ class TrainConfig(_Section):
             )
         if self.combination == "gdpo" and self.sampling.chunks > 1:
             raise ValueError("combination gdpo whitens over the whole batch, so it needs sampling.chunks = 1")
+        if self.parallel == "fsdp2" and self.policy.lora:
+            raise ValueError("parallel fsdp2 divides weights of one type; adapters on other weights train with ddp")
         return self
 
 

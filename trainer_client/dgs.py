@@ -71,6 +71,8 @@ class DynamicGroupScaling(Selector):
         self._correlations: list[float] = []
         self._proposed: list[Floats] = []
         """Gate scores of all proposals since the last `observe`, one array per group."""
+        self._looked_at: set[str] = set()
+        """Prompts whose history the rollouts since then have changed."""
 
     async def rollout(self, sampler: Sampler, tasks: Sequence[Task], gate: Gate) -> Selected:
         """Propose, look, and finish what passes. Falls back to plain groups once the gate is switched off."""
@@ -161,6 +163,7 @@ class DynamicGroupScaling(Selector):
         if self.config.threshold == "released":
             return self._theta
         history = self._history.setdefault(key, [])
+        self._looked_at.add(key)
         history += [float(score) for score in scores_N if not np.isnan(score)]
         del history[:-_HISTORY]
         # An absolute θ means nothing for another encoder; a prompt's own quantile accepts the wanted share by
@@ -174,6 +177,17 @@ class DynamicGroupScaling(Selector):
         if abs(target - self._theta) > _RELEASED_STEP:
             self._theta += math.copysign(_RELEASED_STEP, target - self._theta)
 
+    def rollout_state(self) -> dict[str, Any]:
+        histories = {key: self._history[key] for key in sorted(self._looked_at)}
+        return {"history": histories, "theta": self._theta, "proposed": self._proposed}
+
+    def merge(self, states: Sequence[dict[str, Any]]) -> None:
+        """Histories of the prompts that each process drew, the mean of the released θ, everybody's proposals."""
+        for state in states:
+            self._history |= state["history"]
+        self._theta = float(np.mean([state["theta"] for state in states]))
+        self._proposed = [scores_N for state in states for scores_N in state["proposed"]]
+
     def observe(self, selected: Selected, total_N: Floats, image_N: Floats, valid_N: Bools) -> dict[str, float]:
         """Check that the gate still predicts the final reward; switch it off, with a warning, when it does not.
 
@@ -182,6 +196,7 @@ class DynamicGroupScaling(Selector):
         corrected to all proposals (Thorndike's case 2: r' = r k / sqrt(1 + r² (k² - 1)), k = std of all / std of kept).
         """
         proposed, self._proposed = self._proposed, []
+        self._looked_at.clear()
         known_N = valid_N & ~np.isnan(selected.gate_N)
         groups_N = np.array([trajectory.group for trajectory in selected.trajectories], dtype=np.int64)[known_N]
         final_N = total_N if ANSWER_REWARD in self.config.weights else image_N

@@ -72,6 +72,17 @@ def waiting_record(
     }
 
 
+def of_ranks(waited: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The `waiting_record`s of all processes as one: the first one's phases, what is in flight together, else the
+    largest (the step is as long as that of the slowest).
+    """
+    largest = {name: max(one[name] for one in waited) for name in waited[0] if name != "phases_s"}
+    return largest | {
+        "phases_s": waited[0]["phases_s"],
+        "inflight_max": sum(one["inflight_max"] for one in waited),
+    }
+
+
 def peak_memory_mb() -> float:
     """The most memory this process has used so far, MiB: of the graphics card if it works on one, else resident."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():

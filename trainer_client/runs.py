@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from sync_r1.trainer_client.checkpoint import latest_checkpoint
 from sync_r1.trainer_client.client import RewardClient
 from sync_r1.trainer_client.config import ConfigError, TrainConfig
+from sync_r1.trainer_client.distributed import join, leave
 from sync_r1.trainer_client.durable import write_text
 from sync_r1.trainer_client.ensemble import RewardEnsemble, RewardUse
 from sync_r1.trainer_client.evaluation import Evaluation, Judge, PocketJudge
@@ -36,26 +37,35 @@ _CHANGEABLE = {"budget_s", "outage_budget_s", "score_timeout_s", "checkpoint_eve
 def run_training(
     config: TrainConfig, out: Path, *, resume: bool, endpoints_file: Path | None, progress: Progress
 ) -> tuple[Evaluation | None, Evaluation]:
-    """The whole job; leaves everything in `out` and returns (start, end).
+    """The whole job; leaves everything in `out` and returns (start, end). Under `torchrun` or `accelerate launch` every
+    process calls this; the first one writes `out`, starts the services and tells `progress`.
 
     Raises ConfigError when `out` holds a run and `resume` is False (or none and it is True), ServicesError,
     RewardClientError, TrainingError.
     """
     started_s = time.monotonic()
-    _check_folder(config, out, resume)
+    # A process may wait for the first one's whole evaluation, or for another one's outage.
+    ranks = join(config.budget_s + config.outage_budget_s + _READY_TIMEOUT_S)
+    if config.sampling.prompts < ranks.size:
+        raise ConfigError(f"sampling.prompts is {config.sampling.prompts}, too few for {ranks.size} processes")
+    if ranks.main:
+        _check_folder(config, out, resume)
+        load_benchmark(config.benchmark, out)
+    ranks.wait()
     torch.set_num_threads(config.threads)
     bench = load_benchmark(config.benchmark, out)
-    judge = load_judge(bench)
+    judge = load_judge(bench) if ranks.main else None
     checkpoint = latest_checkpoint(out / "checkpoints")
     policy = _load_newest(config, checkpoint)
-    # Only now is the folder a run: whatever was wrong so far can be mended and tried again.
-    write_text(out / "config.json", json.dumps(config.model_dump(mode="json"), indent=1) + "\n")
     with ExitStack() as stack:
-        if endpoints_file is None:
-            progress("starting Triton and the four services", 0, config.steps)
-            endpoints = stack.enter_context(live_services(config.profile, out))
-        else:
-            endpoints = read_endpoints(endpoints_file)
+        endpoints = {} if endpoints_file is None else read_endpoints(endpoints_file)
+        if ranks.main:
+            # Only now is the folder a run: whatever was wrong so far can be mended and tried again.
+            write_text(out / "config.json", json.dumps(config.model_dump(mode="json"), indent=1) + "\n")
+            if endpoints_file is None:
+                progress("starting Triton and the four services", 0, config.steps)
+                endpoints = stack.enter_context(live_services(config.profile, out))
+        endpoints = ranks.agree(endpoints)
 
         async def job() -> tuple[Evaluation | None, Evaluation]:
             clients = reward_clients(config, endpoints)
@@ -74,12 +84,15 @@ def run_training(
                     judge=judge,
                     progress=progress,
                     started_s=started_s,
+                    ranks=ranks,
                 )
             finally:
                 await scorer.close()
 
         result = asyncio.run(job())
-    write_report(out)
+    if ranks.main:
+        write_report(out)
+    leave(ranks)
     return result
 
 

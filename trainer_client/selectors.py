@@ -76,6 +76,14 @@ class Selector(Protocol):
         """Finished trajectories for every task."""
         ...
 
+    def rollout_state(self) -> dict[str, Any]:
+        """What the rollouts since the last `observe` taught, for the other processes of the run."""
+        return {}
+
+    def merge(self, states: Sequence[dict[str, Any]]) -> None:
+        """Take over the `rollout_state` of all processes (this one's too), so that all of them know the same."""
+        return
+
     def choose(self, groups_N: Ints, rewards_N: Floats, valid_N: Bools) -> Bools:
         """Which of the finished trajectories enter the loss, now that rewards are known."""
         return valid_N.copy()
@@ -90,6 +98,7 @@ class Selector(Protocol):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
+        return
 
 
 class NoSelection(Selector):

@@ -23,21 +23,22 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sync_r1.trainer_client.batches import Phases, collect
+from sync_r1.trainer_client.batches import Phases, collect, gather
 from sync_r1.trainer_client.checkpoint import RunState, latest_checkpoint, load_checkpoint, save_checkpoint
 from sync_r1.trainer_client.config import IMAGE_REWARDS, TrainConfig
 from sync_r1.trainer_client.curriculum import Curriculum
 from sync_r1.trainer_client.dgs import make_selector
+from sync_r1.trainer_client.distributed import ALONE, Ranks
 from sync_r1.trainer_client.dump import dump_batch
 from sync_r1.trainer_client.durable import append_line, write_text
 from sync_r1.trainer_client.ensemble import EnsembleResult
 from sync_r1.trainer_client.evaluation import Evaluation, Judge, Scorer, evaluate
 from sync_r1.trainer_client.journal import Journal
 from sync_r1.trainer_client.policies.base import Policy
-from sync_r1.trainer_client.records import forget_after, step_record, waiting_record
+from sync_r1.trainer_client.records import forget_after, of_ranks, step_record, waiting_record
 from sync_r1.trainer_client.rollout import Sampler
 from sync_r1.trainer_client.scoring import PatientScorer
-from sync_r1.trainer_client.sync_grpo import best_of_n, credit, permute_within_groups
+from sync_r1.trainer_client.sync_grpo import Credit, best_of_n, credit, permute_within_groups
 from sync_r1.trainer_client.unifybench import UnifyBench
 from sync_r1.trainer_client.update import Learner, NonFiniteUpdate
 
@@ -46,6 +47,8 @@ Progress = Callable[[str, int, int], None]
 _RESERVE_S = 15.0
 """Kept free at the end of the budget for the report and the services' drain."""
 _MAX_EMPTY_BATCHES = 3
+_SEEDS_APART = 1_000_003
+"""Between the seeds of two processes' tokens: far more than the seeds that anybody tries."""
 
 log = logging.getLogger(__name__)
 
@@ -66,21 +69,24 @@ async def train(
     judge: Judge | None,
     progress: Progress = lambda message, done, total: None,
     started_s: float | None = None,
+    ranks: Ranks = ALONE,
 ) -> tuple[Evaluation | None, Evaluation]:
     """Train `policy` and leave everything in `out`; continues from the newest checkpoint there, whose weights `policy`
     must have.
 
-    `started_s` (on `time.monotonic()`'s clock) is when the job began, for the budget. Returns (start, end); start is
-    None when a resumed run measured it before. Raises TrainingError, and what the scorers raise.
+    `started_s` (on `time.monotonic()`'s clock) is when the job began, for the budget. With several `ranks` all of them
+    call this and the first one writes. Returns (start, end); start is None when a resumed run measured it before.
+    Raises TrainingError, and what the scorers raise.
     """
     started_s = time.monotonic() if started_s is None else started_s
-    state = _new_state(config, policy, reference, bench)
-    checkpoints, metrics = out / "checkpoints", out / "metrics.jsonl"
+    state = _new_state(config, policy, reference, bench, ranks)
+    learner, checkpoints, metrics = state.learner, out / "checkpoints", out / "metrics.jsonl"
     if (checkpoint := latest_checkpoint(checkpoints)) is not None:
         load_checkpoint(checkpoint, state)
-    forget_after(metrics, state.step)
+    if ranks.main:
+        forget_after(metrics, state.step)
     saved_step = state.step if checkpoint else -1
-    journal = Journal(out / "journal.jsonl")
+    journal = Journal(out / ("journal.jsonl" if ranks.main else f"journal-{ranks.rank}.jsonl"))
     sampler = Sampler(
         policy, temperature=config.sampling.temperature, batch=config.sampling.batch, generator=state.generator
     )
@@ -92,28 +98,35 @@ async def train(
     gate_scorer = PatientScorer(gate_scorer, config.outage_budget_s, say)
 
     async def measure(name: str) -> Evaluation:
-        evaluation = await evaluate(
-            policy,
-            bench,
-            scorer,
-            judge,
-            config.evaluation,
-            temperature=config.sampling.temperature,
-            batch=config.sampling.batch,
-            timeout_s=config.score_timeout_s,
-        )
-        write_evaluation(out / "evaluation", name, evaluation)
-        progress(f"{name}: {_headline(evaluation.means)}", state.step, config.steps)
+        own: list[Evaluation] = []
+        with learner.shards.whole():
+            if ranks.main:
+                evaluation = await evaluate(
+                    policy,
+                    bench,
+                    scorer,
+                    judge,
+                    config.evaluation,
+                    temperature=config.sampling.temperature,
+                    batch=config.sampling.batch,
+                    timeout_s=config.score_timeout_s,
+                )
+                own.append(evaluation)
+            (evaluation,) = ranks.agree(own)
+        if ranks.main:
+            write_evaluation(out / "evaluation", name, evaluation)
+            progress(f"{name}: {_headline(evaluation.means)}", state.step, config.steps)
         return evaluation
 
     measuring_s = time.monotonic()
-    start = None if (out / "evaluation" / "start.json").exists() else await measure("start")
+    measured = ranks.agree((out / "evaluation" / "start.json").exists())
+    start = None if measured else await measure("start")
     evaluation_s = time.monotonic() - measuring_s if start else config.budget_s * 0.1
 
     empty_batches, longest_step_s = 0, 0.0
     while state.step < config.steps:
         left_s = started_s + config.budget_s - _RESERVE_S - time.monotonic() - evaluation_s
-        if left_s < longest_step_s:
+        if ranks.agree(left_s < longest_step_s):
             progress(
                 f"stopped after {state.step} steps: the budget of {config.budget_s:g} s is used",
                 state.step,
@@ -124,10 +137,13 @@ async def train(
         scorer.reset()
         gate_scorer.reset()
         tasks = state.curriculum.draw(state.selector.groups(config.sampling.prompts), state.rng)
-        batch = await collect(
-            config, state, sampler, tasks, journal=journal, scorer=scorer, gate_scorer=gate_scorer, phases=phases
-        )
-        selected, scores = batch.selected, batch.scores
+        with learner.shards.whole():
+            batch = await collect(
+                config, state, sampler, tasks, journal=journal, scorer=scorer, gate_scorer=gate_scorer, phases=phases
+            )
+        # From here to the update every process computes the same, from everybody's scores.
+        whole = gather(batch, state)
+        selected, scores = whole.selected, whole.scores
         groups_N = np.array([trajectory.group for trajectory in selected.trajectories])
         total_N, image_N = (
             scores.total_N,
@@ -152,14 +168,16 @@ async def train(
                 scale=config.objective.scale,
             )
         )
+        own = Credit(shares.answer_N[whole.own], shares.image_N[whole.own], shares.weights_N[whole.own])
         figures: dict[str, float] = {}
         if learned_N.any():
             empty_batches = 0
             try:
                 with phases("update"):
-                    figures = state.learner.update(selected.trajectories, shares, batch.steps, batch.recorded)
+                    figures = learner.update(batch.selected.trajectories, own, batch.steps, batch.recorded)
             except NonFiniteUpdate as error:
-                folder = dump_batch(out / "failed" / f"step-{state.step + 1:06d}", batch, shares, str(error))
+                name = f"step-{state.step + 1:06d}" + ("" if ranks.main else f"-{ranks.rank}")
+                folder = dump_batch(out / "failed" / name, batch, own, str(error))
                 raise TrainingError(
                     f"step {state.step + 1}: {error}; the weights were not touched and the batch is in {folder}; look "
                     "there for what is not a number before resuming, because --resume repeats this step exactly"
@@ -173,9 +191,10 @@ async def train(
                 )
         state.step += 1
         record = step_record(state.step, tasks, selected, scores, learned_N, groups_N) | gate_figures | figures
-        record |= waiting_record(phases, batch, time.monotonic() - step_s, (scorer, gate_scorer))
-        record |= {"elapsed_s": time.monotonic() - started_s}
-        append_line(metrics, json.dumps(record))
+        waited = waiting_record(phases, batch, time.monotonic() - step_s, (scorer, gate_scorer))
+        record |= of_ranks(ranks.gather(waited)) | {"elapsed_s": time.monotonic() - started_s}
+        if ranks.main:
+            append_line(metrics, json.dumps(record))
         progress(f"step {state.step}: {_headline(record['rewards'])}", state.step, config.steps)
         if state.step % config.checkpoint_every == 0:
             save_checkpoint(checkpoints, state, kept=config.checkpoints_kept)
@@ -185,17 +204,31 @@ async def train(
             await measure(f"step-{state.step:06d}")
     if saved_step != state.step:
         save_checkpoint(checkpoints, state, kept=config.checkpoints_kept)
-    policy.save(out / "policy")
+    with learner.shards.undivided():
+        if ranks.main:
+            policy.save(out / "policy")
     return start, await measure("end")
 
 
-def _new_state(config: TrainConfig, policy: Policy, reference: Policy, bench: UnifyBench) -> RunState:
+def _new_state(config: TrainConfig, policy: Policy, reference: Policy, bench: UnifyBench, ranks: Ranks) -> RunState:
+    # Each process draws its own tokens; what all of them draw alike (tasks, decoding steps) comes from `rng`.
+    own = [ranks.rank] if ranks.rank else []
     return RunState(
         step=0,
-        learner=Learner(policy, reference, config.objective, config.optimiser, total_steps=config.steps),
-        selector=make_selector(config.selector, config.sampling.group_size, np.random.default_rng([config.seed, 1])),
+        learner=Learner(
+            policy,
+            reference,
+            config.objective,
+            config.optimiser,
+            total_steps=config.steps,
+            ranks=ranks,
+            divide=config.parallel == "fsdp2",
+        ),
+        selector=make_selector(
+            config.selector, config.sampling.group_size, np.random.default_rng([config.seed, 1, *own])
+        ),
         curriculum=Curriculum(bench, share_of_r=config.sampling.share_of_r, learnability=config.sampling.learnability),
-        generator=torch.Generator().manual_seed(config.seed),
+        generator=torch.Generator().manual_seed(config.seed + _SEEDS_APART * ranks.rank),
         rng=np.random.default_rng([config.seed, 0]),
     )
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sync_r1.trainer_client.config import ObjectiveConfig, OptimiserConfig
+from sync_r1.trainer_client.distributed import ALONE, Ranks, Shards, parameter_groups, shard
 from sync_r1.trainer_client.policies.base import ImageState, Policy
 from sync_r1.trainer_client.rollout import Trajectory, collate_answers
 from sync_r1.trainer_client.sync_grpo import Credit, ModalityLoss, modality_loss
@@ -34,7 +35,11 @@ class RecordedLogProbs:
 
 
 class Learner:
-    """Owns policy, frozen reference, optimiser and schedule. `total_steps` is where the cosine ends."""
+    """Owns policy, frozen reference, optimiser and schedule. `total_steps` is where the cosine ends.
+
+    With several `ranks`, each calls `update` with trajectories of its own and gets the update of all; `divide` spreads
+    the policy's transformer blocks over them (FSDP2).
+    """
 
     def __init__(
         self,
@@ -44,12 +49,18 @@ class Learner:
         optimiser: OptimiserConfig,
         *,
         total_steps: int,
+        ranks: Ranks = ALONE,
+        divide: bool = False,
     ) -> None:
-        self.policy, self.reference = policy, reference
+        self.policy, self.reference, self.ranks = policy, reference, ranks
         self._objective, self._config = objective, optimiser
+        self.shards = shard(policy, ranks) if divide else Shards()
         self._parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
         self.optimiser = torch.optim.AdamW(
-            self._parameters, lr=optimiser.learning_rate, betas=optimiser.betas, weight_decay=optimiser.weight_decay
+            parameter_groups(self._parameters),
+            lr=optimiser.learning_rate,
+            betas=optimiser.betas,
+            weight_decay=optimiser.weight_decay,
         )
         schedule = learning_rate_schedule(optimiser.warmup_steps, total_steps * objective.epochs, optimiser.final_share)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimiser, schedule)
@@ -64,7 +75,7 @@ class Learner:
         """Under the frozen reference; None when the KL has no weight. Independent of rewards: run it while they are
         awaited.
         """
-        return self._record(self.reference, trajectories, steps) if self.reference is not None else None
+        return self._record(self.reference, trajectories, steps) if self._objective.beta > 0 else None
 
     @torch.no_grad()
     def _record(self, policy: Policy, trajectories: Sequence[Trajectory], steps: Sequence[int]) -> RecordedLogProbs:
@@ -94,30 +105,59 @@ class Learner:
         Raises NonFiniteUpdate before the epoch that would spoil the weights, ValueError without a valid reward.
         """
         rows = [row for row in range(len(trajectories)) if credit.weights_N[row] > 0]
-        if not rows:
+        if not any(self.ranks.gather(bool(rows))):
             raise ValueError("no trajectory of this batch has a valid reward, so there is nothing to learn from")
         # With one epoch the ratio is 1 by construction, and the new log-probs, detached, are the old ones.
-        old = self._record(self.policy, trajectories, steps) if self._objective.epochs > 1 else None
+        old = None
+        if self._objective.epochs > 1:
+            with self.shards.whole():
+                old = self._record(self.policy, trajectories, steps)
         figures: dict[str, float] = {}
         for _ in range(self._objective.epochs):
             self.optimiser.zero_grad(set_to_none=True)
-            figures = {}
-            if self._objective.text_loss and self._objective.answer_weight > 0:
-                for part in self._answer_parts(trajectories, rows):
-                    _add(figures, "answer", self._answer_loss(trajectories, part, credit, old, reference))
-            if self._objective.image_weight > 0:
-                for part in _parts(rows, self._config.micro_batch):
-                    for step_part in _parts(steps, self._config.micro_steps):
-                        loss = self._image_loss(trajectories, part, credit, step_part, len(steps), old, reference)
-                        _add(figures, "image", loss)
-            norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._config.grad_clip)
-            figures["grad_norm"] = norm.item()
+            with self.shards.whole():
+                own = self.add_gradients(trajectories, rows, credit, steps, old, reference)
+            figures = _sums(self.ranks.gather(own))
+            self.ranks.add_up_gradients(self._parameters)
+            figures["grad_norm"] = self.ranks.clip_gradients(self._parameters, self._config.grad_clip)
             if wrong := [f"{name} {value}" for name, value in figures.items() if not math.isfinite(value)]:
                 raise NonFiniteUpdate(f"the update is not finite: {', '.join(wrong)}")
             self.optimiser.step()
             self.scheduler.step()
         figures["learning_rate"] = float(self.scheduler.get_last_lr()[0])
         return figures
+
+    def add_gradients(
+        self,
+        trajectories: Sequence[Trajectory],
+        rows: Sequence[int],
+        credit: Credit,
+        steps: Sequence[int],
+        old: RecordedLogProbs | None,
+        reference: RecordedLogProbs | None,
+    ) -> dict[str, float]:
+        """Add the loss's gradients for `rows` to the policy's, in micro-batches; returns the losses' figures."""
+        text = self._objective.text_loss and self._objective.answer_weight > 0
+        answer_parts = self._answer_parts(trajectories, rows) if text else []
+        image_parts = _parts(rows, self._config.micro_batch) if self._objective.image_weight > 0 else []
+        figures: dict[str, float] = {}
+        for part, share in self._in_step(answer_parts, credit):
+            _add(figures, "answer", self._answer_loss(trajectories, part, share, old, reference), reference)
+        for part, share in self._in_step(image_parts, credit):
+            for step_part in _parts(steps, self._config.micro_steps):
+                loss = self._image_loss(trajectories, part, share, step_part, len(steps), old, reference)
+                _add(figures, "image", loss, reference)
+        return figures
+
+    def _in_step(self, parts: list[Sequence[int]], credit: Credit) -> list[tuple[Sequence[int], Credit]]:
+        """The parts with their credit; where blocks are divided, as many in every process as the one with most has.
+
+        Each backward pass through divided blocks adds up their gradients over the processes, so a process that is done
+        early goes along with passes that count for nothing.
+        """
+        missing = max(self.ranks.gather(len(parts))) - len(parts) if self.shards else 0
+        nothing_N = np.zeros_like(credit.weights_N)
+        return [(part, credit) for part in parts] + [([0], Credit(nothing_N, nothing_N, nothing_N))] * missing
 
     def _answer_loss(
         self,
@@ -193,6 +233,11 @@ def learning_rate_schedule(warmup: int, total: int, final_share: float) -> Calla
     return factor
 
 
+def _sums(figures: Sequence[dict[str, float]]) -> dict[str, float]:
+    names = dict.fromkeys(name for one in figures for name in one)
+    return {name: sum(one.get(name, 0.0) for one in figures) for name in names}
+
+
 def _parts(rows: Sequence[int], size: int) -> list[Sequence[int]]:
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
@@ -202,6 +247,7 @@ def _rows(values: Sequence[Tensor], width: int) -> Tensor:
     return torch.stack([torch.nn.functional.pad(row[:width], (0, width - min(width, len(row)))) for row in values])
 
 
-def _add(figures: dict[str, float], modality: str, loss: ModalityLoss) -> None:
-    for name, value in (("loss", loss.policy), ("kl", loss.kl), ("clipped", loss.clipped)):
+def _add(figures: dict[str, float], modality: str, loss: ModalityLoss, reference: RecordedLogProbs | None) -> None:
+    values = {"loss": loss.policy, "clipped": loss.clipped} | ({"kl": loss.kl} if reference else {})
+    for name, value in values.items():
         figures[f"{modality}_{name}"] = figures.get(f"{modality}_{name}", 0.0) + value

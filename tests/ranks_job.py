@@ -1,0 +1,184 @@
+"""What several processes do together; run by `torchrun --nproc-per-node 2 ranks_job.py JOB FOLDER` from
+`test_distributed.py`.
+
+`gradients` compares gradients and updates of all processes, replicated and divided, with those of one process over the
+whole batch, and saves and loads a divided learner; the first process prints a JSON object. `train` is a toy training
+run; with SYNC_R1_DIE_AT=N the last process kills itself with SIGKILL at the N-th score.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from tiny_policy import tiny_policy
+from torch.distributed.tensor import DTensor
+from toy_trainer import ToyPolicy, ToyScorer, bright_and_yes, toy_config
+
+from sync_r1.reward_models.types import Sample
+from sync_r1.trainer_client.checkpoint import RunState, latest_checkpoint, load_checkpoint, save_checkpoint
+from sync_r1.trainer_client.config import ObjectiveConfig, OptimiserConfig
+from sync_r1.trainer_client.curriculum import Curriculum
+from sync_r1.trainer_client.distributed import ALONE, Ranks, join, leave
+from sync_r1.trainer_client.pocketbench import write_pocketbench
+from sync_r1.trainer_client.policies.base import Question
+from sync_r1.trainer_client.policies.pocket import PocketPolicy
+from sync_r1.trainer_client.rollout import Trajectory
+from sync_r1.trainer_client.selectors import NoSelection
+from sync_r1.trainer_client.sync_grpo import Credit, credit
+from sync_r1.trainer_client.training import train
+from sync_r1.trainer_client.unifybench import load_unifybench
+from sync_r1.trainer_client.update import Learner
+
+GROUPS_N = np.array([0] * 5 + [1] * 3 + [2] * 4 + [3] * 2)
+
+
+def learner(policy: PocketPolicy, reference: PocketPolicy, ranks: Ranks, divide: bool) -> Learner:
+    objective = ObjectiveConfig(epochs=2, beta=0.05, answer_tokens=4)
+    optimiser = OptimiserConfig(learning_rate=1e-2, grad_clip=0.1, warmup_steps=0, micro_batch=2, micro_steps=3)
+    return Learner(
+        copy.deepcopy(policy), reference, objective, optimiser, total_steps=10, ranks=ranks, divide=divide
+    )
+
+
+def batch(policy: PocketPolicy) -> list[Trajectory]:
+    generator = torch.Generator().manual_seed(5)
+    pixels = np.zeros((32, 32, 3), np.uint8)
+    trajectories = []
+    for group in GROUPS_N:
+        question = Question("what colour is it ?", pixels if group % 2 else None)
+        answer = policy.answer([question], temperature=1.0, generator=generator)
+        state = policy.advance(policy.start(["a red cat"]), policy.steps, temperature=1.0, generator=generator)
+        trajectories.append(Trajectory(int(group), answer, state))
+    return trajectories
+
+
+def full(values: list[torch.Tensor | None]) -> torch.Tensor:
+    """Everything as one vector, divided tensors gathered."""
+    whole = [value.full_tensor() if isinstance(value, DTensor) else value for value in values]
+    return torch.cat([value.detach().reshape(-1) for value in whole if value is not None])
+
+
+def gradients(folder: Path, ranks: Ranks) -> dict[str, float]:
+    policy = tiny_policy(folder / f"words-{ranks.rank}")
+    trajectories = batch(policy)
+    rewards_N = np.random.default_rng(0).random(len(GROUPS_N))
+    # One group of the second process has no valid reward: it has fewer micro-batches than the first.
+    shares = credit(rewards_N, rewards_N / 2, GROUPS_N, GROUPS_N != 3)
+    own = np.flatnonzero(np.isin(GROUPS_N, ranks.share(range(4))))
+    own_shares = Credit(shares.answer_N[own], shares.image_N[own], shares.weights_N[own])
+    reference, steps = copy.deepcopy(policy), [0, 1, 3]
+    differences: dict[str, float] = {}
+
+    def both(one: Learner, rows: np.ndarray, weights: Credit) -> tuple[torch.Tensor, torch.Tensor, dict[str, float]]:
+        chosen = [trajectories[row] for row in rows]
+        recorded = one.reference_log_probs(chosen, steps)
+        valid = [row for row in range(len(chosen)) if weights.weights_N[row] > 0]
+        with one.shards.whole():
+            one.add_gradients(chosen, valid, weights, steps, None, recorded)
+        one.ranks.add_up_gradients(one._parameters)
+        names = [name for name, _ in sorted(one.policy.model.named_parameters())]
+        parameters = dict(one.policy.model.named_parameters())
+        gradient = full([parameters[name].grad for name in names])
+        figures = one.update(chosen, weights, steps, recorded)
+        one.update(chosen, weights, steps, recorded)
+        return gradient, full([parameters[name] for name in names]), figures
+
+    expected = both(learner(policy, reference, ALONE, False), np.arange(len(GROUPS_N)), shares)
+    for name in ("ddp", "fsdp2"):
+        one = learner(policy, reference, ranks, name == "fsdp2")
+        gradient, weights, figures = both(one, own, own_shares)
+        differences[f"{name} gradient"] = float((gradient - expected[0]).abs().max() / expected[0].abs().max())
+        # The mean: AdamW divides a gradient by its own size, so where it is 0 but for rounding, rounding decides.
+        differences[f"{name} weights"] = float((weights - expected[1]).abs().mean())
+        differences[f"{name} figures"] = max(
+            abs(figures[key] - value) / max(abs(value), 1.0) for key, value in expected[2].items()
+        )
+    started = full([parameter for _, parameter in sorted(policy.model.named_parameters())])
+    differences["moved"] = float((expected[1] - started).abs().mean())
+    assert one.shards
+    differences["divided"] = sum(isinstance(parameter, DTensor) for parameter in one.policy.parameters())
+    differences["resumed"] = resumed(folder, policy, reference, one, ranks)
+    return differences
+
+
+def resumed(folder: Path, policy: PocketPolicy, reference: PocketPolicy, one: Learner, ranks: Ranks) -> float:
+    """Largest difference of weights and moments between a divided learner and what its checkpoint gives back."""
+    bench = load_unifybench(folder / "benchmark")
+
+    def state(of: Learner) -> RunState:
+        curriculum = Curriculum(bench, share_of_r=0.5, learnability=0.0)
+        generator = torch.Generator().manual_seed(ranks.rank)
+        return RunState(3, of, NoSelection(2), curriculum, generator, np.random.default_rng(0))
+
+    before = state(one)
+    torch.rand(3, generator=before.generator)
+    save_checkpoint(folder / "checkpoints", before)
+    checkpoint = latest_checkpoint(folder / "checkpoints")
+    assert checkpoint is not None
+    loaded = PocketPolicy.load(checkpoint / "policy", shared=folder / f"words-{ranks.rank}")
+    after = state(learner(loaded, reference, ranks, True))
+    load_checkpoint(checkpoint, after)
+    assert torch.equal(before.generator.get_state(), after.generator.get_state())
+    pairs = [(full(list(one.policy.parameters())), full(list(after.learner.policy.parameters())))]
+    for key in ("exp_avg", "exp_avg_sq"):
+        pairs.append(tuple(  # type: ignore[arg-type]
+            full([of.optimiser.state[p][key] for p in of.policy.parameters()]) for of in (one, after.learner)
+        ))  # fmt: skip
+    return max(float((first - second).abs().max()) for first, second in pairs)
+
+
+def toy_run(folder: Path, ranks: Ranks) -> None:
+    config = toy_config(
+        steps=5, checkpoint_every=2, sampling={"prompts": 4, "group_size": 4, "chunks": 2},
+        selector={"kind": "dgs", "preview_at": 0.5, "min_correlation": -1.0},
+        objective={"answer_tokens": 1, "beta": 0.01},
+        evaluation={"pictures_per_condition": 1, "shown": 1},
+    )  # fmt: skip
+    left = int(os.environ.get("SYNC_R1_DIE_AT", "0"))
+
+    def judge(sample: Sample) -> dict[str, float | None]:
+        nonlocal left
+        left -= 1
+        if left == 0 and ranks.rank == ranks.size - 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return bright_and_yes(sample)
+
+    checkpoint = latest_checkpoint(folder / "checkpoints")
+    policy = ToyPolicy.load(checkpoint / "policy") if checkpoint else ToyPolicy()
+    bench = load_unifybench(folder.parent / "benchmark")
+    gate = ToyScorer(weights={"concept-consistency": 0.65, "text-faithfulness": 0.35})
+    asyncio.run(train(
+        config, folder, policy=policy, reference=ToyPolicy(), bench=bench, scorer=ToyScorer(judge), gate_scorer=gate,
+        judge=None, ranks=ranks,
+    ))  # fmt: skip
+    # All processes end with the same weights.
+    mine = torch.cat([parameter.detach().reshape(-1) for parameter in policy.parameters()])
+    assert all(torch.equal(mine, other) for other in ranks.gather(mine))
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    job, target = sys.argv[1], Path(sys.argv[2])
+    here = join(120.0)
+    if job == "gradients":
+        if here.main:
+            write_pocketbench(target / "benchmark")
+        here.wait()
+        found = gradients(target, here)
+        if here.main:
+            print(json.dumps(found), flush=True)
+    else:
+        if here.main and not (target.parent / "benchmark").exists():
+            write_pocketbench(target.parent / "benchmark")
+        here.wait()
+        target.mkdir(parents=True, exist_ok=True)
+        toy_run(target, here)
+    leave(here)
