@@ -48,6 +48,8 @@ def run_training(
     ranks = join(config.budget_s + config.outage_budget_s + _READY_TIMEOUT_S)
     if config.sampling.prompts < ranks.size:
         raise ConfigError(f"sampling.prompts is {config.sampling.prompts}, too few for {ranks.size} processes")
+    if config.combination == "gdpo" and ranks.size > 1:
+        raise ConfigError("combination gdpo whitens over the whole batch, so it needs a single process")
     if ranks.main:
         _check_folder(config, out, resume)
         load_benchmark(config.benchmark, out)
