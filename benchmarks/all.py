@@ -18,7 +18,8 @@ from benchmarks.harness import RESULTS
 SERVING = ("throughput", "front", "ensemble")
 LEARNING = ("learning", "oracle", "gradients", "likelihood", "arms")
 TABLES = (
-    *SERVING, "learning", "oracle", "gate_correlation", "gradients", "likelihood", "arms_selectors", "arms_learning",
+    *SERVING, "learning", "oracle", "gate_correlation", "gate_correlation_trained", "gradients", "gradients_trained",
+    "likelihood", "arms_selectors", "arms_learning",
 )  # fmt: skip
 """Order of the tables; a benchmark may make several."""
 _HEAD = """# Results

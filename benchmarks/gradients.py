@@ -359,11 +359,11 @@ def bootstrapped(cases: dict[str, Moments], draws: int = 400) -> dict[str, list[
     return cells
 
 
-def correlations(pool: Pool) -> None:
+def correlations(pool: Pool, suffix: str, policy: str) -> None:
     """How well previews predict: rank correlation within prompts of gate scores and final rewards."""
     report = Report(
-        "gate_correlation",
-        "What a preview tells about the finished picture (rank correlation within prompts, frozen policy)",
+        f"gate_correlation{suffix}",
+        f"What a preview tells about the finished picture (rank correlation within prompts, {policy})",
         ("preview after step", "released gate → image rewards", "released gate → total",
          "image rewards → image rewards", "image rewards → total", "all rewards → total",
          "released gate → total, kept half only"),
@@ -412,14 +412,15 @@ def main() -> None:
                 collect(arguments.prompts, arguments.per_prompt, arguments.policy, endpoints, arguments.out)
             )
     pool = load(arguments.out)
-    correlations(pool)
+    suffix, policy = ("_trained", "a trained policy") if arguments.policy else ("", "the cold-start policy")
+    correlations(pool, suffix, policy)
     prompts = len(pool.answer_P_N_D)
     bench = load_benchmark("pocket", arguments.out)
     tasks = Curriculum(bench, share_of_r=0.85, learnability=0.0).draw(prompts, np.random.default_rng(3))
     cases = {name: moments(pool, name, tasks, arguments.repeats) for name in CASES}
     report = Report(
-        "gradients",
-        "What selectors do to the group gradient (frozen policy)",
+        f"gradients{suffix}",
+        f"What selectors do to the group gradient (frozen parameters, {policy})",
         ("selector", "forwards per group learnt from", "signal-to-noise", "cosine to none",
          "gain of an update per forward ÷ none's", "pictures only: signal-to-noise", "pictures only: cosine",
          "pictures only: gain per forward ÷ none's"),
@@ -428,7 +429,7 @@ def main() -> None:
         report.rows.append((name, f"{cases[name].forwards:.1f}", *cells))
     report.notes.append(
         f"{prompts} prompts × {pool.answer_P_N_D.shape[1]} trajectories of"
-        f" {arguments.policy or 'the cold-start policy'}; forwards are (row, decoding step) pairs, rejected"
+        f" {arguments.policy or policy}; forwards are (row, decoding step) pairs, rejected"
         " previews and the passes that fill previews included"
     )
     report.notes.append("95 % percentile intervals of a bootstrap over prompts; ratios are formed within a resample")
