@@ -16,10 +16,10 @@ from pathlib import Path
 from benchmarks.harness import RESULTS
 
 SERVING = ("throughput", "front", "ensemble")
-LEARNING = ("learning", "oracle", "gradients", "likelihood", "arms")
+LEARNING = ("learning", "oracle", "gradients", "likelihood", "arms", "overlap")
 TABLES = (
     *SERVING, "learning", "oracle", "gate_correlation", "gate_correlation_trained", "gradients", "gradients_trained",
-    "likelihood", "arms_selectors", "arms_learning",
+    "likelihood", "arms_selectors", "arms_learning", "overlap",
 )  # fmt: skip
 """Order of the tables; a benchmark may make several."""
 _HEAD = """# Results
