@@ -25,7 +25,6 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 import sync_r1.trainer_client.config as configuration
 from benchmarks.harness import Report
 from sync_r1.trainer_client.config import TrainConfig, load_config
-from sync_r1.trainer_client.plan import Plan, make_plan
 from sync_r1.trainer_client.policies import janus_weights
 from sync_r1.trainer_client.policies.base import Policy, Question
 from sync_r1.trainer_client.policies.janus import JanusPolicy
@@ -35,9 +34,10 @@ from sync_r1.trainer_client.policies.magvit import Magvit, MagvitConfig
 from sync_r1.trainer_client.policies.phi_text import END, PhiText
 from sync_r1.trainer_client.policies.showo import Showo, ShowoConfig
 from sync_r1.trainer_client.policies.showo_policy import ShowoPolicy
-from sync_r1.trainer_client.rollout import Trajectory
-from sync_r1.trainer_client.sync_grpo import Credit
-from sync_r1.trainer_client.update import Learner
+from sync_r1.trainer_client.training.plan import Plan, make_plan
+from sync_r1.trainer_client.training.rollout import Trajectory
+from sync_r1.trainer_client.training.sync_grpo import Credit
+from sync_r1.trainer_client.training.update import Learner
 
 OVERRIDES = {
     "showo_512": (),

@@ -31,18 +31,18 @@ import numpy.typing as npt
 import torch
 
 from benchmarks.harness import Report
-from sync_r1.trainer_client.client import RewardClient
 from sync_r1.trainer_client.config import IMAGE_REWARDS, PolicyConfig, SelectorConfig
-from sync_r1.trainer_client.curriculum import Curriculum
-from sync_r1.trainer_client.dgs import make_selector, rank_correlation
-from sync_r1.trainer_client.ensemble import RewardEnsemble, RewardUse
 from sync_r1.trainer_client.policies.loading import load_policy
-from sync_r1.trainer_client.reasoning import Task, sample
-from sync_r1.trainer_client.rollout import Sampler, Trajectory
-from sync_r1.trainer_client.runs import load_benchmark
-from sync_r1.trainer_client.selectors import Gate, Selector
-from sync_r1.trainer_client.service_process import live_services, read_endpoints
-from sync_r1.trainer_client.sync_grpo import advantages
+from sync_r1.trainer_client.sdk.client import RewardClient
+from sync_r1.trainer_client.sdk.ensemble import RewardEnsemble, RewardUse
+from sync_r1.trainer_client.training.curriculum import Curriculum
+from sync_r1.trainer_client.training.dgs import make_selector, rank_correlation
+from sync_r1.trainer_client.training.reasoning import Task, sample
+from sync_r1.trainer_client.training.rollout import Sampler, Trajectory
+from sync_r1.trainer_client.training.runs import load_benchmark
+from sync_r1.trainer_client.training.selectors import Gate, Selector
+from sync_r1.trainer_client.training.service_process import live_services, read_endpoints
+from sync_r1.trainer_client.training.sync_grpo import advantages
 
 Floats = npt.NDArray[np.float64]
 WEIGHTS = {

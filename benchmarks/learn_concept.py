@@ -19,9 +19,9 @@ from pathlib import Path
 import torch
 
 from sync_r1.reward_models.pocket.oracle import Oracle
-from sync_r1.trainer_client.concept_data import read_concept
-from sync_r1.trainer_client.learn_concept import POCKET_TRAINING, ConceptLearner, learn_concept
-from sync_r1.trainer_client.pocketbench import Concept, generation_prompt, write_pocketbench
+from sync_r1.trainer_client.evaluation.pocketbench import Concept, generation_prompt, write_pocketbench
+from sync_r1.trainer_client.policies.concept_data import read_concept
+from sync_r1.trainer_client.policies.learn_concept import POCKET_TRAINING, ConceptLearner, learn_concept
 from sync_r1.trainer_client.policies.pocket import PocketPolicy
 
 UNSEEN = (

@@ -26,7 +26,7 @@ def learn_concept(
 ) -> None:
     """Teach a policy a new concept from a few pictures; only the concept's own tokens are trained."""
     from sync_r1.trainer_client.config import PolicyConfig
-    from sync_r1.trainer_client.learn_concept import learn_from_folder
+    from sync_r1.trainer_client.policies.learn_concept import learn_from_folder
 
     # Published folders say nothing about their kind; a folder that a policy was saved to does, and wins.
     section = PolicyConfig(

@@ -130,7 +130,7 @@ def score(
     from rich.progress import Progress
 
     from sync_r1.trainer_client import RewardClient, settings_from_environment
-    from sync_r1.trainer_client.score_file import ScoreFileResult, score_file
+    from sync_r1.trainer_client.sdk.score_file import ScoreFileResult, score_file
 
     if (endpoint is None) == (not start_up):
         raise typer.BadParameter("say either --endpoint HOST:PORT, or --up to start a service for this file")

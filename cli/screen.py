@@ -22,7 +22,7 @@ def console() -> Console:
 def errors_shown() -> Iterator[None]:
     """Errors that we raise on purpose become one sentence and exit code 1; bugs keep their trace."""
     from sync_r1.reward_models.types import RewardError
-    from sync_r1.trainer_client.errors import RewardClientError
+    from sync_r1.trainer_client.sdk.errors import RewardClientError
 
     try:
         yield

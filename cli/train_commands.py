@@ -17,7 +17,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from sync_r1.trainer_client.config import TrainConfig
-    from sync_r1.trainer_client.training import Progress as Report
+    from sync_r1.trainer_client.training.loop import Progress as Report
 
 # Of several processes (torchrun, accelerate launch) the first one talks; errors are shown by whoever meets them.
 console = Console(quiet=os.environ.get("RANK", "0") != "0")
@@ -45,7 +45,7 @@ def train(
     world: Annotated[int, typer.Option("--world-size", min=1, help="With --check: processes to plan for.")] = 8,
 ) -> None:
     """Train a policy with Sync-GRPO against live reward services, and measure it before and after."""
-    from sync_r1.trainer_client.runs import run_training
+    from sync_r1.trainer_client.training.runs import run_training
 
     settings = _settings(config, [*(overrides or []), *([f"seed={seed}"] if seed is not None else [])])
     if check:
@@ -74,7 +74,7 @@ def evaluate(
     endpoints: EndpointsOption = None,
 ) -> None:
     """Measure a policy, or another system's outputs, with UnifyBench's metrics, through the reward services."""
-    from sync_r1.trainer_client.evaluation_run import run_evaluation, write_bench_items
+    from sync_r1.trainer_client.evaluation.evaluation_run import run_evaluation, write_bench_items
 
     settings = _settings(config, [*(overrides or []), f"policy={policy}", f"benchmark={data}"])
     with _errors_shown(), _progress(1) as report:
@@ -101,7 +101,7 @@ def densify(
     model: Annotated[str, typer.Option("--model", help="The model's name at --endpoint.")] = "",
 ) -> None:  # fmt: skip
     """Copy a benchmark and add a dense description of every fact's picture, as UnifyBench++ has them."""
-    from sync_r1.trainer_client.densify import ChatEndpoint, densify_benchmark
+    from sync_r1.trainer_client.evaluation.densify import ChatEndpoint, densify_benchmark
 
     with _errors_shown():
         writer = ChatEndpoint(endpoint, model) if endpoint else None
@@ -111,7 +111,7 @@ def densify(
 
 def report(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
     """Write a run's self-contained HTML report."""
-    from sync_r1.trainer_client.report import write_report
+    from sync_r1.trainer_client.reports.report import write_report
 
     with _errors_shown():
         console.print(f"report: {write_report(run)}")
@@ -119,7 +119,7 @@ def report(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> Non
 
 def _check(settings: TrainConfig, world: int) -> None:
     from sync_r1.cli.plan import show_plan
-    from sync_r1.trainer_client.plan import make_plan
+    from sync_r1.trainer_client.training.plan import make_plan
 
     with _errors_shown():
         plan = make_plan(settings, world)
@@ -140,7 +140,7 @@ def _settings(config: Path | None, overrides: list[str]) -> TrainConfig:
 @contextmanager
 def _errors_shown() -> Iterator[None]:
     """Errors that say what to do are shown without a traceback; anything else is a bug and keeps it."""
-    from sync_r1.trainer_client.errors import RewardClientError
+    from sync_r1.trainer_client.sdk.errors import RewardClientError
 
     expected = {
         "ConfigError", "UnifyBenchError", "OutputsError", "DensifyError", "ServicesError", "TrainingError",

@@ -25,10 +25,10 @@ import torch._dynamo  # the optimiser imports it on its first step: seconds for 
 from toy_trainer import ToyPolicy, ToyScorer, bright_and_yes, toy_config
 
 from sync_r1.reward_models.types import Sample
-from sync_r1.trainer_client.checkpoint import latest_checkpoint
-from sync_r1.trainer_client.pocketbench import write_pocketbench
-from sync_r1.trainer_client.training import train
-from sync_r1.trainer_client.unifybench import UnifyBench, load_unifybench
+from sync_r1.trainer_client.evaluation.pocketbench import write_pocketbench
+from sync_r1.trainer_client.evaluation.unifybench import UnifyBench, load_unifybench
+from sync_r1.trainer_client.training.checkpoint import latest_checkpoint
+from sync_r1.trainer_client.training.loop import train
 
 CONFIG = toy_config(
     steps=6,

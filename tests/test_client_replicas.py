@@ -33,11 +33,11 @@ from sync_r1.trainer_client import (
     Timeout,
     picture,
 )
-from sync_r1.trainer_client.breaker import CircuitBreaker
-from sync_r1.trainer_client.hedging import Hedger
-from sync_r1.trainer_client.pool import EndpointPool
-from sync_r1.trainer_client.retry import RetryTokens
-from sync_r1.trainer_client.security import Credentials
+from sync_r1.trainer_client.sdk.breaker import CircuitBreaker
+from sync_r1.trainer_client.sdk.hedging import Hedger
+from sync_r1.trainer_client.sdk.pool import EndpointPool
+from sync_r1.trainer_client.sdk.retry import RetryTokens
+from sync_r1.trainer_client.sdk.security import Credentials
 
 QUICK = ClientSettings(Timeout(20, 1), backoff=Backoff(0.01, 0.05))
 
@@ -246,7 +246,7 @@ def test_waits_are_spread_over_everything_up_to_their_bound() -> None:
 
 def test_breaker_opens_half_opens_and_closes(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SimpleNamespace(now=100.0)
-    monkeypatch.setattr("sync_r1.trainer_client.breaker.time.monotonic", lambda: clock.now)
+    monkeypatch.setattr("sync_r1.trainer_client.sdk.breaker.time.monotonic", lambda: clock.now)
     breaker = CircuitBreaker(Breaker(failures=3, open_s=1, max_open_s=3))
     for _ in range(2):
         breaker.failed(breaker.begin())

@@ -26,7 +26,7 @@ from sync_r1.trainer_client import (
     Unauthenticated,
     picture,
 )
-from sync_r1.trainer_client.security import Credentials, check_token_stays_private, from_environment
+from sync_r1.trainer_client.sdk.security import Credentials, check_token_stays_private, from_environment
 
 SAMPLES = [Sample(image=picture(np.full((4, 4, 3), 7, np.uint8)))]
 QUICK = ClientSettings(Timeout(20, 1), backoff=Backoff(0.01, 0.05))

@@ -17,7 +17,7 @@ from scripted_service import ScriptedService, aborting
 
 from sync_r1.reward_models.types import Sample
 from sync_r1.trainer_client import Backoff, ClientSettings, RewardClient, RewardEnsemble, RewardUse, Timeout, picture
-from sync_r1.trainer_client import tracing as sdk_tracing
+from sync_r1.trainer_client.sdk import tracing as sdk_tracing
 
 SAMPLES = [Sample(image=picture(np.full((4, 4, 3), i, np.uint8))) for i in range(3)]
 QUICK = ClientSettings(Timeout(20, 1), backoff=Backoff(0.01, 0.05))

@@ -12,10 +12,16 @@ import httpx
 import numpy as np
 import pytest
 
-from sync_r1.trainer_client.densify import ATTEMPTS, ChatEndpoint, DensifyError, RuleWriter, densify_benchmark
-from sync_r1.trainer_client.pocketbench import write_pocketbench
-from sync_r1.trainer_client.reasoning import recall_task, reward_text
-from sync_r1.trainer_client.unifybench import BenchConcept, Condition, load_unifybench
+from sync_r1.trainer_client.evaluation.densify import (
+    ATTEMPTS,
+    ChatEndpoint,
+    DensifyError,
+    RuleWriter,
+    densify_benchmark,
+)
+from sync_r1.trainer_client.evaluation.pocketbench import write_pocketbench
+from sync_r1.trainer_client.evaluation.unifybench import BenchConcept, Condition, load_unifybench
+from sync_r1.trainer_client.training.reasoning import recall_task, reward_text
 
 
 def concept(info: str, fact: str) -> BenchConcept:

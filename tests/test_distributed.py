@@ -16,7 +16,7 @@ import pytest
 import torch
 from toy_trainer import ToyPolicy
 
-from sync_r1.trainer_client.distributed import ALONE, Ranks
+from sync_r1.trainer_client.training.distributed import ALONE, Ranks
 
 if TYPE_CHECKING:
     from sync_r1.services.up import Up

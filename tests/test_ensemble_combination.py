@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from sync_r1.trainer_client.combination import (
+from sync_r1.trainer_client.sdk.combination import (
     DEFAULT_WEIGHTS,
     RELEASED_WEIGHTS,
     Bools,

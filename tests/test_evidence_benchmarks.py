@@ -8,10 +8,10 @@ import torch
 
 from benchmarks import gradients, likelihood
 from benchmarks.arms import reached_at
-from sync_r1.trainer_client.curriculum import Curriculum
-from sync_r1.trainer_client.pocketbench import write_pocketbench
-from sync_r1.trainer_client.reasoning import Task
-from sync_r1.trainer_client.unifybench import load_unifybench
+from sync_r1.trainer_client.evaluation.pocketbench import write_pocketbench
+from sync_r1.trainer_client.evaluation.unifybench import load_unifybench
+from sync_r1.trainer_client.training.curriculum import Curriculum
+from sync_r1.trainer_client.training.reasoning import Task
 
 PROMPTS, PER_PROMPT, SIZE = 12, 64, 6
 

@@ -15,20 +15,20 @@ from showo_folders import write_published
 from typer.testing import CliRunner
 
 from sync_r1.cli.main import app
-from sync_r1.trainer_client.concept_data import ConceptData, read_concept
 from sync_r1.trainer_client.config import ConfigError, PolicyConfig
-from sync_r1.trainer_client.learn_concept import (
+from sync_r1.trainer_client.evaluation.pocketbench import CONCEPTS, write_pocketbench
+from sync_r1.trainer_client.evaluation.unifybench_files import UnifyBenchError
+from sync_r1.trainer_client.policies.base import Question
+from sync_r1.trainer_client.policies.concept_data import ConceptData, read_concept
+from sync_r1.trainer_client.policies.learn_concept import (
     ConceptLearner,
     ConceptTraining,
     learn_concept,
     learn_from_folder,
 )
-from sync_r1.trainer_client.pocketbench import CONCEPTS, write_pocketbench
-from sync_r1.trainer_client.policies.base import Question
 from sync_r1.trainer_client.policies.loading import load_policy
 from sync_r1.trainer_client.policies.pocket import PocketPolicy
 from sync_r1.trainer_client.policies.showo_policy import ShowoPolicy
-from sync_r1.trainer_client.unifybench_files import UnifyBenchError
 
 QUICK = ConceptTraining(understanding_steps=5, generation_steps=10, rows=2, learning_rate=2e-2)
 

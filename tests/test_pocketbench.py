@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sync_r1.reward_models.pocket.scenes import UNSEEN_PAIRS, Accessory, Scene, Things
-from sync_r1.trainer_client.pocketbench import CONCEPTS, ROLES, load_concepts, write_pocketbench
+from sync_r1.trainer_client.evaluation.pocketbench import CONCEPTS, ROLES, load_concepts, write_pocketbench
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from itertools import islice
 import numpy as np
 import torch
 
-from sync_r1.trainer_client.pocketbench import CONCEPTS, generation_prompt
+from sync_r1.trainer_client.evaluation.pocketbench import CONCEPTS, generation_prompt
 from sync_r1.trainer_client.policies.base import Question
 from sync_r1.trainer_client.policies.cold_start_data import drawings, findings
 from sync_r1.trainer_client.policies.pocket import ARTEFACTS, PocketPolicy

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from toy_trainer import sample_task
 
-from sync_r1.trainer_client.pocketbench import write_pocketbench
-from sync_r1.trainer_client.reasoning import (
+from sync_r1.trainer_client.evaluation.pocketbench import write_pocketbench
+from sync_r1.trainer_client.evaluation.unifybench import BenchConcept, Condition, Turn, UnifyBench, load_unifybench
+from sync_r1.trainer_client.training.reasoning import (
     extract_sentence,
     gate_sample,
     picture_task,
@@ -20,7 +21,6 @@ from sync_r1.trainer_client.reasoning import (
     reward_text,
     sample,
 )
-from sync_r1.trainer_client.unifybench import BenchConcept, Condition, Turn, UnifyBench, load_unifybench
 
 PIXELS = np.zeros((64, 64, 3), np.uint8)
 

@@ -14,15 +14,15 @@ import pytest
 from PIL import Image
 from toy_trainer import ToyPolicy, ToyScorer, toy_config
 
-from sync_r1.trainer_client.bench_items import bench_items
-from sync_r1.trainer_client.evaluation_page import write_pages
-from sync_r1.trainer_client.evaluation_run import BenchEvaluation
-from sync_r1.trainer_client.outputs import policy_outputs
-from sync_r1.trainer_client.pocketbench import write_pocketbench
-from sync_r1.trainer_client.report import write_report
-from sync_r1.trainer_client.training import train
-from sync_r1.trainer_client.unifybench import load_unifybench
-from sync_r1.trainer_client.unifybench_metrics import Metric
+from sync_r1.trainer_client.evaluation.bench_items import bench_items
+from sync_r1.trainer_client.evaluation.evaluation_run import BenchEvaluation
+from sync_r1.trainer_client.evaluation.outputs import policy_outputs
+from sync_r1.trainer_client.evaluation.pocketbench import write_pocketbench
+from sync_r1.trainer_client.evaluation.unifybench import load_unifybench
+from sync_r1.trainer_client.evaluation.unifybench_metrics import Metric
+from sync_r1.trainer_client.reports.evaluation_page import write_pages
+from sync_r1.trainer_client.reports.report import write_report
+from sync_r1.trainer_client.training.loop import train
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from sync_r1.trainer_client.sync_grpo import (
+from sync_r1.trainer_client.training.sync_grpo import (
     advantages,
     credit,
     group_weights,

@@ -19,7 +19,9 @@ def test_importing_the_sdk_imports_nothing_heavy() -> None:
 
 def test_sdk_works_without_anything_beyond_its_own_dependencies() -> None:
     """Blocks every module that the default install lacks, then builds a client and an ensemble."""
-    blocked = (*HEAVY, "grpc_health", "grpc_reflection", "yaml", "typer", "rich", "tokenizers", "safetensors", "opentelemetry")
+    blocked = (
+        *HEAVY, "grpc_health", "grpc_reflection", "yaml", "typer", "rich", "tokenizers", "safetensors", "opentelemetry",
+    )  # fmt: skip
     code = f"""
 import sys
 sys.modules.update(dict.fromkeys({blocked}))

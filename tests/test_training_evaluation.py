@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from sync_r1.reward_models.pocket.scenes import render
-from sync_r1.trainer_client.evaluation import PocketJudge
-from sync_r1.trainer_client.pocketbench import ROLES, load_concepts, write_pocketbench
-from sync_r1.trainer_client.reasoning import Task, recall_task
-from sync_r1.trainer_client.unifybench import UnifyBench, load_unifybench
+from sync_r1.trainer_client.evaluation.held_out import PocketJudge
+from sync_r1.trainer_client.evaluation.pocketbench import ROLES, load_concepts, write_pocketbench
+from sync_r1.trainer_client.evaluation.unifybench import UnifyBench, load_unifybench
+from sync_r1.trainer_client.training.reasoning import Task, recall_task
 
 
 @pytest.fixture(scope="module")

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 import pytest
 from toy_trainer import REWARDS, ToyPolicy, toy_config
 
-from sync_r1.trainer_client.client import RewardClient
 from sync_r1.trainer_client.config import IMAGE_REWARDS
-from sync_r1.trainer_client.ensemble import RewardEnsemble, RewardUse
-from sync_r1.trainer_client.pocketbench import write_pocketbench
-from sync_r1.trainer_client.service_process import ServicesError, live_services, read_endpoints
-from sync_r1.trainer_client.training import train
-from sync_r1.trainer_client.unifybench import load_unifybench
+from sync_r1.trainer_client.evaluation.pocketbench import write_pocketbench
+from sync_r1.trainer_client.evaluation.unifybench import load_unifybench
+from sync_r1.trainer_client.sdk.client import RewardClient
+from sync_r1.trainer_client.sdk.ensemble import RewardEnsemble, RewardUse
+from sync_r1.trainer_client.training.loop import train
+from sync_r1.trainer_client.training.service_process import ServicesError, live_services, read_endpoints
 
 if TYPE_CHECKING:
     from sync_r1.services.up import Up
@@ -73,7 +73,8 @@ def test_services_that_cannot_start_say_why(tmp_path: Path) -> None:
 
 def test_services_end_with_a_trainer_that_is_killed(tmp_path: Path) -> None:
     program = (
-        "import sys, time; from pathlib import Path; from sync_r1.trainer_client.service_process import live_services\n"
+        "import sys, time; from pathlib import Path\n"
+        "from sync_r1.trainer_client.training.service_process import live_services\n"
         f"with live_services('pocket', Path({str(tmp_path)!r})):\n    print('up', flush=True); time.sleep(600)"
     )
     trainer = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)

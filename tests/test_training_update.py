@@ -17,9 +17,9 @@ from torch import Tensor
 from sync_r1.trainer_client.config import ObjectiveConfig, OptimiserConfig
 from sync_r1.trainer_client.policies.base import Question
 from sync_r1.trainer_client.policies.pocket import PocketPolicy
-from sync_r1.trainer_client.rollout import Trajectory
-from sync_r1.trainer_client.sync_grpo import Credit
-from sync_r1.trainer_client.update import Learner, RecordedLogProbs
+from sync_r1.trainer_client.training.rollout import Trajectory
+from sync_r1.trainer_client.training.sync_grpo import Credit
+from sync_r1.trainer_client.training.update import Learner, RecordedLogProbs
 
 
 def trajectories_of(policy: PocketPolicy, count: int) -> list[Trajectory]:

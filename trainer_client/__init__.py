@@ -17,10 +17,10 @@ from sync_r1.reward_models.types import (
     Sample,
     Score,
 )
-from sync_r1.trainer_client.client import RewardClient
-from sync_r1.trainer_client.combination import DEFAULT_WEIGHTS, RELEASED_WEIGHTS
-from sync_r1.trainer_client.description import ServiceDescription, ServiceLimits, VariantDescription
-from sync_r1.trainer_client.ensemble import (
+from sync_r1.trainer_client.sdk.client import RewardClient
+from sync_r1.trainer_client.sdk.combination import DEFAULT_WEIGHTS, RELEASED_WEIGHTS
+from sync_r1.trainer_client.sdk.description import ServiceDescription, ServiceLimits, VariantDescription
+from sync_r1.trainer_client.sdk.ensemble import (
     AffineMap,
     Combination,
     EnsembleResult,
@@ -29,7 +29,7 @@ from sync_r1.trainer_client.ensemble import (
     RewardResult,
     RewardUse,
 )
-from sync_r1.trainer_client.errors import (
+from sync_r1.trainer_client.sdk.errors import (
     DeadlineExceeded,
     Overloaded,
     RequestRejected,
@@ -39,10 +39,10 @@ from sync_r1.trainer_client.errors import (
     ServiceUnreachable,
     Unauthenticated,
 )
-from sync_r1.trainer_client.pictures import EncodedPicture, PictureSource, picture
-from sync_r1.trainer_client.results import RequestTimings, ScoredBatch
-from sync_r1.trainer_client.security import SecurityError, Tls, Token
-from sync_r1.trainer_client.settings import (
+from sync_r1.trainer_client.sdk.pictures import EncodedPicture, PictureSource, picture
+from sync_r1.trainer_client.sdk.results import RequestTimings, ScoredBatch
+from sync_r1.trainer_client.sdk.security import SecurityError, Tls, Token
+from sync_r1.trainer_client.sdk.settings import (
     Backoff,
     Breaker,
     ClientSettings,
@@ -53,8 +53,8 @@ from sync_r1.trainer_client.settings import (
     Timeout,
     settings_from_environment,
 )
-from sync_r1.trainer_client.stats import Attempt
-from sync_r1.trainer_client.sync_client import SyncRewardClient, SyncRewardEnsemble
+from sync_r1.trainer_client.sdk.stats import Attempt
+from sync_r1.trainer_client.sdk.sync_client import SyncRewardClient, SyncRewardEnsemble
 
 __all__ = [
     "DEFAULT_WEIGHTS",

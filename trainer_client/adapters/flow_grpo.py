@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from sync_r1.reward_models.types import Concept, Sample
-from sync_r1.trainer_client.pictures import picture
-from sync_r1.trainer_client.sync_client import SyncRewardEnsemble
+from sync_r1.trainer_client.sdk.pictures import picture
+from sync_r1.trainer_client.sdk.sync_client import SyncRewardEnsemble
 
 Scorer = Callable[[Any, Sequence[str], Sequence[dict[str, Any]]], tuple[dict[str, list[float]], dict[str, Any]]]
 

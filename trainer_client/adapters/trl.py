@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from sync_r1.reward_models.types import Sample
-from sync_r1.trainer_client.sync_client import SyncRewardEnsemble
+from sync_r1.trainer_client.sdk.sync_client import SyncRewardEnsemble
 
 Columns = dict[str, list[Any]]
 ToSample = Callable[[Any, Any, dict[str, Any]], Sample]

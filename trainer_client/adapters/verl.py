@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from sync_r1.reward_models.types import Sample
-from sync_r1.trainer_client.ensemble import EnsembleResult, RewardEnsemble
-from sync_r1.trainer_client.errors import RewardFailed
+from sync_r1.trainer_client.sdk.ensemble import EnsembleResult, RewardEnsemble
+from sync_r1.trainer_client.sdk.errors import RewardFailed
 
 ToSample = Callable[[str, str, Any, dict[str, Any]], Sample]
 """(data_source, solution_str, ground_truth, extra_info) -> what is scored."""

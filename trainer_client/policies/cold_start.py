@@ -14,7 +14,7 @@ import hashlib
 from dataclasses import replace
 from pathlib import Path
 
-from sync_r1.trainer_client.pocketbench import CONCEPTS
+from sync_r1.trainer_client.evaluation.pocketbench import CONCEPTS
 from sync_r1.trainer_client.policies.cold_start_data import GENERIC, vocabulary_texts
 from sync_r1.trainer_client.policies.cold_start_policy import PolicyTraining, train_policy
 from sync_r1.trainer_client.policies.cold_start_tokenizer import TokenizerTraining, train_tokenizer

@@ -31,7 +31,7 @@ from sync_r1.reward_models.pocket.scenes import (
     sample_scene,
     short_caption,
 )
-from sync_r1.trainer_client.pocketbench import (
+from sync_r1.trainer_client.evaluation.pocketbench import (
     CONCEPTS,
     ROLES,
     Concept,

@@ -1,0 +1,286 @@
+"""`RewardEnsemble`: several rewards asked at once, and one total for each item.
+
+    samples ─┬▶ concept-consistency ──────┐
+             ├▶ text-faithfulness ────────┤   raw ─▶ [0, 1] ─▶ failure policy ─▶ combination ─▶ total_N, valid_N
+             ├▶ understanding-correctness ┤
+             └▶ aesthetic ────────────────┘
+
+A score that failed is never a number: arrays hold NaN where their mask says False, so index with the mask
+(`total_N[valid_N]`), never multiply by it. Policies act before any baseline is computed from the group.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from sync_r1.reward_models.types import Failure, NotApplicable, Sample, Score
+from sync_r1.trainer_client.sdk import combination as combine
+from sync_r1.trainer_client.sdk import tracing
+from sync_r1.trainer_client.sdk.client import RewardClient
+from sync_r1.trainer_client.sdk.combination import DEFAULT_WEIGHTS, Bools, Floats, Ints
+from sync_r1.trainer_client.sdk.errors import RequestRejected, RewardClientError, RewardFailed
+from sync_r1.trainer_client.sdk.results import RequestTimings, ScoredBatch
+from sync_r1.trainer_client.sdk.settings import DEFAULT_SETTINGS, ClientSettings
+
+FailurePolicy = Literal["drop_item", "drop_group", "required", "monitor_only"]
+Combination = Literal["weighted_sum", "gdpo"]
+_POLICIES = ("drop_item", "drop_group", "required", "monitor_only")
+
+
+@dataclass(frozen=True)
+class AffineMap:
+    """`unit = clip(raw * scale + shift, 0, 1)`."""
+
+    scale: float
+    shift: float
+
+
+@dataclass(frozen=True)
+class RewardUse:
+    """How one reward takes part."""
+
+    weight: float
+    """Share in the total, >= 0."""
+    variant: str = ""
+    """"" = the service's default."""
+    release: str = ""
+    """Digest to pin; "" = the service's default."""
+    policy: FailurePolicy = "drop_item"
+    """What a failure does: takes out its item, its whole group, raises RewardFailed (`required`), or nothing
+    (`monitor_only`: the reward is reported and never part of the total, so its weight must be 0)."""
+    timeout_s: float | None = None
+    """This reward's own deadline for one call, within the ensemble's; None = the ensemble's."""
+    affine: AffineMap | None = None
+    """Map from the raw scale to [0, 1]; None = the one on the variant's card."""
+
+    def __post_init__(self) -> None:
+        if self.policy not in _POLICIES:
+            raise ValueError(f"expected a policy of {_POLICIES}, got {self.policy!r}")
+        if not (np.isfinite(self.weight) and self.weight >= 0):
+            raise ValueError(f"a weight must be finite and >= 0, got {self.weight}")
+        if self.policy == "monitor_only" and self.weight:
+            raise ValueError(f"a monitored reward is not part of the total: its weight must be 0, got {self.weight}")
+        if self.timeout_s is not None and not self.timeout_s > 0:
+            raise ValueError(f"a deadline must be > 0 seconds, got {self.timeout_s}")
+
+
+@dataclass(frozen=True)
+class RewardResult:
+    """What one reward said about N items. Arrays hold NaN where `valid_N` is False."""
+
+    reward: str
+    variant: str
+    release: str
+    raw_N: Floats
+    """On the variant's own scale."""
+    scores_N: Floats
+    """Mapped to [0, 1]."""
+    valid_N: Bools
+    """Whether the item was scored."""
+    components: dict[str, Floats]
+    """What the raw scores are made of, by name; NaN for items without that component."""
+    not_applicable: dict[int, NotApplicable]
+    """By position: items the question does not apply to. No failures; the other rewards carry their weight."""
+    failures: dict[int, Failure]
+    """By position: items that could not be scored."""
+    error: RewardClientError | None
+    """Why the whole call failed, if it did; then no item is valid."""
+    timings: tuple[RequestTimings, ...]
+    elapsed_s: float
+
+    @property
+    def failed_N(self) -> Bools:
+        """Whether the item should have a score and has none."""
+        failed_N = np.full(len(self.valid_N), self.error is not None)
+        failed_N[list(self.failures)] = True
+        return failed_N
+
+
+@dataclass(frozen=True)
+class EnsembleResult:
+    """N items' totals and what they are made of."""
+
+    rewards: dict[str, RewardResult]
+    contributions: dict[str, Floats]
+    """What each reward adds to `total_N`; NaN where `valid_N` is False. Monitored rewards are not among them."""
+    total_N: Floats
+    """Combined reward (for `gdpo`: advantage); NaN where `valid_N` is False."""
+    valid_N: Bools
+    """Items that stayed after the failure policies: only these may enter a baseline or a loss."""
+    groups_N: Ints
+    """Group numbers in order of appearance."""
+    elapsed_s: float
+
+    def part_N(self, rewards: Collection[str]) -> Floats:
+        """The part of `total_N` that the named rewards contribute. Raises KeyError for one without a contribution."""
+        part_N = np.where(self.valid_N, 0.0, np.nan)
+        for name in rewards:
+            part_N += self.contributions[name]
+        return part_N
+
+
+class RewardEnsemble:
+    """Asks every reward at once and combines the answers."""
+
+    def __init__(
+        self, rewards: Mapping[str, tuple[RewardClient, RewardUse]], *, combination: Combination = "weighted_sum"
+    ) -> None:
+        """`rewards`: reward name, as its service calls itself, -> (client, how it takes part)."""
+        if not any(use.weight > 0 for _, use in rewards.values()):
+            raise ValueError("expected at least one reward with a weight > 0")
+        if combination not in ("weighted_sum", "gdpo"):
+            raise ValueError(f"expected the combination 'weighted_sum' or 'gdpo', got {combination!r}")
+        self.rewards = dict(rewards)
+        self.combination = combination
+
+    @classmethod
+    def from_endpoints(
+        cls,
+        endpoints: Mapping[str, str | Sequence[str]],
+        *,
+        weights: Mapping[str, float] = DEFAULT_WEIGHTS,
+        policy: FailurePolicy = "drop_item",
+        combination: Combination = "weighted_sum",
+        settings: ClientSettings = DEFAULT_SETTINGS,
+    ) -> RewardEnsemble:
+        """An ensemble of the rewards named in `weights`, at reward name -> "host:port" (or several replicas')."""
+        missing = weights.keys() - endpoints.keys()
+        if missing:
+            raise ValueError(f"no endpoint for {sorted(missing)}; endpoints are given for {sorted(endpoints)}")
+        uses = {
+            name: (RewardClient(endpoints[name], settings), RewardUse(weight, policy=policy))
+            for name, weight in weights.items()
+        }
+        return cls(uses, combination=combination)
+
+    async def wait_ready(self, timeout_s: float) -> None:
+        """Return once every service is ready. Raises ServiceUnreachable naming the one that is not."""
+        await asyncio.gather(*(client.wait_ready(timeout_s) for client, _ in self.rewards.values()))
+
+    async def close(self) -> None:
+        """Close every client."""
+        await asyncio.gather(*(client.close() for client, _ in self.rewards.values()))
+
+    def stats(self) -> dict[str, dict[str, Any]]:
+        """Reward name -> what its client has done so far (`RewardClient.stats`)."""
+        return {name: client.stats() for name, (client, _) in self.rewards.items()}
+
+    async def score(self, samples: Sequence[Sample], *, timeout_s: float | None = None) -> EnsembleResult:
+        """Score N samples with every reward at once; takes as long as the slowest, at most `timeout_s`.
+
+        Raises RewardFailed for a failed item, and the RewardClientError of a failed call, of a reward whose policy is
+        `required`. A RequestRejected (unknown variant, wrong service on a port) is raised whatever the policy, unless
+        the reward is only monitored: it would fail every time.
+        """
+        started_s = time.monotonic()
+        with tracing.span("sync_r1.ensemble", items=len(samples)):
+            tasks = [
+                asyncio.ensure_future(self._score_one(name, client, use, samples, timeout_s))
+                for name, (client, use) in self.rewards.items()
+            ]
+            try:
+                results = dict(zip(self.rewards, await asyncio.gather(*tasks)))
+            finally:
+                for task in tasks:
+                    task.cancel()
+        groups_N = combine.group_numbers([sample.group for sample in samples])
+        contributions, total_N, valid_N = self._combine(results, groups_N)
+        return EnsembleResult(results, contributions, total_N, valid_N, groups_N, time.monotonic() - started_s)
+
+    async def _score_one(
+        self, name: str, client: RewardClient, use: RewardUse, samples: Sequence[Sample], timeout_s: float | None
+    ) -> RewardResult:
+        started_s = time.monotonic()
+        if use.timeout_s is not None:
+            timeout_s = use.timeout_s if timeout_s is None else min(timeout_s, use.timeout_s)
+        try:
+            batch = await client.score(samples, variant=use.variant, release=use.release, timeout_s=timeout_s)
+            if batch.reward != name:
+                raise RequestRejected(f"expected {name} at {client.endpoints}, but {batch.reward} answers there")
+            result = _unpack(batch, use.affine)
+        except RewardClientError as error:
+            fatal = use.policy == "required" or (isinstance(error, RequestRejected) and use.policy != "monitor_only")
+            if fatal:
+                raise
+            return _nothing_scored(name, use, len(samples), error, time.monotonic() - started_s)
+        if use.policy == "required" and result.failures:
+            position, failure = next(iter(result.failures.items()))
+            raise RewardFailed(
+                f"{name} could not score {len(result.failures)} of {len(samples)} samples; first samples[{position}] "
+                f"(id {samples[position].id!r}): {failure.code.value} {failure.field}, {failure.message}"
+            )
+        return result
+
+    def _combine(self, results: Mapping[str, RewardResult], groups_N: Ints) -> tuple[dict[str, Floats], Floats, Bools]:
+        uses = {name: use for name, (_, use) in self.rewards.items() if use.policy != "monitor_only"}
+        failed_R_N = np.stack([results[name].failed_N for name in uses])
+        scores_R_N = np.stack([results[name].scores_N for name in uses])
+        weights_R = np.array([use.weight for use in uses.values()])
+        kept_N = combine.kept_items(failed_R_N, [use.policy for use in uses.values()], groups_N)
+        counted_R_N = np.stack([results[name].valid_N for name in uses]) & kept_N
+        if self.combination == "gdpo":
+            contributions_R_N = combine.gdpo(scores_R_N, counted_R_N, weights_R, groups_N)
+        else:
+            contributions_R_N = combine.weighted_sum(scores_R_N, counted_R_N, weights_R)
+        total_N = contributions_R_N.sum(0)
+        return dict(zip(uses, contributions_R_N)), total_N, np.isfinite(total_N)
+
+
+def _unpack(batch: ScoredBatch, affine: AffineMap | None) -> RewardResult:
+    """Outcomes as arrays. Raises RequestRejected when neither the card nor the caller gives a map to [0, 1]."""
+    described = batch.described
+    affine = affine or AffineMap(described.affine_scale, described.affine_shift)
+    if affine.scale == 0:
+        raise RequestRejected(f"{batch.reward}/{batch.variant} publishes no map to [0, 1]; give RewardUse.affine")
+    raw_N = np.full(len(batch.outcomes), np.nan)
+    components: dict[str, Floats] = {}
+    not_applicable, failures = {}, {}
+    for position, outcome in enumerate(batch.outcomes):
+        if isinstance(outcome, Score):
+            raw_N[position] = outcome.value
+            for name, value in outcome.components.items():
+                components.setdefault(name, np.full(len(raw_N), np.nan))[position] = value
+        elif isinstance(outcome, NotApplicable):
+            not_applicable[position] = outcome
+        else:
+            failures[position] = outcome
+    return RewardResult(
+        reward=batch.reward,
+        variant=batch.variant,
+        release=batch.release,
+        raw_N=raw_N,
+        scores_N=np.clip(raw_N * affine.scale + affine.shift, 0.0, 1.0),
+        valid_N=np.isfinite(raw_N),
+        components=components,
+        not_applicable=not_applicable,
+        failures=failures,
+        error=None,
+        timings=batch.timings,
+        elapsed_s=batch.elapsed_s,
+    )
+
+
+def _nothing_scored(
+    reward: str, use: RewardUse, items: int, error: RewardClientError, elapsed_s: float
+) -> RewardResult:
+    empty_N = np.full(items, np.nan)
+    return RewardResult(
+        reward=reward,
+        variant=use.variant,
+        release=use.release,
+        raw_N=empty_N,
+        scores_N=empty_N.copy(),
+        valid_N=np.zeros(items, dtype=np.bool_),
+        components={},
+        not_applicable={},
+        failures={},
+        error=error,
+        timings=(),
+        elapsed_s=elapsed_s,
+    )

@@ -1,0 +1,178 @@
+"""One batch from prompts to scores, with sampling and scoring at the same time.
+
+    chunk 0:  sample ─▶ score ────────────▶
+    chunk 1:            sample ─▶ score ──────────▶
+    all:                          reference forward ─▶ wait for what is left ─▶ Batch
+
+A batch is sampled in `sampling.chunks` parts of whole groups, one after the other; each part is sent to the services as
+soon as it is there. The policy does not change in between, so all of it stays on-policy, and nothing that is drawn
+depends on when a score comes: the result is the same however long the services take. Sampling runs in a thread of its
+own, because the event loop has the services to talk to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from functools import partial
+
+import numpy as np
+
+from sync_r1.reward_models.types import Sample
+from sync_r1.trainer_client.config import TrainConfig
+from sync_r1.trainer_client.evaluation.held_out import Scorer
+from sync_r1.trainer_client.sdk.ensemble import EnsembleResult
+from sync_r1.trainer_client.training.checkpoint import RunState
+from sync_r1.trainer_client.training.journal import Journal, result_from_json, result_to_json
+from sync_r1.trainer_client.training.reasoning import Task, sample
+from sync_r1.trainer_client.training.rollout import Pixels, Sampler
+from sync_r1.trainer_client.training.scoring import joined
+from sync_r1.trainer_client.training.selectors import Floats, Gate, Selected, SelectionCost
+from sync_r1.trainer_client.training.update import RecordedLogProbs
+
+
+class Phases:
+    """Seconds spent per phase of one step."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        started_s = time.monotonic()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started_s
+
+    def move(self, source: str, target: str, seconds: float) -> None:
+        """Book part of one phase's time under another's name."""
+        self.seconds[source] -= seconds
+        self.seconds[target] = self.seconds.get(target, 0.0) + seconds
+
+
+@dataclass(frozen=True)
+class Batch:
+    """N finished and scored trajectories, and what the update needs besides."""
+
+    tasks: list[Task]
+    selected: Selected
+    pictures: list[Pixels]
+    samples: list[Sample]
+    scores: EnsembleResult
+    steps: list[int]
+    """Decoding steps whose tokens enter the loss."""
+    recorded: RecordedLogProbs | None
+    """Log-probs under the frozen reference."""
+    tail_s: float
+    """From the end of sampling until the last score came, whatever else was done meanwhile."""
+
+
+async def collect(
+    config: TrainConfig,
+    state: RunState,
+    sampler: Sampler,
+    tasks: list[Task],
+    *,
+    journal: Journal,
+    scorer: Scorer,
+    gate_scorer: Scorer,
+    phases: Phases,
+) -> Batch:
+    """Sample and score this process's share of a batch for `tasks`. Raises what the scorers and the journal raise."""
+    loop, rounds = asyncio.get_running_loop(), itertools.count()
+
+    async def score(key: str, samples: Sequence[Sample], by: Scorer) -> EnsembleResult:
+        ask = partial(by.score, samples, timeout_s=config.score_timeout_s)
+        return await journal.scored(f"{state.step}/{key}", samples, ask)
+
+    async def gate(samples: Sequence[Sample]) -> Floats:
+        # Called on the sampling thread's loop; clients belong to this one.
+        asked = score(f"gate-{next(rounds)}", samples, gate_scorer)
+        return (await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(asked, loop))).total_N
+
+    parts: list[Selected] = []
+    pictures: list[Pixels] = []
+    samples: list[Sample] = []
+    scoring: list[asyncio.Task[EnsembleResult]] = []
+    came_s: list[float] = []
+    try:
+        own_groups = state.learner.ranks.share(range(len(tasks)))
+        for number, chunk in enumerate(np.array_split(own_groups, min(config.sampling.chunks, len(own_groups)))):
+            with phases("sample"):
+                part, drawn = await asyncio.to_thread(_sample, state, sampler, [tasks[group] for group in chunk], gate)
+            phases.move("sample", "gate", part.cost.gate_s)
+            own = [replace(trajectory, group=int(chunk[trajectory.group])) for trajectory in part.trajectories]
+            sent = [
+                sample(
+                    tasks[trajectory.group],
+                    identifier=f"{state.step}-{index}",
+                    group=f"{state.step}-{trajectory.group}",
+                    pixels=pixels,
+                    answer=trajectory.text,
+                )
+                for index, (trajectory, pixels) in enumerate(zip(own, drawn), start=len(samples))
+            ]
+            scoring.append(asyncio.create_task(score(f"scores-{number}", sent, scorer)))
+            scoring[-1].add_done_callback(lambda _: came_s.append(time.monotonic()))
+            parts.append(replace(part, trajectories=own))
+            pictures += drawn
+            samples += sent
+        sampled_s = time.monotonic()
+        selected = joined_selection(parts)
+        # The reference does not depend on rewards, so its forward passes fill the time in which the services work.
+        steps = state.learner.draw_steps(state.rng)
+        with phases("reference"):
+            recorded = await asyncio.to_thread(state.learner.reference_log_probs, selected.trajectories, steps)
+        with phases("score_wait"):
+            scores = joined(await asyncio.gather(*scoring))
+    finally:
+        for task in scoring:
+            task.cancel()
+    tail_s = max(0.0, max(came_s) - sampled_s)
+    return Batch(tasks, selected, pictures, samples, scores, steps, recorded, tail_s)
+
+
+def _sample(state: RunState, sampler: Sampler, tasks: Sequence[Task], gate: Gate) -> tuple[Selected, list[Pixels]]:
+    selected = asyncio.run(state.selector.rollout(sampler, tasks, gate))
+    return selected, sampler.pictures(selected.trajectories)
+
+
+@dataclass(frozen=True)
+class Whole:
+    """What all processes sampled and scored, the same in each of them; `own` are this process's rows."""
+
+    selected: Selected
+    scores: EnsembleResult
+    own: slice
+
+
+def gather(batch: Batch, state: RunState) -> Whole:
+    """The batches of all processes as one, in the order of their ranks; selectors learn what all rollouts saw."""
+    ranks = state.learner.ranks
+    if ranks.size == 1:
+        return Whole(batch.selected, batch.scores, slice(None))
+    gathered = ranks.gather((batch.selected, result_to_json(batch.scores), state.selector.rollout_state()))
+    state.selector.merge([learnt for _, _, learnt in gathered])
+    first = sum(len(selected.trajectories) for selected, _, _ in gathered[: ranks.rank])
+    return Whole(
+        joined_selection([selected for selected, _, _ in gathered]),
+        joined([result_from_json(scores) for _, scores, _ in gathered]),
+        slice(first, first + len(batch.samples)),
+    )
+
+
+def joined_selection(parts: Sequence[Selected]) -> Selected:
+    """Several parts of one batch as one; costs add up."""
+    if len(parts) == 1:
+        return parts[0]
+    totals = {field.name: sum(getattr(part.cost, field.name) for part in parts) for field in fields(SelectionCost)}
+    return replace(
+        parts[0],
+        trajectories=[trajectory for part in parts for trajectory in part.trajectories],
+        gate_N=np.concatenate([part.gate_N for part in parts]),
+        cost=SelectionCost(**totals),
+        thresholds={key: theta for part in parts for key, theta in part.thresholds.items()},
+    )

@@ -1,0 +1,258 @@
+"""The main job, read from top to bottom: rollouts, live scores, Sync-GRPO, and an honest measurement before and after.
+
+    evaluate ─▶ ┌ draw tasks ─▶ answers, previews ─▶ gate ─▶ finished pictures ─▶ four rewards ─▶ credit ─▶ update ┐ ─▶
+    evaluate
+                └──────────────────────────────── `steps` times, or until the time is up ────────────────────────┘
+
+A run is a folder: `config.json`, `metrics.jsonl` (one line per step), `journal.jsonl` (every score, before it is used),
+`evaluation/{start,end}.json` with pictures, `checkpoints/`, `policy/` and `report.html`. It may be killed at any point
+and ends in the same weights when it is resumed (`journal.py`, `checkpoint.py`). `runs.py` puts the real parts together;
+tests pass small ones.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from sync_r1.trainer_client.config import IMAGE_REWARDS, TrainConfig
+from sync_r1.trainer_client.evaluation.held_out import Evaluation, Judge, Scorer, evaluate
+from sync_r1.trainer_client.evaluation.unifybench import UnifyBench
+from sync_r1.trainer_client.policies.base import Policy
+from sync_r1.trainer_client.sdk.ensemble import EnsembleResult
+from sync_r1.trainer_client.training.batches import Phases, collect, gather
+from sync_r1.trainer_client.training.checkpoint import RunState, latest_checkpoint, load_checkpoint, save_checkpoint
+from sync_r1.trainer_client.training.curriculum import Curriculum
+from sync_r1.trainer_client.training.dgs import make_selector
+from sync_r1.trainer_client.training.distributed import ALONE, Ranks
+from sync_r1.trainer_client.training.dump import dump_batch
+from sync_r1.trainer_client.training.durable import append_line, write_text
+from sync_r1.trainer_client.training.journal import Journal
+from sync_r1.trainer_client.training.records import forget_after, of_ranks, step_record, waiting_record
+from sync_r1.trainer_client.training.rollout import Sampler
+from sync_r1.trainer_client.training.scoring import PatientScorer
+from sync_r1.trainer_client.training.sync_grpo import Credit, best_of_n, credit, permute_within_groups
+from sync_r1.trainer_client.training.update import Learner, NonFiniteUpdate
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what happened, steps done, steps in all)."""
+_RESERVE_S = 15.0
+"""Kept free at the end of the budget for the report and the services' drain."""
+_MAX_EMPTY_BATCHES = 3
+_SEEDS_APART = 1_000_003
+"""Between the seeds of two processes' tokens: far more than the seeds that anybody tries."""
+
+log = logging.getLogger(__name__)
+
+
+class TrainingError(RuntimeError):
+    """The run cannot go on; the message says why and what to do."""
+
+
+async def train(
+    config: TrainConfig,
+    out: Path,
+    *,
+    policy: Policy,
+    reference: Policy,
+    bench: UnifyBench,
+    scorer: Scorer,
+    gate_scorer: Scorer,
+    judge: Judge | None,
+    progress: Progress = lambda message, done, total: None,
+    started_s: float | None = None,
+    ranks: Ranks = ALONE,
+) -> tuple[Evaluation | None, Evaluation]:
+    """Train `policy` and leave everything in `out`; continues from the newest checkpoint there, whose weights `policy`
+    must have.
+
+    `started_s` (on `time.monotonic()`'s clock) is when the job began, for the budget. With several `ranks` all of them
+    call this and the first one writes. Returns (start, end); start is None when a resumed run measured it before.
+    Raises TrainingError, and what the scorers raise.
+    """
+    started_s = time.monotonic() if started_s is None else started_s
+    state = _new_state(config, policy, reference, bench, ranks)
+    learner, checkpoints, metrics = state.learner, out / "checkpoints", out / "metrics.jsonl"
+    if (checkpoint := latest_checkpoint(checkpoints)) is not None:
+        load_checkpoint(checkpoint, state)
+    if ranks.main:
+        forget_after(metrics, state.step)
+    saved_step = state.step if checkpoint else -1
+    journal = Journal(out / ("journal.jsonl" if ranks.main else f"journal-{ranks.rank}.jsonl"))
+    sampler = Sampler(
+        policy, temperature=config.sampling.temperature, batch=config.sampling.batch, generator=state.generator
+    )
+
+    def say(message: str) -> None:
+        progress(f"step {state.step + 1}: {message}", state.step, config.steps)
+
+    scorer = PatientScorer(scorer, config.outage_budget_s, say)
+    gate_scorer = PatientScorer(gate_scorer, config.outage_budget_s, say)
+
+    async def measure(name: str) -> Evaluation:
+        own: list[Evaluation] = []
+        with learner.shards.whole():
+            if ranks.main:
+                evaluation = await evaluate(
+                    policy,
+                    bench,
+                    scorer,
+                    judge,
+                    config.evaluation,
+                    temperature=config.sampling.temperature,
+                    batch=config.sampling.batch,
+                    timeout_s=config.score_timeout_s,
+                )
+                own.append(evaluation)
+            (evaluation,) = ranks.agree(own)
+        if ranks.main:
+            write_evaluation(out / "evaluation", name, evaluation)
+            progress(f"{name}: {_headline(evaluation.means)}", state.step, config.steps)
+        return evaluation
+
+    measuring_s = time.monotonic()
+    measured = ranks.agree((out / "evaluation" / "start.json").exists())
+    start = None if measured else await measure("start")
+    evaluation_s = time.monotonic() - measuring_s if start else config.budget_s * 0.1
+
+    empty_batches, longest_step_s = 0, 0.0
+    while state.step < config.steps:
+        left_s = started_s + config.budget_s - _RESERVE_S - time.monotonic() - evaluation_s
+        if ranks.agree(left_s < longest_step_s):
+            progress(
+                f"stopped after {state.step} steps: the budget of {config.budget_s:g} s is used",
+                state.step,
+                config.steps,
+            )
+            break
+        step_s, phases = time.monotonic(), Phases()
+        scorer.reset()
+        gate_scorer.reset()
+        tasks = state.curriculum.draw(state.selector.groups(config.sampling.prompts), state.rng)
+        with learner.shards.whole():
+            batch = await collect(
+                config, state, sampler, tasks, journal=journal, scorer=scorer, gate_scorer=gate_scorer, phases=phases
+            )
+        # From here to the update every process computes the same, from everybody's scores.
+        whole = gather(batch, state)
+        selected, scores = whole.selected, whole.scores
+        groups_N = np.array([trajectory.group for trajectory in selected.trajectories])
+        total_N, image_N = (
+            scores.total_N,
+            scores.part_N([name for name in IMAGE_REWARDS if name in scores.contributions]),
+        )
+        learned_N = scores.valid_N & state.selector.choose(groups_N, total_N, scores.valid_N)
+        state.curriculum.observe(tasks, groups_N, total_N, scores.valid_N)
+        gate_figures = state.selector.observe(selected, total_N, image_N, scores.valid_N)
+        if config.objective.permute_rewards_within_group:
+            order_N = permute_within_groups(groups_N, learned_N, state.rng)
+            total_N, image_N = total_N[order_N], image_N[order_N]
+        shares = (
+            best_of_n(total_N, groups_N, learned_N)
+            if config.objective.kind == "best_of_n"
+            else credit(
+                total_N,
+                image_N,
+                groups_N,
+                learned_N,
+                rule=config.objective.credit,
+                baseline="leave_one_out" if config.selector.group == "dynamic" else config.objective.baseline,
+                scale=config.objective.scale,
+            )
+        )
+        own = Credit(shares.answer_N[whole.own], shares.image_N[whole.own], shares.weights_N[whole.own])
+        figures: dict[str, float] = {}
+        if learned_N.any():
+            empty_batches = 0
+            try:
+                with phases("update"):
+                    figures = learner.update(batch.selected.trajectories, own, batch.steps, batch.recorded)
+            except NonFiniteUpdate as error:
+                name = f"step-{state.step + 1:06d}" + ("" if ranks.main else f"-{ranks.rank}")
+                folder = dump_batch(out / "failed" / name, batch, own, str(error))
+                raise TrainingError(
+                    f"step {state.step + 1}: {error}; the weights were not touched and the batch is in {folder}; look "
+                    "there for what is not a number before resuming, because --resume repeats this step exactly"
+                ) from error
+        elif not scores.valid_N.any():
+            empty_batches += 1
+            log.warning("step %d: no trajectory has a score, so nothing is learnt: %s", state.step, _reasons(scores))
+            if empty_batches == _MAX_EMPTY_BATCHES:
+                raise TrainingError(
+                    f"{empty_batches} batches in a row came back without a single score: {_reasons(scores)}"
+                )
+        state.step += 1
+        record = step_record(state.step, tasks, selected, scores, learned_N, groups_N) | gate_figures | figures
+        waited = waiting_record(phases, batch, time.monotonic() - step_s, (scorer, gate_scorer))
+        record |= of_ranks(ranks.gather(waited)) | {"elapsed_s": time.monotonic() - started_s}
+        if ranks.main:
+            append_line(metrics, json.dumps(record))
+        progress(f"step {state.step}: {_headline(record['rewards'])}", state.step, config.steps)
+        if state.step % config.checkpoint_every == 0:
+            save_checkpoint(checkpoints, state, kept=config.checkpoints_kept)
+            saved_step = state.step
+        longest_step_s = max(longest_step_s, time.monotonic() - step_s - record["outage_s"])
+        if config.evaluation.every and state.step % config.evaluation.every == 0 and state.step < config.steps:
+            await measure(f"step-{state.step:06d}")
+    if saved_step != state.step:
+        save_checkpoint(checkpoints, state, kept=config.checkpoints_kept)
+    with learner.shards.undivided():
+        if ranks.main:
+            policy.save(out / "policy")
+    return start, await measure("end")
+
+
+def _new_state(config: TrainConfig, policy: Policy, reference: Policy, bench: UnifyBench, ranks: Ranks) -> RunState:
+    # Each process draws its own tokens; what all of them draw alike (tasks, decoding steps) comes from `rng`.
+    own = [ranks.rank] if ranks.rank else []
+    return RunState(
+        step=0,
+        learner=Learner(
+            policy,
+            reference,
+            config.objective,
+            config.optimiser,
+            total_steps=config.steps,
+            ranks=ranks,
+            divide=config.parallel == "fsdp2",
+        ),
+        selector=make_selector(
+            config.selector, config.sampling.group_size, np.random.default_rng([config.seed, 1, *own])
+        ),
+        curriculum=Curriculum(bench, share_of_r=config.sampling.share_of_r, learnability=config.sampling.learnability),
+        generator=torch.Generator().manual_seed(config.seed + _SEEDS_APART * ranks.rank),
+        rng=np.random.default_rng([config.seed, 0]),
+    )
+
+
+def _headline(means: dict[str, Any]) -> str:
+    wanted = ("total", *IMAGE_REWARDS, "understanding-correctness", "oracle_success", "answer_accuracy")
+    return "  ".join(f"{name} {means[name]:.3f}" for name in wanted if means.get(name) is not None)
+
+
+def _reasons(scores: EnsembleResult) -> str:
+    reasons = []
+    for name, reward in scores.rewards.items():
+        if reward.error is not None:
+            reasons.append(f"{name}: {reward.error}")
+        elif reward.failures:
+            reasons.append(
+                f"{name}: {len(reward.failures)} failures, e.g. {next(iter(reward.failures.values())).message}"
+            )
+    return "; ".join(reasons) or "every reward was not applicable"
+
+
+def write_evaluation(folder: Path, name: str, evaluation: Evaluation) -> None:
+    """`folder/NAME.json` and its pictures as `folder/NAME-00.png`, …"""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, shown in enumerate(evaluation.shown):
+        Image.fromarray(shown.pixels).save(folder / f"{name}-{index:02d}.png")
+    write_text(folder / f"{name}.json", json.dumps(evaluation.to_json(), indent=1) + "\n")
