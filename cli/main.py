@@ -28,7 +28,8 @@ app = typer.Typer(
 
 ProfileOption = serve_commands.ProfileOption
 RewardArgument = serve_commands.RewardArgument
-AlsoOption, RoutesOption = serve_commands.AlsoOption, serve_commands.RoutesOption
+AlsoOption = serve_commands.AlsoOption
+RoutesOption = serve_commands.RoutesOption
 ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="ONNX Runtime's threads per graph.")]
 
 for command in (
