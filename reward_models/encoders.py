@@ -77,6 +77,34 @@ class TextEncoder:
         return _by_key(distinct, result.outputs)
 
 
+@dataclass(frozen=True)
+class PairEncoder:
+    """A graph that reads a picture and a text together; `encode` turns texts into its other inputs."""
+
+    graph: GraphSpec
+    encode: Encode
+
+    async def run(
+        self, pairs: Iterable[tuple[Picture, str]], runner: GraphRunner, context: RunContext
+    ) -> dict[tuple[str, str], Outputs]:
+        """Outputs by picture digest and text, each distinct pair run once. Raises TextError and GraphError."""
+        distinct = {(picture.sha256, text): picture for picture, text in pairs}
+        if not distinct:
+            return {}
+        size = self.graph.inputs[0].shape[0]
+
+        def prepare() -> dict[str, npt.NDArray[Any]]:
+            pictures = {picture.sha256: picture for picture in distinct.values()}
+            ready = {digest: self.graph.preprocessing(picture.pixels, size) for digest, picture in pictures.items()}
+            pixels = np.stack([ready[digest] for digest, _ in distinct])
+            return {self.graph.inputs[0].name: pixels, **self.encode([text for _, text in distinct])}
+
+        result = await runner.run(context, self.graph.name, await asyncio.to_thread(prepare))
+        return {
+            key: {name: array[row] for name, array in result.outputs.items()} for row, key in enumerate(distinct)
+        }
+
+
 def pocket_text_encoder(graph: GraphSpec) -> TextEncoder:
     """Texts of the pocket domain's closed vocabulary, as pocket-clip was trained."""
 

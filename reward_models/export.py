@@ -175,6 +175,7 @@ def write_onnx(made: Exportable, file: Path) -> dict[str, Any]:
     file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=file.parent, prefix=".export-") as folder:
         draft = Path(folder) / file.name
+        made.module.eval()  # the exporter gives every part back the mode of the whole, dropout included
         # The fused attention of nn.MultiheadAttention has no ONNX form; the plain one computes the same.
         torch.backends.mha.set_fastpath_enabled(False)
         try:

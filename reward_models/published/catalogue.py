@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sync_r1.reward_models.graphs import TensorSpec
-from sync_r1.reward_models.images import CROPPED, Preprocessing
+from sync_r1.reward_models.images import CROPPED, CropRounding, Preprocessing
 
+CROPPED_DOWN = Preprocessing(crop_rounding="down")
 SQUASHED, PADDED = Preprocessing("squash_bicubic"), Preprocessing("pad_bicubic")
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
 
-Tokenizer = Literal["", "clip", "siglip", "bert"]
+Tokenizer = Literal["", "clip", "siglip", "image_reward", "git_vqa"]
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,24 @@ def _open_clip(
     return PublishedModel(name, "openclip", config, source, licence, graphs, {"clip": files})
 
 
+def _vision(
+    name: str,
+    kind: str,
+    width: int,
+    source: str,
+    licence: str,
+    settings: dict[str, Any],
+    *,
+    crop_rounding: CropRounding = "half_even",
+) -> PublishedModel:
+    """A vision transformer whose class token is the embedding, for the 224 pixels in the middle of 256."""
+    config = {"kind": kind, "settings": settings, "size": 224, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    preprocessing = Preprocessing(shorter_side=256, crop_rounding=crop_rounding)
+    graph = PublishedGraph(name, f"{name}_image", (_pixels(224),), (_embedding(width),), preprocessing)
+    files = ("model.safetensors", "pytorch_model.bin")
+    return PublishedModel(name, "vision", config, source, licence, {"image": graph}, {"vision": files})
+
+
 _MODELS = (
     _open_clip("clip_vit_b_32", "ViT-B-32", 512, "timm/vit_base_patch32_clip_224.openai", "MIT", quick_gelu=True),
     _open_clip("clip_vit_l_14", "ViT-L-14", 768, "timm/vit_large_patch14_clip_224.openai", "MIT", quick_gelu=True),
@@ -110,6 +129,85 @@ _MODELS = (
             )
         },
         {"clip": _OPEN_CLIP_FILES, "head": ("sac+logos+ava1-l14-linearMSE.pth",)},
+    ),
+    _vision(
+        "dino_vit_s_16", "vit", 384, "facebook/dino-vits16", "Apache-2.0",
+        {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "intermediate_size": 1536,
+         "patch_size": 16, "image_size": 224},
+    ),
+    _vision(
+        "dinov2_vit_b_14", "dinov2", 768, "facebook/dinov2-base", "Apache-2.0",
+        {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "patch_size": 14, "image_size": 518},
+        crop_rounding="down",
+    ),
+    PublishedModel(
+        "pickscore", "pickscore",
+        {
+            "settings": {
+                "projection_dim": 1024,
+                "vision_config": {
+                    "hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 16,
+                    "patch_size": 14, "image_size": 224, "hidden_act": "gelu", "projection_dim": 1024,
+                },
+                "text_config": {
+                    "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
+                    "hidden_act": "gelu", "projection_dim": 1024,
+                },
+            },
+            "mean": CLIP_MEAN, "std": CLIP_STD,
+        },
+        "yuvalkirstain/PickScore_v1", "MIT",
+        {
+            "image": PublishedGraph(
+                "pickscore", "pickscore_image", (_pixels(224),), (_embedding(1024),), CROPPED_DOWN,
+            ),
+            "text": PublishedGraph(
+                "pickscore", "pickscore_text", (TensorSpec("tokens", "int64", (77,)),), (_embedding(1024),),
+                tokenizer="clip",
+            ),
+        },
+        {"clip": ("model.safetensors", "pytorch_model.bin")},
+    ),
+    PublishedModel(
+        "image_reward", "blip",
+        {
+            "vision": {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24,
+                       "num_attention_heads": 16, "patch_size": 16, "image_size": 224, "layer_norm_eps": 1e-6},
+            "text": {"hidden_size": 768, "encoder_hidden_size": 1024, "intermediate_size": 3072,
+                     "num_hidden_layers": 12, "num_attention_heads": 12, "vocab_size": 30524,
+                     "max_position_embeddings": 512, "layer_norm_eps": 1e-12, "is_decoder": True},
+            "length": 35, "mean": CLIP_MEAN, "std": CLIP_STD,
+        },
+        "THUDM/ImageReward", "Apache-2.0",
+        {
+            "score": PublishedGraph(
+                "image_reward", "image_reward",
+                (_pixels(224), TensorSpec("input_ids", "int64", (35,)), TensorSpec("attention_mask", "int64", (35,))),
+                (TensorSpec("score", "float32", (1,)),), tokenizer="image_reward",
+            )
+        },
+        {"reward": ("ImageReward.pt",)},
+    ),
+    PublishedModel(
+        "git_vqa", "git_vqa",
+        {
+            "settings": {
+                "num_hidden_layers": 6,
+                "vision_config": {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24,
+                                  "num_attention_heads": 16, "patch_size": 14, "image_size": 420},
+            },
+            "mean": CLIP_MEAN, "std": CLIP_STD,
+        },
+        "microsoft/git-large-vqav2", "MIT",
+        {
+            "answers": PublishedGraph(
+                "git_vqa", "git_vqa",
+                (_pixels(420), TensorSpec("input_ids", "int64", (-1,)), TensorSpec("length", "int64", (1,)),
+                 TensorSpec("answers", "int64", (2,))),
+                (TensorSpec("logits", "float32", (2,)),), CROPPED_DOWN, tokenizer="git_vqa",
+            )
+        },
+        {"git": ("model.safetensors", "pytorch_model.bin")},
     ),
 )  # fmt: skip
 

@@ -21,7 +21,7 @@ from sync_r1.reward_models.graphs import Engine
 from sync_r1.reward_models.published.catalogue import GRAPHS, MODELS, PublishedModel
 from sync_r1.reward_models.published.parts import TorchGraph
 from sync_r1.reward_models.published.texts import write_tokenizer
-from sync_r1.reward_models.published.weights import WeightsError, load_into, read_weights
+from sync_r1.reward_models.published.weights import WeightsError, read_weights
 
 Precision = Literal["fp32", "fp16", "bf16"]
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -104,15 +104,14 @@ def load_model(
             f"{model.name} is made of {len(parts)} weights ({', '.join(parts)}), got {len(weights)} and "
             f"{len(sha256)} digests; give --weights (and --sha256, if at all) once for each, in that order"
         )
-    state: dict[str, torch.Tensor] = {}
+    tensors: dict[str, dict[str, torch.Tensor]] = {}
     digests, files = [], []
     for number, (part, where) in enumerate(zip(parts, weights)):
         found = read_weights(where, preferred=model.parts[part], sha256=sha256[number] if sha256 else "")
-        state |= family.rename(part, found.tensors)
+        tensors[part] = found.tensors
         digests.append(found.sha256)
         files.append(found.file)
-    network = family.build(model.config)
-    load_into(network, state, " and ".join(files))
+    network = family.load(model.config, tensors, " and ".join(files))
     first = Path(weights[0]).expanduser()
     folder = first if first.is_dir() else first.parent if first.is_file() else None
     return network, "+".join(digests), f"{' and '.join(weights)} ({model.licence})", folder

@@ -15,6 +15,7 @@ from open_clip.model import CLIP, CustomTextCLIP
 from torch import Tensor, nn
 
 from sync_r1.reward_models.published.parts import Normalise, RatingHead, TorchGraph, dtype_of, some_pixels, unit
+from sync_r1.reward_models.published.weights import load_into
 
 
 class ImageTower(nn.Module):
@@ -61,9 +62,12 @@ def build(config: dict[str, Any]) -> Model:
     return Model(config).eval()
 
 
-def rename(part: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Keys of one published file as `Model` names them."""
-    return {f"{part}.{name}": tensor for name, tensor in state.items()}
+def load(config: dict[str, Any], parts: dict[str, dict[str, Tensor]], file: str) -> Model:
+    """The model with published weights. Raises WeightsError."""
+    model = build(config)
+    named = {f"{part}.{name}": tensor for part, state in parts.items() for name, tensor in state.items()}
+    load_into(model, named, file)
+    return model
 
 
 def graphs(model: Model, config: dict[str, Any]) -> dict[str, TorchGraph]:

