@@ -66,7 +66,8 @@ def _plan(file: str, *overrides: str, world: int = 1) -> Any:
 
 def test_adapters_save_the_reference_and_the_optimiser() -> None:
     whole = _plan("janus_pro_7b.yaml").memory["1 process"]
-    lora = _plan("janus_pro_7b.yaml", "policy.lora={rank: 16}", "policy.dtype=bf16").memory["1 process"]
+    changes = ("policy.lora={rank: 16}", "policy.dtype=bf16", "parallel=ddp")
+    lora = _plan("janus_pro_7b.yaml", *changes).memory["1 process"]
     assert whole.reference == whole.weights == 7_407_773_323 * 4
     assert lora.reference == 0
     assert lora.optimiser < whole.optimiser / 100

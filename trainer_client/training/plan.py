@@ -185,8 +185,6 @@ def _errors(config: TrainConfig, policy: PolicySize) -> list[str]:
             load_unifybench(benchmark)
         except UnifyBenchError as error:
             errors.append(f"benchmark: {error}")
-    if config.parallel == "fsdp2" and policy.adapters and policy.weight_bytes != policy.trained_bytes:
-        errors.append("parallel: fsdp2 wants one dtype in a block, and adapters are fp32 on bf16 weights; use ddp")
     if config.selector.kind == "dgs" and round(config.selector.preview_at * policy.steps) >= policy.steps:
         errors.append(f"selector.preview_at: a preview after all {policy.steps} steps saves none; lower it")
     return errors
