@@ -138,7 +138,7 @@ class Preprocessing:
     def __str__(self) -> str:
         text = self.resize
         if self.shorter_side:
-            text += f" from a shorter side of {self.shorter_side}"
+            text += f" from a shorter side of {self.shorter_side}"  # type: ignore[assignment]
         return text
 
 

@@ -144,7 +144,7 @@ def _clip_tokenizer(target: Path) -> None:
     entries = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(merge) for merge in merges)]
     entries += ["<start_of_text>", "<end_of_text>"]
     vocabulary = {entry: number for number, entry in enumerate(entries)}
-    tokenizer = Tokenizer(BPE(vocab=vocabulary, merges=merges, end_of_word_suffix="</w>"))
+    tokenizer = Tokenizer(BPE(vocab=vocabulary, merges=merges, end_of_word_suffix="</w>"))  # type: ignore[arg-type]
     words = Split(Regex(_CLIP_PATTERN), behavior="removed", invert=True)
     tokenizer.pre_tokenizer = Sequence([words, ByteLevel(add_prefix_space=False, use_regex=False)])
     tokenizer.save(str(target))
