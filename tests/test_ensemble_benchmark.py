@@ -49,7 +49,7 @@ def test_report_is_a_table_and_a_file(
     tmp_path: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(harness, "RESULTS", tmp_path)
-    monkeypatch.setattr(sys, "argv", ["x", "--rounds", "3"])
+    monkeypatch.setattr(sys, "argv", ["benchmarks/sample.py", "--rounds", "3"])
     report = Report(
         "sample", "A sample", ("what", "how much"), rows=[("sleep", figure([1.0, 2.0, 3.0]))], notes=["on one core"]
     )
