@@ -31,8 +31,8 @@ RELEASED_WEIGHTS = {
     "aesthetic": 0.65 * 0.6,
     "understanding-correctness": 0.35,
 }
-"""R = 0.65 (0.4 identity + 0.6 judge) + 0.35 understanding, as Sync-R1 was released; its visual judge stands behind the
-aesthetic service (variant `visual_judge`). The released code has text faithfulness in the gate only."""
+"""R = 0.65 (0.4 identity + 0.6 judge) + 0.35 understanding, as Sync-R1 was released; its visual judge takes the place
+of the aesthetic service, which has no such variant yet. The released code has text faithfulness in the gate only."""
 
 
 def weighted_sum(scores_R_N: Floats, counted_R_N: Bools, weights_R: Floats) -> Floats:
