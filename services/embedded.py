@@ -38,11 +38,15 @@ class EmbeddedTriton:
             TritonRunner(triton.url)
 
     `start` returns when every model answers, or raises TritonStartError after `ready_timeout_s` (or as soon as Triton
-    gives up). `stop` ends it with SIGTERM, and with SIGKILL after `stop_timeout_s`.
+    gives up). `stop` ends it with SIGTERM, and with SIGKILL after `stop_timeout_s`. `port` is where fronts that are
+    running already look for it; 0 takes a free one.
     """
 
-    def __init__(self, repository: Path, *, ready_timeout_s: float = 120.0, stop_timeout_s: float = 10.0) -> None:
+    def __init__(
+        self, repository: Path, *, ready_timeout_s: float = 120.0, stop_timeout_s: float = 10.0, port: int = 0
+    ) -> None:
         self._repository = Path(repository).resolve()
+        self._fixed_port = port
         self._ready_timeout_s = ready_timeout_s
         self._stop_timeout_s = stop_timeout_s
         self._process: subprocess.Popen[bytes] | None = None
@@ -92,7 +96,7 @@ class EmbeddedTriton:
 
     def _start_once(self, backends: Path, log: Path) -> bool:
         """True when ready, False when its port was taken meanwhile; raises TritonStartError for anything else."""
-        port = _free_port()
+        port = self._fixed_port or _free_port()
         self._url = f"127.0.0.1:{port}"
         command = [
             str(_wheel() / "bin" / "tritonserver"),

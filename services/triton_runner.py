@@ -153,7 +153,7 @@ class TritonRunner:
                     tensor.parameters["shared_memory_byte_size"].int64_param = array.nbytes
             with tracer.start_as_current_span(f"infer {graph}", attributes={"version": version}):
                 headers = tuple(outgoing().items())
-                response = await self._triton.ModelInfer(request, timeout=remaining_s, metadata=headers)
+                response = await _answer(self._triton.ModelInfer(request, timeout=remaining_s, metadata=headers))
         except grpc.aio.AioRpcError as error:
             raise self._translate(error, graph, version) from error
         finally:
@@ -183,6 +183,21 @@ class TritonRunner:
         if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
             return GraphUnavailable(f"{where}: nobody answers ({details})")
         return GraphError(f"{where}: {code.name}: {details}")
+
+
+async def _answer(call: Any) -> Any:
+    """Await a gRPC call; if we are cancelled, end it in gRPC's core and let gRPC's own task finish.
+
+    Cancelling that task, as `await call` and `call.cancel()` do, leaks about 1 kB for each call (grpc/grpc#43360): a
+    front whose clients are killed or out of time would grow for ever. Measured by `make drill NAME=clients_killed`.
+    """
+    answer = asyncio.ensure_future(call)
+    try:
+        return await asyncio.shield(answer)
+    except asyncio.CancelledError:
+        if not answer.done():
+            call._cython_call.cancel("given up")
+        raise
 
 
 def _pinned_version(release: Release, graph: str) -> int:

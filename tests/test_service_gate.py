@@ -14,6 +14,7 @@ from fronts import Stub, large, pushback_ms, refused, serving, serving_as, start
 from sync_r1.protos.rewards.v1 import rewards_pb2
 from sync_r1.services.config import Limits, ServiceConfig
 from sync_r1.services.embedded import EmbeddedTriton
+from sync_r1.services.gate import Gate
 
 LIMIT = 1_000_000
 SCORE = "/sync_r1.rewards.v1.RewardService/Score"
@@ -117,6 +118,29 @@ async def test_a_call_given_up_while_its_body_is_on_the_way_leaves_no_bytes(toy_
         await until(lambda: server.inflight_bytes == 5000)
         call.cancel()
         await until(lambda: server.inflight_bytes == 0)
+
+
+@pytest.mark.parametrize("turns", range(2))
+async def test_a_call_given_up_in_the_moment_its_body_arrives_is_given_up(turns: int) -> None:
+    """`asyncio.wait_for` of Python 3.11 returns the body then, and the call would be scored for nobody."""
+
+    class Context:
+        def time_remaining(self) -> None:
+            return None
+
+    body = asyncio.get_running_loop().create_future()
+
+    async def read() -> bytes:
+        return await body
+
+    task = asyncio.ensure_future(Gate(ServiceConfig(), None)._within(Context(), read()))
+    await asyncio.sleep(0.01)
+    body.set_result(b"body")
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    assert task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
 
 
 @pytest.mark.parametrize("field", ["variant", "release", "request_id"])
