@@ -9,7 +9,7 @@ PACKAGES := protos reward_models services trainer_client cli
 # Graphs exported from packages (EfficientNet, MiniLM) live in the checkout, so that a fresh clone leaves no trace elsewhere.
 export SYNC_R1_GRAPHS ?= $(CURDIR)/build/graphs
 
-.PHONY: train test test-all protos lint bench lock clean sbom audit
+.PHONY: train test test-all protos lint bench soak drill lock clean sbom audit
 
 train: $(STAMP)
 	$(BIN)/sync-r1 train --config trainer_client/configs/pocket.yaml --out runs/pocket \
@@ -31,6 +31,13 @@ protos: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.all $(ARGS)
+
+# Every fault drill in its long form, and benchmarks/RELIABILITY.md; `make drill NAME=overload ARGS=--short` for one.
+soak: $(STAMP)
+	$(BIN)/python -m benchmarks.reliability $(ARGS)
+
+drill: $(STAMP)
+	$(BIN)/python -m benchmarks.reliability $(NAME) $(ARGS)
 
 # What is installed, from the lock; needs no network.
 sbom: $(STAMP)
