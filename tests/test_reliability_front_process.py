@@ -1,0 +1,85 @@
+"""What a front must do to live for months: forget calls that were given up, and not stop for garbage collections."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import gc
+import subprocess
+import sys
+from pathlib import Path
+
+import grpc
+import pytest
+
+from sync_r1.services import serve, triton_runner
+
+ROUNDS, CALLS = 8, 1000
+
+
+def test_what_exists_at_the_start_is_left_out_of_collections() -> None:
+    before = len(gc.get_objects())
+    try:
+        serve.leave_out_of_collections()
+        assert len(gc.get_objects()) < before / 10
+        assert gc.get_freeze_count() > before / 2
+    finally:
+        gc.unfreeze()
+
+
+async def _hang() -> None:
+    """A server that never answers; says its port."""
+
+    async def never(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        await asyncio.sleep(600)
+        return b""
+
+    server = grpc.aio.server()
+    methods = {"Infer": grpc.unary_unary_rpc_method_handler(never)}
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("hung", methods)])
+    print(server.add_insecure_port("127.0.0.1:0"), flush=True)
+    await server.start()
+    await server.wait_for_termination()
+
+
+def _resident_kb() -> int:
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    return int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0])
+
+
+async def _give_up(port: str) -> None:
+    """Give up thousands of calls; says after each thousand how much memory there is, in kB."""
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        method = channel.unary_unary("/hung/Infer")
+        for _ in range(ROUNDS):
+            tasks = [asyncio.ensure_future(triton_runner._answer(method(b"x", timeout=600))) for _ in range(CALLS)]
+            await asyncio.sleep(0.3)
+            for task in tasks:
+                task.cancel()
+            ended = await asyncio.gather(*tasks, return_exceptions=True)
+            assert all(isinstance(one, asyncio.CancelledError) for one in ended)
+            await asyncio.sleep(0.3)
+            print(_resident_kb(), flush=True)
+
+
+@pytest.mark.slow
+def test_calls_to_triton_that_are_given_up_leave_no_memory() -> None:
+    """`await call` would leave about 1 kB for each (grpc/grpc#43360)."""
+    command = [sys.executable, __file__]
+    with subprocess.Popen([*command, "hang"], stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            port = server.stdout.readline().strip()
+            done = subprocess.run([*command, port], capture_output=True, text=True, check=True, timeout=240)
+        finally:
+            server.kill()
+    curve = [int(line) for line in done.stdout.split()]
+    print(curve)
+    assert len(curve) == ROUNDS
+    left_bytes = (curve[-1] - curve[3]) * 1024 / (CALLS * (ROUNDS - 4))
+    assert left_bytes < 300, f"{left_bytes:.0f} bytes a call; kB after each thousand: {curve}"
+
+
+if __name__ == "__main__":
+    asyncio.run(_hang() if sys.argv[1] == "hang" else _give_up(sys.argv[1]))
