@@ -1,4 +1,4 @@
-"""What a front must do to live for months: forget calls that were given up, and not stop for garbage collections."""
+"""What lives for months must forget the calls that were given up, and not stop for garbage collections."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import grpc
 import pytest
 
 from sync_r1.services import serve, triton_runner
+from sync_r1.trainer_client.sdk import endpoints
 
 ROUNDS, CALLS = 8, 1000
 
@@ -48,12 +49,13 @@ def _resident_kb() -> int:
     return int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0])
 
 
-async def _give_up(port: str) -> None:
+async def _give_up(port: str, side: str) -> None:
     """Give up thousands of calls; says after each thousand how much memory there is, in kB."""
+    answer = {"front": triton_runner._answer, "SDK": endpoints._answer}[side]
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         method = channel.unary_unary("/hung/Infer")
         for _ in range(ROUNDS):
-            tasks = [asyncio.ensure_future(triton_runner._answer(method(b"x", timeout=600))) for _ in range(CALLS)]
+            tasks = [asyncio.ensure_future(answer(method(b"x", timeout=600))) for _ in range(CALLS)]
             await asyncio.sleep(0.3)
             for task in tasks:
                 task.cancel()
@@ -64,14 +66,15 @@ async def _give_up(port: str) -> None:
 
 
 @pytest.mark.slow
-def test_calls_to_triton_that_are_given_up_leave_no_memory() -> None:
+@pytest.mark.parametrize("side", ["front", "SDK"])
+def test_calls_that_are_given_up_leave_no_memory(side: str) -> None:
     """`await call` would leave about 1 kB for each (grpc/grpc#43360)."""
     command = [sys.executable, __file__]
     with subprocess.Popen([*command, "hang"], stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None
             port = server.stdout.readline().strip()
-            done = subprocess.run([*command, port], capture_output=True, text=True, check=True, timeout=240)
+            done = subprocess.run([*command, port, side], capture_output=True, text=True, check=True, timeout=240)
         finally:
             server.kill()
     curve = [int(line) for line in done.stdout.split()]
@@ -82,4 +85,4 @@ def test_calls_to_triton_that_are_given_up_leave_no_memory() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_hang() if sys.argv[1] == "hang" else _give_up(sys.argv[1]))
+    asyncio.run(_hang() if sys.argv[1] == "hang" else _give_up(sys.argv[1], sys.argv[2]))

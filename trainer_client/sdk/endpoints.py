@@ -125,9 +125,25 @@ class Endpoint:
     async def _call(self, method: Any, request: Any, deadline_s: float, metadata: Sequence[tuple[str, str]]) -> Any:
         everything = (*metadata, *self._credentials.metadata(), *tracing.context_metadata())
         try:
-            return await method(request, timeout=max(0.001, deadline_s - time.monotonic()), metadata=everything)
+            return await _answer(
+                method(request, timeout=max(0.001, deadline_s - time.monotonic()), metadata=everything)
+            )
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(self.target, error) from error
+
+
+async def _answer(call: Any) -> Any:
+    """Await a gRPC call; if we are cancelled (a losing hedge, a caller that gives up), end it in gRPC's core.
+
+    Cancelling gRPC's own task, as `await call` does, leaks about 1 kB for each call (grpc/grpc#43360).
+    """
+    answer = asyncio.ensure_future(call)
+    try:
+        return await asyncio.shield(answer)
+    except asyncio.CancelledError:
+        if not answer.done():
+            call._cython_call.cancel("given up")
+        raise
 
 
 def _channel(target: str, settings: ClientSettings, server_name: str) -> grpc.aio.Channel:
