@@ -54,6 +54,8 @@ class Observer(grpc.aio.ServerInterceptor):
                     code = _code(context, error)
                     span.set_status(Status(StatusCode.ERROR, code))
                     self._aborted(context, code, time.perf_counter() - started_s)
+                    if isinstance(error, grpc.aio.AbortError):
+                        _forget_frames(error)
                     raise
                 span.set_attributes(
                     {"variant": response.variant, "release": response.release, "items": len(response.outcomes)}
@@ -84,6 +86,15 @@ class Observer(grpc.aio.ServerInterceptor):
             "ended with %s after %.4f s%s", code, seconds, f" ({refused})" if refused else "",
             extra={"team": _team(), "code": code, "refused": refused, "seconds": seconds},
         )  # fmt: skip
+
+
+def _forget_frames(error: BaseException) -> None:
+    """Take the frames from what `context.abort` raised.
+
+    gRPC's state of the call holds this error, and its frames hold that state and the request's bytes: a cycle, so that
+    the bodies of refused calls would stay until a garbage collection (measured: 1.6 GB, `make drill NAME=strangers`).
+    """
+    error.__traceback__ = error.__context__ = None
 
 
 def _team() -> str:

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import grpc
 import pytest
+from fronts import refused, serving
 
-from sync_r1.services import serve, triton_runner
+from sync_r1.services import gate, serve, triton_runner
+from sync_r1.services.embedded import EmbeddedTriton
 from sync_r1.trainer_client.sdk import endpoints
 
 ROUNDS, CALLS = 8, 1000
@@ -26,6 +28,28 @@ def test_what_exists_at_the_start_is_left_out_of_collections() -> None:
         assert gc.get_freeze_count() > before / 2
     finally:
         gc.unfreeze()
+
+
+async def test_the_body_of_a_refused_call_is_gone_with_the_call(toy_triton: EmbeddedTriton) -> None:
+    async with serving(toy_triton.url) as (_, channel):
+        score = channel.unary_unary(gate.SCORE)
+
+        async def send(count: int) -> None:
+            for _ in range(count):
+                for metadata in (((gate.BYTE_SIZE, "1"),), ()):  # a lie about its size, and bytes that are no request
+                    error = await refused(score(b"\x07" * (10 << 20), timeout=60, metadata=metadata))
+                    assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+        await send(2)
+        before_kb = _resident_kb()
+        gc.disable()  # it would find cycles of references, after a while
+        try:
+            await send(10)
+        finally:
+            gc.enable()
+        ctypes.CDLL(None).malloc_trim(0)
+        grown_mb = (_status_kb() - before_kb) / 1024
+    assert grown_mb < 60, f"{grown_mb:.0f} MB are held after 200 MB of refused bodies"
 
 
 async def _hang() -> None:
@@ -46,6 +70,10 @@ async def _hang() -> None:
 def _resident_kb() -> int:
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
+    return _status_kb()
+
+
+def _status_kb() -> int:
     return int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0])
 
 
