@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import signal
+import sys
 import time
 
 from benchmarks.harness import machine
@@ -24,6 +26,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(DRILLS):
         parser.error(f"no drill is called {sorted(unknown)}; there are {', '.join(DRILLS)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # so that what was started is ended too
     for name in () if arguments.gather else (arguments.names or DRILLS):
         module = importlib.import_module(f"benchmarks.reliability.{name}")
         title = (module.__doc__ or name).splitlines()[0]

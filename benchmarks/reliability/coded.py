@@ -19,6 +19,7 @@ from sync_r1.reward_models.cards import Card
 from sync_r1.reward_models.graphs import GraphSpec, TensorSpec
 from sync_r1.reward_models.profiles import Profile, ServedReward
 from sync_r1.reward_models.repository import write_repository
+from sync_r1.reward_models.rewards.fields import missing_field
 from sync_r1.reward_models.runner import GraphRunner, RunContext
 from sync_r1.reward_models.types import Outcome, Picture, Sample, Score
 from sync_r1.trainer_client import picture as digested
@@ -59,13 +60,14 @@ class Coded:
         """See `Reward.score`."""
         if random.random() < self.slow_share:
             await asyncio.sleep(self.slow_s)
-        pictures = [sample.image.pixels for sample in samples if sample.image is not None]
-        outcomes: dict[int, Outcome] = {}
-        for shape in {array.shape for array in pictures}:
-            places = [place for place, array in enumerate(pictures) if array.shape == shape]
+        missing = {place: missing_field(sample, self.card.required_fields) for place, sample in enumerate(samples)}
+        outcomes: dict[int, Outcome] = {place: failure for place, failure in missing.items() if failure is not None}
+        pictures = {place: sample.image.pixels for place, sample in enumerate(samples) if sample.image is not None}
+        for shape in {array.shape for array in pictures.values()}:
+            places = [place for place, array in pictures.items() if array.shape == shape]
             result = await runner.run(context, GRAPH, {"pixels": np.stack([pictures[place] for place in places])})
             outcomes |= {place: Score(float(value)) for place, value in zip(places, result.outputs["value"][:, 0])}
-        return [outcomes[place] for place in range(len(pictures))]
+        return [outcomes[place] for place in range(len(samples))]
 
 
 def profile_of(file: Path, reward: Coded | None = None) -> Profile:

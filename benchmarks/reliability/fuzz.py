@@ -184,6 +184,7 @@ def run(short: bool) -> Result:
         through = asyncio.run(send(running, REQUESTS // less, whole))
         items = asyncio.run(send(running, PICTURES // less // PER_REQUEST, in_items))
         alive = front.process is not None and front.process.poll() is None
+        logged = [record["exception"].splitlines()[-1] for record in front.records() if "exception" in record]
         left = total(asyncio.run(front.scrape()), "sync_r1_inflight_items") if alive else float("nan")
     result = Result()
     result.add(
@@ -204,8 +205,9 @@ def run(short: bool) -> Result:
             f"longest {seen.longest_s:.2f} s; {len(seen.bugs)} bugs",
             f"0 bugs, none over {_HANG_S:g} s", alive and not seen.bugs and seen.longest_s < _HANG_S,
         )  # fmt: skip
-        result.notes += [f"{name}: {bug}" for bug in seen.bugs[:5]]
+        result.notes += [f"{name}: {bug}" for bug in seen.bugs[:3]]
     everything = tried + through.sent + sent_pictures
+    result.notes += [f"the service logged {count} x {line}" for line, count in Counter(logged).most_common(5)]
     result.add(
         "all together", f"{everything:,} inputs; {through.wrong + items.wrong} of the sound calls in between were "
         f"scored wrong; {left:.0f} items in work at the end", f"≥ {200_000 // less:,}; 0; 0",

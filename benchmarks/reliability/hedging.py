@@ -20,7 +20,7 @@ from benchmarks.reliability.sdk_load import SETTINGS
 from sync_r1.reward_models.types import Score
 from sync_r1.trainer_client import Hedging, RewardClient
 
-CALLS, SHORT_CALLS, ITEMS, ROUND = 4000, 300, 4, 100
+CALLS, SLOW_CALLS, SHORT_CALLS, ITEMS, ROUND = 2000, 600, 200, 4, 100
 STALL_SHARE, STALL_S, SLOW_S, SLEEP_S = 0.09, 0.3, 0.1, 0.005
 
 
@@ -77,20 +77,25 @@ def one_odd(running: Fleet, **config: float) -> Replica:
 
 def run(short: bool) -> Result:
     """See the module."""
-    calls, result = SHORT_CALLS if short else CALLS, Result()
+    result = Result()
     with fleet(2, sleep_s=SLEEP_S) as running:
         sound = [replica.target for replica in running.replicas]
-        for title, target, config in (
+        for calls, title, target, config in (
             (
+                CALLS,
                 f"one of three replicas stalls for {STALL_S:g} s in {STALL_SHARE:.0%} of its calls",
                 0.6, {"slow_share": STALL_SHARE, "slow_s": STALL_S},
             ),
-            (f"one of three replicas is {SLOW_S:g} s slower in every call", 1.1, {"slow_share": 1.0, "slow_s": SLOW_S}),
+            (
+                SLOW_CALLS, f"one of three replicas is {SLOW_S:g} s slower in every call", 1.1,
+                {"slow_share": 1.0, "slow_s": SLOW_S},
+            ),
         ):  # fmt: skip
             odd = one_odd(running, **config)
             try:
-                rows(result, title, asyncio.run(measure([*sound, odd.target], calls, 1)), target)
+                targets = [*sound, odd.target]
+                rows(result, title, asyncio.run(measure(targets, SHORT_CALLS if short else calls, 1)), target)
             finally:
                 odd.stop()
-    result.notes.append(f"{calls:,} calls of {ITEMS} items each way, one at a time, in turns of {ROUND}.")
+    result.notes.append(f"Calls of {ITEMS} items, one at a time, in turns of {ROUND} without and with hedging.")
     return result
