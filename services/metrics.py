@@ -1,8 +1,8 @@
 """What Prometheus is told about one reward service: the only place where a metric has its name, labels and buckets.
 
-You are between the front and whoever watches it. `Observer` (`observer.py`) reports every call here; gauges and cache
-counters are read from their owners at the moment of a scrape. `docs/observability.md` lists the same names, and a test
-holds the page, the dashboards and this module against each other. Units are Prometheus' base units (seconds, items).
+You are between the front and whoever watches it. `Observer` (`observer.py`) reports every call here; gauges, cache and
+team counters are read from their owners at the moment of a scrape. `docs/observability.md` lists the same names, and a
+test holds the page and this module against each other. Units are Prometheus' base units (seconds, items, bytes).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from sync_r1.protos.rewards.v1 import rewards_pb2
+from sync_r1.services.quotas import Team
 from sync_r1.services.routing import Route
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
@@ -112,9 +113,10 @@ class ServiceMetrics:
         ready: Callable[[], bool],
         releases: Callable[[], Mapping[str, str]],
         cache_lookups: Callable[[], Mapping[str, int]],
+        teams: Callable[[], Mapping[str, Team]],
     ) -> None:
         """Read these whenever Prometheus asks. `releases`: variant -> digest of the default; `cache_lookups`: hit and
-        miss counts.
+        miss counts; `teams`: by name, "" is everybody where nobody is asked who they are.
         """
 
         def gauge(name: str, text: str, *labels: str) -> Gauge:
@@ -127,7 +129,7 @@ class ServiceMetrics:
         gauge("ready", "1 while the service says SERVING.").labels(self._reward).set_function(
             lambda: float(ready())
         )
-        self.registry.register(_Owned(self._reward, releases, cache_lookups))
+        self.registry.register(_Owned(self._reward, releases, cache_lookups, teams))
 
     def listen(self, host: str, port: int) -> tuple[int, Callable[[], None]]:
         """Serve `/metrics` over HTTP from a thread; returns the port and how to end it. Raises OSError."""
@@ -142,12 +144,16 @@ class ServiceMetrics:
 
 
 class _Owned(Collector):
-    """What others keep: the routes' default releases, and the counters of the reference cache."""
+    """What others keep: the routes' default releases, the counters of the reference cache, and what teams have used."""
 
     def __init__(
-        self, reward: str, releases: Callable[[], Mapping[str, str]], lookups: Callable[[], Mapping[str, int]]
+        self,
+        reward: str,
+        releases: Callable[[], Mapping[str, str]],
+        lookups: Callable[[], Mapping[str, int]],
+        teams: Callable[[], Mapping[str, Team]],
     ) -> None:
-        self._reward, self._releases, self._lookups = reward, releases, lookups
+        self._reward, self._releases, self._lookups, self._teams = reward, releases, lookups, teams
 
     def collect(self) -> Iterable[Metric]:
         info = GaugeMetricFamily(
@@ -162,4 +168,20 @@ class _Owned(Collector):
         )
         for result, count in self._lookups().items():
             cache.add_metric((self._reward, result), count)
-        yield from (info, cache)
+        yield from (info, cache, *self._used())
+
+    def _used(self) -> Iterable[Metric]:
+        by_team = ("reward", "team")
+        items = CounterMetricFamily("sync_r1_team_items", "Items admitted of a team.", labels=by_team)
+        sizes = CounterMetricFamily("sync_r1_team_bytes", "Bytes of a team's admitted requests.", labels=by_team)
+        over = CounterMetricFamily("sync_r1_team_over_quota", "Calls over a team's own quotas.", labels=by_team)
+        inflight = GaugeMetricFamily("sync_r1_team_inflight_items", "Items of a team in work.", labels=by_team)
+        for name, team in list(self._teams().items()):  # a copy: the event loop may add a team meanwhile
+            for family, value in (
+                (items, team.usage.items),
+                (sizes, team.usage.bytes),
+                (over, team.usage.over_quota),
+                (inflight, team.inflight_items),
+            ):
+                family.add_metric((self._reward, name), value)
+        return items, sizes, over, inflight

@@ -87,6 +87,7 @@ class RewardServer:
             ready=lambda: self._health.serving,
             releases=lambda: self._routes.default_releases,
             cache_lookups=lambda: self._servicer.reference_lookups,
+            teams=lambda: self.teams,
         )
 
     @property

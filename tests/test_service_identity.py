@@ -14,17 +14,18 @@ import pytest
 import toys
 import yaml
 from certificates import Authority
-from fronts import Stub, large, pushback_ms, refused, serving_as, started
+from fronts import Stub, large, pushback_ms, refused, serving_as, started, until
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import ToyReward
 
 from sync_r1.protos.rewards.v1 import rewards_pb2
-from sync_r1.services import tokens
+from sync_r1.services import tokens, watch
 from sync_r1.services.config import Limits, ServiceConfig, TlsConfig
 from sync_r1.services.embedded import EmbeddedTriton
 from sync_r1.services.quotas import OverQuota, Team
+from sync_r1.services.server import RewardServer
 from sync_r1.services.tokens import Tokens, TokensError, mint
 
 VISION, ROBOTS, NEXT = "vision-token-1", "robots-token-1", "vision-token-2"
@@ -97,6 +98,34 @@ async def test_a_team_s_token_opens_the_service_and_its_use_is_counted(toy_trito
         vision, robots = server.teams["vision"].usage, server.teams["robots"].usage
         assert (vision.requests, vision.items, vision.bytes) == (1, 3, request.ByteSize())
         assert (robots.requests, robots.items) == (1, 1)
+
+
+async def test_what_each_team_used_is_on_the_metrics_page(toy_triton: EmbeddedTriton, file: Path) -> None:
+    write(file, vision={"tokens": [VISION], "max_inflight_items": 2}, robots=[ROBOTS])
+    config = ServiceConfig(tokens=file, metrics_port=0)
+
+    async def used(server: RewardServer) -> dict[str, dict[str, float]]:
+        seen = await asyncio.to_thread(watch.scrape, f"127.0.0.1:{server.metrics_port}")
+        found: dict[str, dict[str, float]] = {}
+        for (name, labels), value in seen.samples.items():
+            if name.startswith("sync_r1_team_"):
+                found.setdefault(dict(labels)["team"], {})[name.removeprefix("sync_r1_team_")] = value
+        return found
+
+    async with serving_as(toy_triton.url, config) as (server, channel):
+        score, request = Stub(channel).Score, toys.request(1, 2)
+        nothing = {"items_total": 0, "bytes_total": 0, "over_quota_total": 0, "inflight_items": 0}
+        assert await used(server) == {"vision": nothing, "robots": nothing}
+        await score(request, timeout=20, metadata=bearer(VISION))
+        await refused(score(toys.request(1, 2, 3), timeout=20, metadata=bearer(VISION)))
+        await refused(score(request, timeout=20, metadata=bearer("wrong")))
+        working = asyncio.ensure_future(score(toys.request(7, variant="slow"), timeout=20, metadata=bearer(ROBOTS)))
+        await until(lambda: server.inflight_items == 1)
+        seen = await used(server)
+        await working
+    size = request.ByteSize()
+    assert seen["vision"] == {"items_total": 2, "bytes_total": size, "over_quota_total": 1, "inflight_items": 0}
+    assert (seen["robots"]["items_total"], seen["robots"]["inflight_items"]) == (1, 1)
 
 
 async def test_health_is_for_everybody(toy_triton: EmbeddedTriton, file: Path) -> None:
