@@ -70,7 +70,8 @@ def _stamps(config: TlsConfig) -> list[Stamp]:
 def _read(config: TlsConfig) -> Any:
     """gRPC's certificate configuration, checked first: gRPC itself would only fail the handshakes."""
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(config.cert, config.key)
+        # An empty password: a key that needs one is an error here, not a question on the terminal.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(config.cert, config.key, password="")
         pair = (config.key.read_bytes(), config.cert.read_bytes())
         if config.client_ca is None:
             return grpc.ssl_server_certificate_configuration([pair])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -11,6 +12,7 @@ import grpc
 import numpy as np
 import pytest
 from certificates import Authority
+from fronts import until
 from scripted_service import ScriptedService
 
 from sync_r1.reward_models.types import Sample
@@ -26,6 +28,7 @@ from sync_r1.trainer_client import (
     Unauthenticated,
     picture,
 )
+from sync_r1.trainer_client.sdk import pool
 from sync_r1.trainer_client.sdk.security import Credentials, check_token_stays_private, from_environment
 
 SAMPLES = [Sample(image=picture(np.full((4, 4, 3), 7, np.uint8)))]
@@ -85,6 +88,46 @@ async def test_wrong_authority_missing_certificate_and_plaintext_are_refused_in_
             with pytest.raises(ServiceUnreachable):  # the service asks for a certificate, and there is none
                 await client.score(SAMPLES)
         assert not service.requests
+
+
+async def test_replaced_certificates_are_used_without_a_new_client_and_without_losing_a_call(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Authority and client certificate are replaced one file after the other, as a rotation does it."""
+    monkeypatch.setattr(pool, "_TLS_LOOK_S", 0.0)
+    cert, key = authority.sign("trainer").write(tmp_path, "trainer")
+    ca = ca_file(authority, tmp_path)
+    successor = Authority("the next CA")
+    next_pair = successor.sign("trainer")
+    async with (
+        serving(authority, mutual=True) as old,
+        serving(successor, mutual=True) as new,
+        RewardClient(f"localhost:{old.port}", replace(QUICK, tls=Tls(ca, cert, key))) as client,
+        RewardClient(f"localhost:{new.port}", replace(QUICK, tls=Tls(ca, cert, key))) as other,
+    ):
+        with pytest.raises(ServiceUnreachable):
+            await other.score(SAMPLES)
+        old.delay_s = 1.0
+        slow = asyncio.ensure_future(client.score(SAMPLES))
+        await until(lambda: len(old.requests) == 1)
+        old.delay_s = 0.0
+        cert.write_bytes(next_pair.cert)  # half a rotation
+        assert (await client.score(SAMPLES)).timings[0].attempts == 1
+        assert "the TLS files stay as they were" in caplog.text
+        key.write_bytes(next_pair.key)
+        ca.write_bytes(authority.cert + successor.cert)
+        assert (await other.score(SAMPLES)).timings[0].attempts == 1
+        with pytest.raises(ServiceUnreachable):  # the new certificate is none of its authority's
+            await client.score(SAMPLES)
+        assert (await slow).timings[0].attempts == 1  # the call from before ended on the connection it had
+        assert len(old.requests) == 2
+
+
+def test_certificate_and_key_of_a_client_must_belong_together(authority: Authority, tmp_path: Path) -> None:
+    cert, _ = authority.sign("one").write(tmp_path, "one")
+    _, key = authority.sign("two").write(tmp_path, "two")
+    with pytest.raises(SecurityError, match=r"its own unencrypted key in .*one\.crt and .*two\.key"):
+        Tls(cert=cert, key=key).credentials()
 
 
 async def test_rotated_token_is_read_again_once_and_a_wrong_one_is_reported(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import grpc
 import pytest
 import toys
 from certificates import Authority, Pair
+from cryptography.hazmat.primitives import serialization
 from fronts import Stub, refused, started
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -188,13 +189,19 @@ def test_a_swapped_directory_counts_as_a_change(tmp_path: Path, authority: Autho
     assert certificates._changed() is None
 
 
-@pytest.mark.parametrize("broken", ["cert", "key", "client_ca", "foreign key"])
+@pytest.mark.parametrize("broken", ["cert", "key", "client_ca", "foreign key", "encrypted key"])
 async def test_files_that_cannot_be_used_stop_the_start_with_their_names(
     toy_triton: EmbeddedTriton, tmp_path: Path, authority: Authority, broken: str
 ) -> None:
     config = tls(tmp_path, authority.sign(), authority)
     if broken == "foreign key":
         config.key.write_bytes(authority.sign().key)
+    elif broken == "encrypted key":  # an error, not a question on the terminal
+        key = serialization.load_pem_private_key(config.key.read_bytes(), None)
+        password = serialization.BestAvailableEncryption(b"password")
+        config.key.write_bytes(
+            key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, password)
+        )
     else:
         getattr(config, broken).write_text("no PEM")
     with pytest.raises(CertificateError, match=r"server\.crt"):

@@ -39,4 +39,5 @@ def run(short: bool) -> Result:
             "< 10 ms, < 50 MB", said[name] != "decoded" and median_ms < 10 and peak_mb[name] < 50,
             "python tests/bombs.py",
         )  # fmt: skip
+    result.notes.append(f"{SHORT_RUNS if short else RUNS} runs; one decoder on one core, which is the limit.")
     return result

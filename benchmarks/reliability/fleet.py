@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import Popen
@@ -21,6 +21,7 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from benchmarks.harness import tree_cpu_s
 from benchmarks.reliability import coded
 from sync_r1.services import processes, watch
 from sync_r1.services.config import ServiceConfig
@@ -243,6 +244,28 @@ def cpu_s(pid: int) -> float:
         with contextlib.suppress(OSError):
             total_ns += int((thread / "schedstat").read_text().split()[0])
     return total_ns / 1e9
+
+
+class Cores:
+    """How many cores processes (each with its children) and this one have used since this was made."""
+
+    def __init__(self, pids: Mapping[str, int], this: str = "load generator") -> None:
+        self._pids, self._this = pids, this
+        self._before, self._started_s = self._seconds(), time.monotonic()
+
+    def used(self) -> dict[str, float]:
+        """CPU seconds per second, by name; `this` names this process."""
+        took_s = time.monotonic() - self._started_s
+        return {name: (seconds - self._before[name]) / took_s for name, seconds in self._seconds().items()}
+
+    def _seconds(self) -> dict[str, float]:
+        return {name: tree_cpu_s(pid) for name, pid in self._pids.items()} | {self._this: sum(os.times()[:2])}
+
+
+def shown(cores: Mapping[str, float]) -> str:
+    """For a note, with the sum and what the machine has."""
+    parts = ", ".join(f"{name} {used:.2f}" for name, used in cores.items())
+    return f"cores used: {parts}; {sum(cores.values()):.2f} of {os.cpu_count()}"
 
 
 def forget_peak(pid: int) -> None:

@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.reliability import coded
-from benchmarks.reliability.fleet import Fleet, fleet, total
+from benchmarks.reliability.fleet import Cores, Fleet, fleet, shown, total
 from benchmarks.reliability.record import Result
 from sync_r1.protos.rewards.v1 import rewards_pb2
 
@@ -181,9 +181,10 @@ def run(short: bool) -> Result:
 
     with fleet(1) as running:
         front = running.replicas[0]
+        cores = Cores({"front": front.pid, "Triton": running.triton.pid}, "mutator and callers")
         through = asyncio.run(send(running, REQUESTS // less, whole))
         items = asyncio.run(send(running, PICTURES // less // PER_REQUEST, in_items))
-        alive = front.process is not None and front.process.poll() is None
+        alive, limit = front.process is not None and front.process.poll() is None, shown(cores.used())
         logged = [record["exception"].splitlines()[-1] for record in front.records() if "exception" in record]
         left = total(asyncio.run(front.scrape()), "sync_r1_inflight_items") if alive else float("nan")
     result = Result()
@@ -213,4 +214,5 @@ def run(short: bool) -> Result:
         f"scored wrong; {left:.0f} items in work at the end", f"≥ {200_000 // less:,}; 0; 0",
         everything >= 200_000 // less and not through.wrong + items.wrong and left == 0,
     )  # fmt: skip
+    result.notes.append(f"Through gRPC (a closed loop, so the cores are the limit), {limit}. Atheris has one core.")
     return result

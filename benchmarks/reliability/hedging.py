@@ -97,5 +97,8 @@ def run(short: bool) -> Result:
                 rows(result, title, asyncio.run(measure(targets, SHORT_CALLS if short else calls, 1)), target)
             finally:
                 odd.stop()
-    result.notes.append(f"Calls of {ITEMS} items, one at a time, in turns of {ROUND} without and with hedging.")
+    result.notes.append(
+        f"Calls of {ITEMS} items, one at a time, in turns of {ROUND} without and with hedging; the graph sleeps for "
+        f"{SLEEP_S * 1e3:.0f} ms, so nothing is the limit but the odd replica."
+    )
     return result

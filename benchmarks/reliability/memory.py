@@ -10,13 +10,14 @@ import asyncio
 import io
 import itertools
 import os
+import time
 from dataclasses import replace
 
 import numpy as np
 from PIL import Image
 
 from benchmarks.reliability import coded
-from benchmarks.reliability.fleet import Fleet, family, fleet, inside
+from benchmarks.reliability.fleet import Cores, Fleet, family, fleet, inside, shown
 from benchmarks.reliability.record import Result
 from benchmarks.reliability.sdk_load import SETTINGS
 from sync_r1.reward_models.types import Sample, Score
@@ -44,9 +45,11 @@ def _file(number: int, side: int) -> EncodedPicture:
     return EncodedPicture(buffer.getvalue())
 
 
-async def drill(running: Fleet, wanted: int) -> tuple[dict[str, list[tuple[int, float]]], int, int]:
-    """(items so far, MB) of each process, items scored, items wrong."""
+async def drill(running: Fleet, wanted: int) -> tuple[dict[str, list[tuple[int, float]]], int, int, str]:
+    """(items so far, MB) of each process, items scored, calls wrong, and what was the limit."""
     curves: dict[str, list[tuple[int, float]]] = {"front": [], "Triton and its stub": [], "SDK": []}
+    cores = Cores({"front": running.replicas[0].pid, "Triton": running.triton.pid}, "SDK and callers")
+    started_s = time.monotonic()
     done = wrong = 0
     numbers = itertools.count(0, EACH)
     async with RewardClient(running.replicas[0].target, SETTINGS) as client:
@@ -69,14 +72,15 @@ async def drill(running: Fleet, wanted: int) -> tuple[dict[str, list[tuple[int, 
             curves["Triton and its stub"].append((done, sum(inside(pid).rss_mb for pid in family(running.triton.pid))))
             curves["SDK"].append((done, inside(os.getpid()).rss_mb))
         await asyncio.gather(*work)
-    return curves, done, wrong
+        limit = f"{done / (time.monotonic() - started_s):,.0f} items/s; {shown(cores.used())}: the cores are the limit"
+    return curves, done, wrong, limit
 
 
 def run(short: bool) -> Result:
     """See the module."""
     wanted = SHORT_ITEMS if short else ITEMS
     with fleet(1) as running:
-        curves, done, wrong = asyncio.run(drill(running, wanted))
+        curves, done, wrong, limit = asyncio.run(drill(running, wanted))
     result = Result()
     for name, curve in curves.items():
         later = np.array([point for point in curve if point[0] >= wanted / 4], float)
@@ -89,7 +93,5 @@ def run(short: bool) -> Result:
             "≤ 5 MB by the slope", grown_mb <= 5,
         )  # fmt: skip
     result.add("and the scores are right", f"{wrong} wrong calls of {done // EACH:,}", "0", wrong == 0)
-    result.notes.append(
-        f"Sides {_SIDES}, every sixteenth call as PNG files, {CALLERS} callers. The cores are the limit."
-    )
+    result.notes.append(f"Sides {_SIDES}, every sixteenth call as PNG files, {CALLERS} callers. {limit}.")
     return result

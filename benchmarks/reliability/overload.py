@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import statistics
 import time
 from collections import Counter
@@ -16,9 +15,8 @@ from dataclasses import dataclass, field
 
 import grpc
 
-from benchmarks.harness import tree_cpu_s
 from benchmarks.reliability import coded
-from benchmarks.reliability.fleet import Fleet, Replica, fleet, percentile
+from benchmarks.reliability.fleet import Cores, Fleet, Replica, fleet, percentile, shown
 from benchmarks.reliability.record import Result
 from sync_r1.protos.rewards.v1 import rewards_pb2_grpc
 from sync_r1.services.config import Limits, ServiceConfig
@@ -98,22 +96,16 @@ class Load:
 async def measure(running: Fleet, seconds: float, rounds: int) -> dict[str, list[Window]]:
     """Peak, 2x and 5x in turns."""
     replica = running.replicas[0]
-    pids = {"front": replica.pid, "Triton": running.triton.pid, "load generator": os.getpid()}
-
-    def cpu() -> dict[str, float]:
-        own = tree_cpu_s(pids["front"]), tree_cpu_s(pids["Triton"])
-        return {"front": own[0], "Triton": own[1], "load generator": sum(os.times()[:2])}
-
+    pids = {"front": replica.pid, "Triton": running.triton.pid}
     windows: dict[str, list[Window]] = {"peak": [], "2x": [], "5x": []}
     async with grpc.aio.insecure_channel(replica.target) as channel:
         load = Load(channel)
         for _ in range(rounds):
             peak = 0.0
             for name, factor in (("peak", 0), ("2x", 2), ("5x", 5)):
-                before, started_s = cpu(), time.monotonic()
+                cores = Cores(pids)
                 window = await (load.open(factor * peak / ITEMS, seconds) if factor else load.closed(seconds))
-                took_s, after = time.monotonic() - started_s, cpu()
-                window.cpu = {who: (after[who] - before[who]) / took_s for who in after}
+                window.cpu = cores.used()
                 windows[name].append(window)
                 peak = peak or window.items_per_s
                 await asyncio.sleep(0.5)
@@ -159,8 +151,7 @@ def run(short: bool) -> Result:
         cpu = {who: statistics.median(window.cpu[who] for window in windows[name]) for who in windows[name][0].cpu}
         result.notes.append(
             f"{name}: {len(refusals)} calls refused (client saw p50 {percentile(refusals, 0.5) * 1e3:.1f} ms, p99 "
-            f"{percentile(refusals, 0.99) * 1e3:.1f} ms); cores used: "
-            + ", ".join(f"{who} {share:.2f}" for who, share in cpu.items())
+            f"{percentile(refusals, 0.99) * 1e3:.1f} ms); {shown(cpu)}"
         )
     result.add(
         "the rest is refused at once, at the server",

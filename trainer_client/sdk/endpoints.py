@@ -38,16 +38,30 @@ class Endpoint:
         self.healthy = True
         """What its health service said last."""
         self.in_flight = 0
+        self._checks = 0
         self.resting_until_s = 0.0
         """When the time is over for which it asked to be left alone."""
         self.breaker = CircuitBreaker(settings.breaker)
-        self._credentials = credentials
-        self._connect_s = settings.timeout.connect_s
-        self._max_known = settings.limits.max_known_references
+        self._settings, self._credentials, self._server_name = settings, credentials, server_name
         self._known: OrderedDict[str, None] = OrderedDict()
         self._channel = _channel(target, settings, server_name)
         self._stub = rewards_pb2_grpc.RewardServiceStub(self._channel)
         self._health = self._channel.unary_unary(_HEALTH_CHECK)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is under way on its channel, so that closing it cancels nothing."""
+        return not self.in_flight and not self._checks
+
+    def renewed(self) -> Endpoint:
+        """Another one for this replica, with what is known of it, whose channel has the TLS files as they are now.
+
+        Raises SecurityError.
+        """
+        fresh = Endpoint(self.target, self._settings, self._credentials, self._server_name)
+        fresh.answered, fresh.healthy, fresh.breaker = self.answered, self.healthy, self.breaker
+        fresh.resting_until_s, fresh._known = self.resting_until_s, self._known
+        return fresh
 
     @property
     def known_references(self) -> Collection[str]:
@@ -59,7 +73,7 @@ class Endpoint:
         for digest in digests:
             self._known[digest] = None
             self._known.move_to_end(digest)
-        while len(self._known) > self._max_known:
+        while len(self._known) > self._settings.limits.max_known_references:
             self._known.popitem(last=False)
 
     def forget(self, digests: Iterable[str]) -> None:
@@ -88,15 +102,19 @@ class Endpoint:
 
     async def serving(self, deadline_s: float) -> bool:
         """Whether its health service says SERVING. Raises RewardClientError."""
-        await self.connect(deadline_s)
-        return bool(await self._call(self._health, b"", deadline_s, ()) == _SERVING)
+        self._checks += 1
+        try:
+            await self.connect(deadline_s)
+            return bool(await self._call(self._health, b"", deadline_s, ()) == _SERVING)
+        finally:
+            self._checks -= 1
 
     async def connect(self, deadline_s: float) -> None:
         """Wait for the connection, at most `Timeout.connect_s`: a call on a silent port would use up all the time.
 
         Raises ServiceUnreachable with the reason; nothing has been sent then.
         """
-        give_up_s = min(deadline_s, time.monotonic() + self._connect_s)
+        give_up_s = min(deadline_s, time.monotonic() + self._settings.timeout.connect_s)
         state = self._channel.get_state(try_to_connect=True)
         while state is not grpc.ChannelConnectivity.READY:
             left_s = give_up_s - time.monotonic()

@@ -19,13 +19,14 @@ from collections.abc import Collection, Sequence
 
 from sync_r1.trainer_client.sdk.endpoints import Endpoint
 from sync_r1.trainer_client.sdk.errors import DeadlineExceeded, RewardClientError, ServiceUnreachable
-from sync_r1.trainer_client.sdk.security import Credentials
+from sync_r1.trainer_client.sdk.security import Credentials, SecurityError
 from sync_r1.trainer_client.sdk.settings import ClientSettings
 
 logger = logging.getLogger(__name__)
 
 DNS = "dns:///"
 _BALANCE = 1.25
+_TLS_LOOK_S = 1.0
 
 
 class EndpointPool:
@@ -37,12 +38,15 @@ class EndpointPool:
         self._names = [target for target in targets if target.startswith(DNS)]
         self.endpoints = [Endpoint(target, settings, credentials) for target in targets if target not in self._names]
         self._leaving: list[Endpoint] = []
+        self._tls_files = settings.tls.read() if settings.tls is not None else None
+        self._look_at_tls_s = 0.0
         self._looking = asyncio.Lock()
         self._watcher: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Find the replicas, at the first call, and begin to watch them. Raises ServiceUnreachable for none."""
         async with self._looking:
+            await self._renew()
             if not self.endpoints:
                 await self._resolve()
         if self._watcher is None and (self._names or len(self.endpoints) > 1):
@@ -87,6 +91,7 @@ class EndpointPool:
         resolve_at_s, check_at_s = now_s + replicas.resolve_s, now_s + replicas.health_s
         while True:
             await asyncio.sleep(max(0.0, min(resolve_at_s, check_at_s) - time.monotonic()))
+            await self._see_off()
             if time.monotonic() >= resolve_at_s:
                 try:
                     await self._resolve()
@@ -96,9 +101,34 @@ class EndpointPool:
             if time.monotonic() >= check_at_s:
                 await asyncio.gather(*map(self._check, self.endpoints))
                 check_at_s = time.monotonic() + replicas.health_s
-            gone = [endpoint for endpoint in self._leaving if not endpoint.in_flight]
-            self._leaving = [endpoint for endpoint in self._leaving if endpoint.in_flight]
-            await asyncio.gather(*(endpoint.close() for endpoint in gone))
+
+    async def _see_off(self) -> None:
+        """Close the leaving replicas whose last call has ended."""
+        gone = [endpoint for endpoint in self._leaving if endpoint.idle]
+        self._leaving = [endpoint for endpoint in self._leaving if not endpoint.idle]
+        await asyncio.gather(*(endpoint.close() for endpoint in gone))
+
+    async def _renew(self) -> None:
+        """Look whether the TLS files were replaced, once a second at most: then every replica gets a new connection.
+
+        Files that are gone or do not belong together (a rotation replaces them one by one) change nothing yet.
+        """
+        tls = self._settings.tls
+        if tls is None or time.monotonic() < self._look_at_tls_s:
+            return
+        self._look_at_tls_s = time.monotonic() + _TLS_LOOK_S
+        await self._see_off()
+        try:
+            files = tls.read()
+            if files == self._tls_files:
+                return
+            renewed = [endpoint.renewed() for endpoint in self.endpoints]
+        except SecurityError as error:
+            logger.warning("the TLS files stay as they were: %s", error)
+            return
+        logger.info("read the TLS files again: new connections to %d replicas", len(renewed))
+        self._leaving += self.endpoints
+        self.endpoints, self._tls_files = renewed, files
 
     async def _check(self, endpoint: Endpoint) -> None:
         healthy = False

@@ -1,12 +1,15 @@
 """Who the client is and whom it trusts: TLS files and a bearer token.
 
 Both are read when they are used, not when they are written down, so that settings hold no secrets and can be printed.
+Either may be replaced while a client runs (a trainer lives longer than a certificate): the token is read again when a
+service refuses it, TLS files when they have changed (`pool.py`).
 """
 
 from __future__ import annotations
 
 import ipaddress
 import os
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,9 +40,27 @@ class Tls:
         if (self.cert is None) != (self.key is None):
             raise SecurityError(f"mutual TLS needs cert and key, got cert={self.cert} and key={self.key}")
 
-    def credentials(self) -> grpc.ChannelCredentials:
-        """The files as they are now. Raises SecurityError for one that cannot be read."""
+    def read(self) -> tuple[bytes | None, bytes | None, bytes | None]:
+        """CA, key and certificate as they are now.
+
+        Raises SecurityError for a file that cannot be read and for a pair that does not belong together: gRPC itself
+        would only fail the handshakes.
+        """
         ca, key, cert = (None if path is None else _read(path) for path in (self.ca, self.key, self.cert))
+        if self.cert is not None:
+            try:
+                # An empty password: a key that needs one is an error here, not a question on the terminal.
+                ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(self.cert, self.key, password="")
+            except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+                raise SecurityError(
+                    f"expected PEM files of a certificate and its own unencrypted key in {self.cert} and {self.key}: "
+                    f"{error}"
+                ) from error
+        return ca, key, cert
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """For a channel, of the files as they are now. Raises SecurityError, see `read`."""
+        ca, key, cert = self.read()
         return grpc.ssl_channel_credentials(root_certificates=ca, private_key=key, certificate_chain=cert)
 
 
