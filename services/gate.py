@@ -106,14 +106,14 @@ class Gate(grpc.aio.ServerInterceptor):
                 self._last_arrival_s = time.monotonic()
                 if self._draining:
                     raise Draining("this replica is draining; use another")
-                team.check()
+                team.check(size_bytes=size or 0)
                 self._budget.check(size or 0)
         except Exception as error:
             return _refusal(error)
         handler = await continuation(handler_call_details)
         if handler is None or handler.unary_unary is None:  # unknown, or a stream of the reflection service
             return handler
-        return self._reading(handler, size)
+        return self._reading(handler, team, size)
 
     def _team(self, metadata: dict[str, Any]) -> Team:
         if self._tokens is None:
@@ -142,7 +142,7 @@ class Gate(grpc.aio.ServerInterceptor):
             )
         return int(text)
 
-    def _reading(self, handler: Any, size: int | None) -> Any:
+    def _reading(self, handler: Any, team: Team, size: int | None) -> Any:
         """The handler of the same method that reads the body itself, when there is room for it."""
         decode = handler.request_deserializer or bytes
 
@@ -150,7 +150,7 @@ class Gate(grpc.aio.ServerInterceptor):
             with ExitStack() as held:
                 held.enter_context(self._call())
                 try:
-                    request = decode(await self._body(context, size, held))
+                    request = decode(await self._body(context, team, size, held))
                 except DecodeError:
                     error = InvalidRequest("the request's bytes are no message of this method")
                     await status.abort(context, error, request_id="", pushback_ms=0)
@@ -172,8 +172,11 @@ class Gate(grpc.aio.ServerInterceptor):
             if self._calls == 0:
                 self._no_calls.set()
 
-    async def _body(self, context: grpc.aio.ServicerContext, size: int | None, held: ExitStack) -> bytes:
+    async def _body(
+        self, context: grpc.aio.ServicerContext, team: Team, size: int | None, held: ExitStack
+    ) -> bytes:
         if size is not None:
+            held.enter_context(team.hold(size))
             held.enter_context(self._budget.hold(size))
             body = await self._within(context, context.read())
         else:
@@ -181,6 +184,7 @@ class Gate(grpc.aio.ServerInterceptor):
         if not isinstance(body, bytes):
             raise InvalidRequest("the call ended without a request")
         if size is None:
+            held.enter_context(team.hold(len(body)))
             held.enter_context(self._budget.hold(len(body)))
         elif len(body) > size:
             raise InvalidRequest(f"{BYTE_SIZE}: {size} bytes were announced, {len(body)} came")

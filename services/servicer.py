@@ -21,7 +21,7 @@ from sync_r1.reward_models.runner import GraphRunner, RunContext, RunResult, Ten
 from sync_r1.reward_models.types import GraphDeadline, Outcome, Sample
 from sync_r1.services import codec, status
 from sync_r1.services.admission import Admission
-from sync_r1.services.config import ServiceConfig
+from sync_r1.services.config import Limits, ServiceConfig
 from sync_r1.services.gate import caller
 from sync_r1.services.health import SERVICE
 from sync_r1.services.metrics import ServiceMetrics
@@ -43,7 +43,6 @@ class RewardServicer:
         self._references = ReferenceCache(config.reference_cache_bytes, config.reference_ttl_s)
         self._codec = codec.Codec(config.limits, self._references, config.decode_threads)
         self._shadows = ShadowRunner(metrics, config.limits.max_items)
-        self._config = config
 
     @property
     def inflight_items(self) -> int:
@@ -79,7 +78,7 @@ class RewardServicer:
 
     async def describe(self, request: Any, context: grpc.aio.ServicerContext) -> Any:
         """`RewardService.Describe`: costs no inference, answers while draining too."""
-        return describe(self._routes, self._config)
+        return describe(self._routes, caller.get().within(self._limits))
 
     async def score(self, body: bytes, context: grpc.aio.ServicerContext) -> Any:
         """`RewardService.Score`. Statuses are those of `status.py`."""
@@ -167,14 +166,13 @@ async def _within(run: RunContext, work: Any) -> Any:
         raise GraphDeadline("the deadline passed") from None
 
 
-def describe(routes: Routes, config: ServiceConfig) -> Any:
-    """The `DescribeResponse` of a service."""
-    limits = config.limits.model_dump()
+def describe(routes: Routes, limits: Limits) -> Any:
+    """The `DescribeResponse` of a service to a team with these limits."""
     response = rewards_pb2.DescribeResponse(
         reward=routes.reward,
         default_variant=routes.default_variant,
         default_releases=routes.default_releases,
-        limits=rewards_pb2.Limits(**limits),
+        limits=rewards_pb2.Limits(**limits.model_dump()),
         server_version=importlib.metadata.version("sync-r1"),
     )
     for route in routes.routes:

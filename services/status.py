@@ -30,7 +30,7 @@ from sync_r1.reward_models.types import (
     UnknownVariant,
 )
 from sync_r1.services.admission import OutOfBytes, Overloaded
-from sync_r1.services.quotas import OverQuota
+from sync_r1.services.quotas import BeyondQuota, OverQuota
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +63,7 @@ class BodyTooSlow(Exception):
 _SAID_AS_IT_IS: dict[type[Exception], grpc.StatusCode] = {
     InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
     UnknownVariant: grpc.StatusCode.INVALID_ARGUMENT,
+    BeyondQuota: grpc.StatusCode.INVALID_ARGUMENT,
     UnknownRelease: grpc.StatusCode.NOT_FOUND,
     Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     OutOfBytes: grpc.StatusCode.RESOURCE_EXHAUSTED,

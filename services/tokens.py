@@ -7,6 +7,7 @@ The file of `--tokens` is YAML; tokens stand in it as SHA-256 only, several per 
         tokens_sha256: [9f86d081…, 60303ae2…]   # `sync-r1 token` mints a token and shows its line
         items_per_s: 200                        # optional quotas, see quotas.py
         max_inflight_items: 512
+        max_inflight_bytes: 268435456
 
 It is read again when it changes. A new version with a mistake in it changes nothing and is logged, so that a slip of
 the pen does not lock everybody out. Tokens are 256 random bits, so a plain hash of them cannot be guessed back.
@@ -41,6 +42,7 @@ class TeamEntry(BaseModel):
     """Hashes of its active tokens; none = the team is locked out."""
     items_per_s: float | None = Field(default=None, gt=0)
     max_inflight_items: int | None = Field(default=None, ge=1)
+    max_inflight_bytes: int | None = Field(default=None, ge=1024)
 
 
 class TokensFile(BaseModel):
@@ -106,7 +108,11 @@ class Tokens:
         by_digest = []
         for name, entry in file.teams.items():
             team = self._teams.setdefault(name, Team(name))
-            team.allow(items_per_s=entry.items_per_s, max_inflight_items=entry.max_inflight_items)
+            team.allow(
+                items_per_s=entry.items_per_s,
+                max_inflight_items=entry.max_inflight_items,
+                max_inflight_bytes=entry.max_inflight_bytes,
+            )
             by_digest += [(digest.encode(), team) for digest in entry.tokens_sha256]
         self._by_digest = by_digest
 

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 import toys
 import yaml
 from certificates import Authority
-from fronts import Stub, large, pushback_ms, refused, serving_as, started, until
+from fronts import Stub, large, pushback_ms, refused, serving_as, started, trailers, until
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,9 +25,11 @@ from sync_r1.protos.rewards.v1 import rewards_pb2
 from sync_r1.services import tokens, watch
 from sync_r1.services.config import Limits, ServiceConfig, TlsConfig
 from sync_r1.services.embedded import EmbeddedTriton
+from sync_r1.services.gate import SCORE
 from sync_r1.services.quotas import OverQuota, Team
 from sync_r1.services.server import RewardServer
 from sync_r1.services.tokens import Tokens, TokensError, mint
+from sync_r1.trainer_client import ClientSettings, RewardClient, Sample, Token, picture
 
 VISION, ROBOTS, NEXT = "vision-token-1", "robots-token-1", "vision-token-2"
 
@@ -117,15 +120,17 @@ async def test_what_each_team_used_is_on_the_metrics_page(toy_triton: EmbeddedTr
         nothing = {"items_total": 0, "bytes_total": 0, "over_quota_total": 0, "inflight_items": 0}
         assert await used(server) == {"vision": nothing, "robots": nothing}
         await score(request, timeout=20, metadata=bearer(VISION))
-        await refused(score(toys.request(1, 2, 3), timeout=20, metadata=bearer(VISION)))
         await refused(score(request, timeout=20, metadata=bearer("wrong")))
-        working = asyncio.ensure_future(score(toys.request(7, variant="slow"), timeout=20, metadata=bearer(ROBOTS)))
+        working = asyncio.ensure_future(score(toys.request(7, variant="slow"), timeout=20, metadata=bearer(VISION)))
         await until(lambda: server.inflight_items == 1)
+        await refused(score(request, timeout=20, metadata=bearer(VISION)))
+        await score(request, timeout=20, metadata=bearer(ROBOTS))
         seen = await used(server)
         await working
     size = request.ByteSize()
-    assert seen["vision"] == {"items_total": 2, "bytes_total": size, "over_quota_total": 1, "inflight_items": 0}
-    assert (seen["robots"]["items_total"], seen["robots"]["inflight_items"]) == (1, 1)
+    assert seen["robots"] == {"items_total": 2, "bytes_total": size, "over_quota_total": 0, "inflight_items": 0}
+    vision = seen["vision"]
+    assert (vision["items_total"], vision["over_quota_total"], vision["inflight_items"]) == (3, 1, 1)
 
 
 async def test_health_is_for_everybody(toy_triton: EmbeddedTriton, file: Path) -> None:
@@ -188,18 +193,18 @@ async def test_logs_and_errors_hold_no_token(
 
 
 async def test_a_team_cannot_name_the_references_of_another(toy_triton: EmbeddedTriton, file: Path) -> None:
-    picture = toys.picture(9)
-    digest = hashlib.sha256(b"8x8:" + picture.raw.pixels).hexdigest()
+    reference = toys.picture(9)
+    digest = hashlib.sha256(b"8x8:" + reference.raw.pixels).hexdigest()
 
-    def ask(reference: rewards_pb2.Image) -> rewards_pb2.ScoreRequest:
+    def ask(named: rewards_pb2.Image) -> rewards_pb2.ScoreRequest:
         request = toys.request(1)
-        request.samples[0].concept.references.append(reference)
+        request.samples[0].concept.references.append(named)
         return request
 
     reward = ToyReward(needs_references=True)
     async with serving_as(toy_triton.url, ServiceConfig(tokens=file), reward) as (_, channel):
         score = Stub(channel).Score
-        assert (await score(ask(picture), timeout=20, metadata=bearer(VISION))).outcomes[0].HasField("score")
+        assert (await score(ask(reference), timeout=20, metadata=bearer(VISION))).outcomes[0].HasField("score")
         named = ask(rewards_pb2.Image(sha256=digest))
         assert (await score(named, timeout=20, metadata=bearer(VISION))).outcomes[0].HasField("score")
         others = await score(named, timeout=20, metadata=bearer(ROBOTS))
@@ -308,6 +313,52 @@ async def test_a_team_over_its_rate_is_told_when_to_come_back(toy_triton: Embedd
         assert (await score(toys.request(3), timeout=20, metadata=bearer(ROBOTS))).outcomes
         await asyncio.sleep(wait_ms / 1000 + 0.05)
         assert (await score(toys.request(3), timeout=20, metadata=bearer(VISION))).outcomes
+
+
+@pytest.mark.parametrize("share", [None, 2048])
+async def test_a_team_s_announced_bodies_fill_its_own_share_only(
+    toy_triton: EmbeddedTriton, file: Path, share: int | None
+) -> None:
+    """It announces bodies and keeps them: without a share of its own it shuts everybody out, for a bounded time."""
+    write(file, vision={"tokens": [VISION]} | ({"max_inflight_bytes": share} if share else {}), robots=[ROBOTS])
+    config = ServiceConfig(tokens=file, limits=Limits(max_request_bytes=2048), max_inflight_bytes=4096)
+    async with serving_as(toy_triton.url, config) as (server, channel):
+        sizes = (("x-byte-size", "2048"), *bearer(VISION))
+        kept = [channel.stream_unary(SCORE)(timeout=30, metadata=sizes) for _ in range(2)]
+        await until(lambda: server.inflight_bytes == (share or 4096))
+        score, request = Stub(channel).Score, toys.request(1)
+        announced = (("x-byte-size", str(request.ByteSize())),)
+        if share is None:
+            error = await refused(score(request, timeout=20, metadata=(*announced, *bearer(ROBOTS))))
+            assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        else:
+            assert (await score(request, timeout=20, metadata=(*announced, *bearer(ROBOTS)))).outcomes
+            error = await refused(score(request, timeout=20, metadata=(*announced, *bearer(VISION))))
+            assert trailers(error)["sync-r1-refused"] == "quota"
+            assert "may have 2048 (max_inflight_bytes)" in error.details()
+        for call in kept:
+            call.cancel()
+        await until(lambda: server.inflight_bytes == 0)
+        assert (await score(request, timeout=20, metadata=(*announced, *bearer(VISION)))).outcomes
+
+
+async def test_describe_tells_a_team_its_own_limits_and_its_client_keeps_to_them(
+    toy_triton: EmbeddedTriton, file: Path
+) -> None:
+    write(file, vision={"tokens": [VISION], "max_inflight_items": 2, "max_inflight_bytes": 1_000_000}, robots=[ROBOTS])
+    async with started(toy_triton.url, ServiceConfig(tokens=file)) as (server, port):
+        for token, items, size in ((VISION, 2, 1_000_000), (ROBOTS, 256, 64 << 20)):
+            settings = ClientSettings(token=Token(token))
+            async with RewardClient(f"127.0.0.1:{port}", settings) as client:
+                limits = (await client.describe()).limits
+                assert (limits.max_items, limits.max_request_bytes) == (items, size)
+                batch = await client.score([Sample(image=picture(np.full((8, 8, 3), n, np.uint8))) for n in range(7)])
+                assert [outcome.value for outcome in batch.outcomes] == list(range(7))
+        assert server.teams["vision"].usage.over_quota == 0
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            error = await refused(Stub(channel).Score(toys.request(1, 2, 3), timeout=20, metadata=bearer(VISION)))
+    assert error.code() == grpc.StatusCode.INVALID_ARGUMENT  # it could wait for ever
+    assert "may have 2 items in work (max_inflight_items), the request has 3" in error.details()
 
 
 async def test_what_the_service_refuses_is_not_charged_to_the_team(toy_triton: EmbeddedTriton, file: Path) -> None:

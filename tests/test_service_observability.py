@@ -155,13 +155,15 @@ async def test_a_trace_goes_from_the_callers_span_through_the_front_to_each_grap
 ) -> None:
     parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     async with observed(toy_triton.url) as (_, stub):
-        await stub.Score(toys.request(1), timeout=20, metadata=(("traceparent", parent),))
+        metadata = (("traceparent", parent), ("authorization", "Bearer a-secret-token"))
+        await stub.Score(toys.request(1), timeout=20, metadata=metadata)
     by_name = {span.name: span for span in spans.get_finished_spans()}
     assert set(by_name) == {"score", "prepare", "infer probe"}
     assert {trace.format_trace_id(span.context.trace_id) for span in by_name.values()} == {parent.split("-")[1]}
     assert trace.format_span_id(by_name["score"].parent.span_id) == parent.split("-")[2]
     assert by_name["infer probe"].parent.span_id == by_name["score"].context.span_id
     assert by_name["score"].attributes["items"] == 1
+    assert not any("secret" in span.to_json() for span in by_name.values())
 
 
 async def test_json_logs_are_one_object_a_line_and_hold_neither_pictures_nor_texts(

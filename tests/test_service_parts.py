@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from sync_r1.protos.rewards.v1 import rewards_pb2
-from sync_r1.reward_models.types import Failure, Picture, Sample
+from sync_r1.reward_models.rewards.fields import finite_score
+from sync_r1.reward_models.types import Failure, FailureCode, Picture, Sample, Score
 from sync_r1.services import codec
 from sync_r1.services.admission import Admission, Overloaded
 from sync_r1.services.config import Limits, ServiceConfig, TlsConfig
@@ -163,3 +164,13 @@ def test_whatever_an_item_holds_it_has_one_outcome(messages: list[rewards_pb2.Sa
     for outcome in outcomes:
         assert isinstance(outcome, Sample | Failure | codec.MissingReferences)
         assert not isinstance(outcome, Failure) or (outcome.field and outcome.message)
+
+
+@given(st.sampled_from([float("nan"), float("inf"), -float("inf")]), st.booleans(), st.floats(-10, 10))
+def test_a_number_that_is_not_finite_becomes_no_score(bad: float, in_component: bool, sound: float) -> None:
+    value, components = (sound, {"part": bad}) if in_component else (bad, {"part": sound})
+    with pytest.raises(ValueError, match="must be finite"):
+        Score(value, components)
+    outcome = finite_score(value, components, ("graph",))
+    assert isinstance(outcome, Failure)
+    assert outcome.code == FailureCode.NON_FINITE
