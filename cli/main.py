@@ -222,9 +222,10 @@ def _started(
 def _show_endpoints(running: Up) -> None:
     from rich.table import Table
 
-    table = Table("reward", "endpoint")
+    table = Table("reward", "endpoint", "metrics", "process")
     for name, where in running.endpoints.items():
-        table.add_row(name, where)
+        table.add_row(name, where, running.metrics.get(name, "–"), str(running.pids[name]))
+    table.add_row("Triton", running.triton_url, "–", str(running.triton_pid))
     _console().print(table)
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from sync_r1.cli.screen import console, errors_shown
+
+if TYPE_CHECKING:
+    from sync_r1.services.config import Limits
 
 ProfileOption = Annotated[str, typer.Option("--profile", help="A built-in profile (pocket) or a YAML file.")]
 AlsoOption = Annotated[
@@ -66,6 +70,10 @@ def serve(
         str, typer.Option("--otlp-endpoint", help="http(s)://HOST:PORT of an OpenTelemetry collector (OTLP over gRPC).")
     ] = "",
     log_format: Annotated[Literal["text", "json"], typer.Option("--log-format")] = "text",
+    limit: Annotated[
+        list[str] | None,
+        typer.Option("--limit", help="NAME=NUMBER of a limit that Describe publishes, as max_inflight_items=512."),
+    ] = None,
 ) -> None:
     """Serve one reward in front of a Triton that runs already; SIGTERM drains it."""
     import asyncio
@@ -84,7 +92,7 @@ def serve(
             service = ServiceConfig(
                 host=host, port=port, tls=tls, tokens=tokens, insecure=insecure, health_port=health_port,
                 metrics_port=metrics_port, drain_s=drain_seconds, max_connection_age_s=max_connection_age_s,
-                otlp_endpoint=otlp_endpoint, log_format=log_format, routes=routes,
+                otlp_endpoint=otlp_endpoint, log_format=log_format, routes=routes, limits=_limits(limit or ()),
             )  # fmt: skip
         except ValidationError as error:
             raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
@@ -93,6 +101,21 @@ def serve(
             service=service,
         )  # fmt: skip
         asyncio.run(run(config, on_listening=lambda where: console().print(f"{reward} listens on {where}")))
+
+
+def _limits(pairs: Sequence[str]) -> Limits:
+    """The limits of `--limit NAME=NUMBER`. Raises ValueError naming the option and the names there are."""
+    from pydantic import ValidationError
+
+    from sync_r1.services.config import Limits
+
+    try:
+        return Limits.model_validate({name: value for name, _, value in (pair.partition("=") for pair in pairs)})
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = " ".join(["--limit", *map(str, first["loc"])])
+        known = ", ".join(Limits.model_fields)
+        raise ValueError(f"{where}: {first['msg'].removeprefix('Value error, ')}; limits are {known}") from None
 
 
 def token() -> None:

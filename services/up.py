@@ -26,7 +26,7 @@ from sync_r1.reward_models.export import ensure_graphs
 from sync_r1.reward_models.profiles import load_profile
 from sync_r1.reward_models.repository import write_repository
 from sync_r1.services import processes
-from sync_r1.services.config import ServiceConfig
+from sync_r1.services.config import ServiceConfig, host_and_port
 from sync_r1.services.embedded import EmbeddedTriton
 from sync_r1.services.serve import ServeConfig
 
@@ -41,8 +41,20 @@ class Up:
 
     triton_url: str
     endpoints: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, str] = field(default_factory=dict)
+    """HOST:PORT of each service's metrics; empty where no ports were given for them."""
     _services: dict[str, tuple[subprocess.Popen[bytes], Path]] = field(default_factory=dict)
     _triton: EmbeddedTriton | None = None
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """The processes of the services, by reward name."""
+        return {name: process.pid for name, (process, _) in self._services.items()}
+
+    @property
+    def triton_pid(self) -> int | None:
+        """The process of the embedded Triton."""
+        return self._triton.pid if self._triton is not None else None
 
     def check(self) -> None:
         """Raise UpError if a service or Triton has ended by itself."""
@@ -95,6 +107,8 @@ def start(
         for index, name in enumerate(names):
             port = first_port + index if first_port else 0
             metrics_port = base.metrics_port + index if base.metrics_port else base.metrics_port
+            if metrics_port:
+                running.metrics[name] = host_and_port(base.host, metrics_port)
             config = ServeConfig(
                 reward=name,
                 profile=profile,
