@@ -247,25 +247,32 @@ def cpu_s(pid: int) -> float:
 
 
 class Cores:
-    """How many cores processes (each with its children) and this one have used since this was made."""
+    """How many cores processes (each with its children), this one and all others have used since this was made."""
 
     def __init__(self, pids: Mapping[str, int], this: str = "load generator") -> None:
         self._pids, self._this = pids, this
-        self._before, self._started_s = self._seconds(), time.monotonic()
+        self._before, self._busy_s, self._started_s = self._seconds(), _busy_s(), time.monotonic()
 
     def used(self) -> dict[str, float]:
         """CPU seconds per second, by name; `this` names this process."""
-        took_s = time.monotonic() - self._started_s
-        return {name: (seconds - self._before[name]) / took_s for name, seconds in self._seconds().items()}
+        took_s, busy_s = time.monotonic() - self._started_s, _busy_s() - self._busy_s
+        cores = {name: (seconds - self._before[name]) / took_s for name, seconds in self._seconds().items()}
+        return cores | {"everything else": max(0.0, busy_s / took_s - sum(cores.values()))}
 
     def _seconds(self) -> dict[str, float]:
         return {name: tree_cpu_s(pid) for name, pid in self._pids.items()} | {self._this: sum(os.times()[:2])}
 
 
+def _busy_s() -> float:
+    """CPU seconds of the whole machine since it started, its kernel's included."""
+    user, nice, system, _, _, irq, softirq = map(int, Path("/proc/stat").read_text().split()[1:8])
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+
+
 def shown(cores: Mapping[str, float]) -> str:
     """For a note, with the sum and what the machine has."""
     parts = ", ".join(f"{name} {used:.2f}" for name, used in cores.items())
-    return f"cores used: {parts}; {sum(cores.values()):.2f} of {os.cpu_count()}"
+    return f"cores used: {parts}, together {sum(cores.values()):.2f} of {os.cpu_count()}"
 
 
 def forget_peak(pid: int) -> None:

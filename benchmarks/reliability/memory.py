@@ -72,7 +72,7 @@ async def drill(running: Fleet, wanted: int) -> tuple[dict[str, list[tuple[int, 
             curves["Triton and its stub"].append((done, sum(inside(pid).rss_mb for pid in family(running.triton.pid))))
             curves["SDK"].append((done, inside(os.getpid()).rss_mb))
         await asyncio.gather(*work)
-        limit = f"{done / (time.monotonic() - started_s):,.0f} items/s; {shown(cores.used())}: the cores are the limit"
+        limit = f"{done / (time.monotonic() - started_s):,.0f} items/s; {shown(cores.used())}, which are the limit"
     return curves, done, wrong, limit
 
 
