@@ -29,7 +29,7 @@ MEASURES = (
 _T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
 """Two-sided 95 % quantiles of Student's t by degrees of freedom."""
 _LONGEST_RUN_S = 3 * 3600.0
-"""Far more than a run takes (`budget_s` bounds it): a busy machine only makes it slower, and what is cut off resumes."""
+"""Far more than a run takes (`budget_s` bounds it); a busy machine only makes it slower."""
 
 
 @dataclass(frozen=True)

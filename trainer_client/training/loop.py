@@ -28,7 +28,7 @@ from sync_r1.trainer_client.evaluation.held_out import Evaluation, Judge, Scorer
 from sync_r1.trainer_client.evaluation.unifybench import UnifyBench
 from sync_r1.trainer_client.policies.base import Policy
 from sync_r1.trainer_client.sdk.ensemble import EnsembleResult
-from sync_r1.trainer_client.training.batches import Phases, collect, gather
+from sync_r1.trainer_client.training.batches import collect, gather
 from sync_r1.trainer_client.training.checkpoint import RunState, latest_checkpoint, load_checkpoint, save_checkpoint
 from sync_r1.trainer_client.training.curriculum import Curriculum
 from sync_r1.trainer_client.training.dgs import make_selector
@@ -36,6 +36,7 @@ from sync_r1.trainer_client.training.distributed import ALONE, Ranks
 from sync_r1.trainer_client.training.dump import dump_batch
 from sync_r1.trainer_client.training.durable import append_line, write_text
 from sync_r1.trainer_client.training.journal import Journal
+from sync_r1.trainer_client.training.phases import Phases
 from sync_r1.trainer_client.training.records import forget_after, of_ranks, step_record, waiting_record
 from sync_r1.trainer_client.training.rollout import Sampler
 from sync_r1.trainer_client.training.scoring import PatientScorer
