@@ -18,8 +18,9 @@ from benchmarks.harness import RESULTS
 SERVING = ("throughput", "front", "ensemble")
 LEARNING = ("learning", "oracle", "gradients", "likelihood", "arms", "overlap")
 TABLES = (
-    *SERVING, "learning", "oracle", "gate_correlation", "gate_correlation_trained", "gradients", "gradients_trained",
-    "likelihood", "arms_selectors", "arms_learning", "overlap",
+    *SERVING, "learning", "oracle", "reward_variance", "reward_variance_trained", "gate_correlation",
+    "gate_correlation_trained", "gradients", "gradients_trained", "likelihood", "arms_selectors", "arms_learning",
+    "overlap",
 )  # fmt: skip
 """Order of the tables; a benchmark may make several."""
 _HEAD = """# Results

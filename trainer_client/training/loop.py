@@ -37,7 +37,13 @@ from sync_r1.trainer_client.training.dump import dump_batch
 from sync_r1.trainer_client.training.durable import append_line, write_text
 from sync_r1.trainer_client.training.journal import Journal
 from sync_r1.trainer_client.training.phases import Phases
-from sync_r1.trainer_client.training.records import forget_after, of_ranks, step_record, waiting_record
+from sync_r1.trainer_client.training.records import (
+    forget_after,
+    of_ranks,
+    peak_memory_mb,
+    step_record,
+    waiting_record,
+)
 from sync_r1.trainer_client.training.rollout import Sampler
 from sync_r1.trainer_client.training.scoring import PatientScorer
 from sync_r1.trainer_client.training.sync_grpo import Credit, best_of_n, credit, permute_within_groups
@@ -205,6 +211,8 @@ async def train(
             await measure(f"step-{state.step:06d}")
     if saved_step != state.step:
         save_checkpoint(checkpoints, state, kept=config.checkpoints_kept)
+    memory_mb = max(ranks.gather(peak_memory_mb()))
+    progress(f"{state.step} steps made; the trainer took {memory_mb:.0f} MiB at most", state.step, config.steps)
     with learner.shards.undivided():
         if ranks.main:
             policy.save(out / "policy")
