@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, fields, replace
 from functools import partial
 
@@ -79,9 +80,12 @@ async def collect(
     asked: list[Future[EnsembleResult]] = []
     scoring: list[Future[EnsembleResult]] = []
     came_s: list[float] = []
+    given_up = threading.Event()
 
     def ask(key: str, items: Sequence[Sample], by: Scorer) -> Future[EnsembleResult]:
         # Called on the sampling thread; clients belong to the event loop.
+        if given_up.is_set():
+            raise CancelledError(f"step {state.step + 1} was given up")
         call = partial(by.score, items, timeout_s=config.score_timeout_s)
         asked.append(asyncio.run_coroutine_threadsafe(journal.scored(f"{state.step}/{key}", items, call), loop))
         return asked[-1]
@@ -124,6 +128,7 @@ async def collect(
         with phases("score_wait"):
             scores = joined(await asyncio.gather(*map(asyncio.wrap_future, scoring)))
     finally:
+        given_up.set()
         for future in asked:
             future.cancel()
     tail_s = max(0.0, max(came_s) - sampled_s)
