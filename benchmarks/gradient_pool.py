@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 
 from sync_r1.trainer_client.config import PolicyConfig
+from sync_r1.trainer_client.policies.base import Policy
 from sync_r1.trainer_client.policies.loading import load_policy
 from sync_r1.trainer_client.sdk.client import RewardClient
 from sync_r1.trainer_client.sdk.ensemble import RewardEnsemble, RewardUse
@@ -40,7 +41,6 @@ _SKETCH = 16_384
 _REQUEST_ITEMS = 96
 
 
-
 def prompts_of_pool(count: int, folder: Path) -> list[Task]:
     """The prompts that every pool of that size has."""
     curriculum = Curriculum(load_benchmark("pocket", folder), share_of_r=0.85, learnability=0.0)
@@ -48,12 +48,18 @@ def prompts_of_pool(count: int, folder: Path) -> list[Task]:
 
 
 @dataclass(frozen=True)
-class Pool:
-    """P prompts with N trajectories each; D = size of the sketch."""
+class PoolRewards:
+    """P prompts with N trajectories each."""
 
     rewards_P_N: dict[str, Floats]
     previews_P_N: dict[int, dict[str, Floats]]
     """Decoding step -> the rewards of the preview after it."""
+
+
+@dataclass(frozen=True)
+class Pool(PoolRewards):
+    """The same with gradients; D = size of the sketch."""
+
     answer_P_N_D: npt.NDArray[np.float32]
     image_P_N_D: npt.NDArray[np.float32]
     truncated_P_N_D: npt.NDArray[np.float32]
@@ -65,8 +71,10 @@ def weighted(rewards: dict[str, Floats], weights: dict[str, float]) -> Floats:
     return np.asarray(sum(weight * rewards[name] for name, weight in weights.items()))
 
 
-async def collect(prompts: int, per_prompt: int, policy_name: str, targets: dict[str, str], folder: Path) -> None:
-    """Draw the pool and write it to `folder/pool.npz`."""
+async def collect(
+    prompts: int, per_prompt: int, policy_name: str, targets: dict[str, str], folder: Path, *, gradients: bool
+) -> None:
+    """Draw the pool and write it to `folder/rewards.npz` and, where wanted, `folder/gradients.npz`."""
     policy = load_policy(PolicyConfig(weights=policy_name), "auto")
     tasks = prompts_of_pool(prompts, folder)
     ensemble = RewardEnsemble({name: (RewardClient(targets[name]), RewardUse(w)) for name, w in WEIGHTS.items()})
@@ -79,6 +87,14 @@ async def collect(prompts: int, per_prompt: int, policy_name: str, targets: dict
             arrays[f"{step}/{name}"] = scores_N.reshape(prompts, per_prompt)
         print(f"drawn and scored up to step {step}", flush=True)
     await ensemble.close()
+    np.savez(folder / "rewards.npz", **arrays)
+    if gradients:
+        rows = _sketches(policy, trajectories)
+        shaped = {name: np.stack(vectors).reshape(prompts, per_prompt, -1) for name, vectors in rows.items()}
+        np.savez(folder / "gradients.npz", **shaped)
+
+
+def _sketches(policy: Policy, trajectories: Sequence[Trajectory]) -> dict[str, list[npt.NDArray[np.float32]]]:
     sketch = _Sketch(list(policy.parameters()))
     rows: dict[str, list[npt.NDArray[np.float32]]] = {"answer": [], "image": [], "truncated": []}
     for number, trajectory in enumerate(trajectories):
@@ -88,8 +104,7 @@ async def collect(prompts: int, per_prompt: int, policy_name: str, targets: dict
         rows["truncated"].append(sketch(early.sum() * IMAGE_SCALE))
         if number % 256 == 0:
             print(f"{number} of {len(trajectories)} gradients", flush=True)
-    arrays |= {name: np.stack(vectors).reshape(prompts, per_prompt, -1) for name, vectors in rows.items()}
-    np.savez(folder / "pool.npz", **arrays)
+    return rows
 
 
 async def _scores(
@@ -126,11 +141,17 @@ class _Sketch:
         return torch.zeros(_SKETCH).index_add_(0, self._bucket, flat * self._sign).numpy()
 
 
-def load(folder: Path, steps: int = 8) -> Pool:
-    """What `collect` wrote."""
-    with np.load(folder / "pool.npz") as arrays:
-        return Pool(
+def load_rewards(folder: Path, steps: int = 8) -> PoolRewards:
+    """The rewards that `collect` wrote."""
+    with np.load(folder / "rewards.npz") as arrays:
+        return PoolRewards(
             {name: arrays[f"{steps}/{name}"] for name in WEIGHTS},
             {step: {name: arrays[f"{step}/{name}"] for name in WEIGHTS} for step in PREVIEWS},
-            arrays["answer"], arrays["image"], arrays["truncated"],
-        )  # fmt: skip
+        )
+
+
+def load(folder: Path) -> Pool:
+    """All that `collect` wrote."""
+    rewards = load_rewards(folder)
+    with np.load(folder / "gradients.npz") as arrays:
+        return Pool(rewards.rewards_P_N, rewards.previews_P_N, arrays["answer"], arrays["image"], arrays["truncated"])

@@ -23,8 +23,10 @@ from benchmarks.gradient_pool import (
     WEIGHTS,
     Floats,
     Pool,
+    PoolRewards,
     collect,
     load,
+    load_rewards,
     prompts_of_pool,
     weighted,
 )
@@ -64,7 +66,7 @@ CASES: dict[str, Case] = {
 }
 
 
-def variance_shares(pool: Pool, suffix: str, policy: str) -> None:
+def variance_shares(pool: PoolRewards, suffix: str, policy: str) -> None:
     """Which part of the reward makes the difference between trajectories of one prompt."""
     report = Report(
         f"reward_variance{suffix}",
@@ -106,7 +108,7 @@ def explained(seen_P_N: Floats, final_P_N: Floats) -> float:
     return within(seen_P_N, final_P_N) ** 2 / spread if spread > 0 else 0.0
 
 
-def correlations(pool: Pool, suffix: str, policy: str) -> None:
+def correlations(pool: PoolRewards, suffix: str, policy: str) -> None:
     """How well previews predict: rank correlation within prompts of gate scores and final rewards."""
     report = Report(
         f"gate_correlation{suffix}",
@@ -137,31 +139,8 @@ def correlations(pool: Pool, suffix: str, policy: str) -> None:
     report.finish()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--endpoints", type=Path, help="of services that run already (`sync-r1 up --endpoints-file`)")
-    parser.add_argument("--out", type=Path, default=Path("runs/gradients"))
-    parser.add_argument("--policy", default="", help='a folder with a saved policy; "" = the cold start')
-    parser.add_argument("--prompts", type=int, default=24)
-    parser.add_argument("--per-prompt", type=int, default=64)
-    parser.add_argument("--repeats", type=int, default=16)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    if not (arguments.out / "pool.npz").exists():
-        with ExitStack() as stack:
-            endpoints = (
-                read_endpoints(arguments.endpoints)
-                if arguments.endpoints
-                else stack.enter_context(live_services("pocket", arguments.out))
-            )
-            asyncio.run(
-                collect(arguments.prompts, arguments.per_prompt, arguments.policy, endpoints, arguments.out)
-            )
-    pool = load(arguments.out)
-    suffix, policy = ("_trained", "a trained policy") if arguments.policy else ("", "the cold-start policy")
-    variance_shares(pool, suffix, policy)
-    correlations(pool, suffix, policy)
+def selectors(pool: Pool, arguments: argparse.Namespace, suffix: str, policy: str) -> None:
+    """What every selector's gradient is worth."""
     prompts = len(pool.answer_P_N_D)
     tasks = prompts_of_pool(prompts, arguments.out)
     cases = {name: moments(pool, case, tasks, arguments.repeats) for name, case in CASES.items()}
@@ -187,6 +166,39 @@ def main() -> None:
         " α² / (E‖g‖² × forwards), α = E g·E g₀ / ‖E g₀‖²"
     )
     report.finish()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--endpoints", type=Path, help="of services that run already (`sync-r1 up --endpoints-file`)")
+    parser.add_argument("--out", type=Path, default=Path("runs/gradients"))
+    parser.add_argument("--policy", default="", help='a folder with a saved policy; "" = the cold start')
+    parser.add_argument("--prompts", type=int, default=24)
+    parser.add_argument("--per-prompt", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=16)
+    parser.add_argument("--rewards-only", action="store_true", help="only the two tables that need no gradients")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    wanted = "rewards.npz" if arguments.rewards_only else "gradients.npz"
+    if not (arguments.out / wanted).exists():
+        with ExitStack() as stack:
+            endpoints = (
+                read_endpoints(arguments.endpoints)
+                if arguments.endpoints
+                else stack.enter_context(live_services("pocket", arguments.out))
+            )
+            drawing = collect(
+                arguments.prompts, arguments.per_prompt, arguments.policy, endpoints, arguments.out,
+                gradients=not arguments.rewards_only,
+            )  # fmt: skip
+            asyncio.run(drawing)
+    suffix, policy = ("_trained", "a trained policy") if arguments.policy else ("", "the cold-start policy")
+    rewards = load_rewards(arguments.out)
+    variance_shares(rewards, suffix, policy)
+    correlations(rewards, suffix, policy)
+    if not arguments.rewards_only:
+        selectors(load(arguments.out), arguments, suffix, policy)
 
 
 if __name__ == "__main__":
