@@ -18,8 +18,9 @@ from benchmarks.harness import RESULTS
 SERVING = ("throughput", "front", "ensemble")
 LEARNING = ("learning", "oracle", "gradients", "likelihood", "arms", "overlap")
 TABLES = (
-    *SERVING, "learning", "oracle", "gate_correlation", "gate_correlation_trained", "gradients", "gradients_trained",
-    "likelihood", "arms_selectors", "arms_learning", "overlap",
+    *SERVING, "learning", "oracle", "reward_variance", "reward_variance_trained", "gate_correlation",
+    "gate_correlation_trained", "gradients", "gradients_trained", "likelihood", "arms_selectors", "arms_learning",
+    "overlap",
 )  # fmt: skip
 """Order of the tables; a benchmark may make several."""
 _HEAD = """# Results
@@ -31,14 +32,18 @@ and `reward_models/pocket/artefacts/validity.json`, each with its command.
 """
 
 
+FINDINGS = Path(__file__).parent / "findings.md"
+"""What the tables say, written by hand; it comes first."""
+
+
 def gather(target: Path = Path(__file__).parent / "RESULTS.md") -> None:
-    """Write the tables of all results, in the order above, into one page."""
+    """Write the findings and the tables of all results, in the order above, into one page."""
     order = TABLES
     paths = sorted(
         RESULTS.glob("*.json"), key=lambda path: (order.index(path.stem) if path.stem in order else 99, path.stem)
     )
     tables = [json.loads(path.read_text())["markdown"] for path in paths]
-    target.write_text("\n".join([_HEAD, *(table + "\n" for table in tables)]))
+    target.write_text("\n".join([_HEAD, FINDINGS.read_text(), *(table + "\n" for table in tables)]))
 
 
 def main() -> None:

@@ -28,6 +28,8 @@ MEASURES = (
 )  # fmt: skip
 _T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
 """Two-sided 95 % quantiles of Student's t by degrees of freedom."""
+_LONGEST_RUN_S = 3 * 3600.0
+"""Far more than a run takes (`budget_s` bounds it); a busy machine only makes it slower."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def train(folder: Path, seed: int, permuted: str, overrides: list[str]) -> Run:
         command += ["--resume"] if (folder / "config.json").exists() else []
         for override in (f"objective.permute_rewards_within_group={permuted}", *overrides):
             command += ["--set", override]
-        subprocess.run(command, check=True, timeout=1200)
+        subprocess.run(command, check=True, timeout=_LONGEST_RUN_S)
     before, after = (
         json.loads((folder / "evaluation" / f"{name}.json").read_text())["means"] for name in ("start", "end")
     )

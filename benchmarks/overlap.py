@@ -147,7 +147,7 @@ def main() -> None:
                     ))  # fmt: skip
     report.notes.append(
         f"median over {arguments.steps} steps with its 95 % interval, each the fastest of {arguments.repeats} repeats; "
-        "a delay applies to every round of requests, the gate's too, which nothing overlaps: previews wait for it"
+        "a delay applies to every round of requests, the gate's too: with one chunk nothing is left to sample meanwhile"
     )
     report.notes.append("all runs of one selector and number of chunks ended in the same weights, bit for bit")
     report.finish()

@@ -8,6 +8,8 @@ import torch
 
 from benchmarks import gradients, likelihood
 from benchmarks.arms import reached_at
+from benchmarks.gradient_pool import PREVIEWS, WEIGHTS, Pool
+from benchmarks.gradient_replay import moments
 from sync_r1.trainer_client.evaluation.pocketbench import write_pocketbench
 from sync_r1.trainer_client.evaluation.unifybench import load_unifybench
 from sync_r1.trainer_client.training.curriculum import Curriculum
@@ -24,20 +26,20 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> list[Task]:
     return curriculum.draw(PROMPTS, np.random.default_rng(0))
 
 
-def pool(slope: float) -> gradients.Pool:
+def pool(slope: float) -> Pool:
     """Picture gradients s ~ N(0, 1), image reward = slope * s[0] + noise, nothing from the answer; previews see it."""
     rng = np.random.default_rng(0)
     image = rng.normal(size=(PROMPTS, PER_PROMPT, SIZE)).astype(np.float32)
     noisy = slope * image[..., 0] + rng.normal(size=(PROMPTS, PER_PROMPT))
-    rewards = {name: np.zeros((PROMPTS, PER_PROMPT)) for name in gradients.WEIGHTS} | {"aesthetic": noisy}
-    return gradients.Pool(
-        rewards, dict.fromkeys(gradients.PREVIEWS, rewards), np.zeros_like(image), image, np.zeros_like(image)
+    rewards = {name: np.zeros((PROMPTS, PER_PROMPT)) for name in WEIGHTS} | {"aesthetic": noisy}
+    return Pool(
+        rewards, dict.fromkeys(PREVIEWS, rewards), np.zeros_like(image), image, np.zeros_like(image)
     )
 
 
 def test_signal_and_noise_are_those_of_a_known_gradient(tasks: list[Task]) -> None:
-    slope, weight = 1.0, gradients.WEIGHTS["aesthetic"]
-    found = gradients.moments(pool(slope), "none, G = 8", tasks, 40)
+    slope, weight = 1.0, WEIGHTS["aesthetic"]
+    found = moments(pool(slope), gradients.CASES["none, G = 8"], tasks, 40)
     ones = np.ones(PROMPTS)
     signal = ones @ found.cross_3_P[2] / found.pairs_P.sum()
     # g = mean over the group of (R - mean R) s, so E g = (1 - 1/G) Cov(R, s) = (7/8) weight slope along the first axis.
@@ -55,14 +57,14 @@ def test_signal_and_noise_are_those_of_a_known_gradient(tasks: list[Task]) -> No
 
 
 def test_without_a_signal_the_estimate_is_zero_not_the_noise(tasks: list[Task]) -> None:
-    found = gradients.moments(pool(0.0), "none, G = 8", tasks, 20)
+    found = moments(pool(0.0), gradients.CASES["none, G = 8"], tasks, 20)
     assert abs(found.figures(np.ones(PROMPTS), 2)[0]) < 0.05
 
 
 def test_a_perfect_gate_that_keeps_the_good_loses_signal_and_one_that_keeps_the_spread_gains(tasks: list[Task]) -> None:
     known = pool(1.0)
     plain, above, spread = (
-        gradients.moments(known, name, tasks, 20).figures(np.ones(PROMPTS), 2)[0]
+        moments(known, gradients.CASES[name], tasks, 20).figures(np.ones(PROMPTS), 2)[0]
         for name in (
             "none, G = 8",
             "DGS above θ, image rewards, step 1, 8 of 16",
@@ -73,8 +75,20 @@ def test_a_perfect_gate_that_keeps_the_good_loses_signal_and_one_that_keeps_the_
 
 
 def test_previews_are_paid_for(tasks: list[Task]) -> None:
-    found = gradients.moments(pool(1.0), "DGS spread, image rewards, step 1, 8 of 16", tasks, 2)
+    found = moments(pool(1.0), gradients.CASES["DGS spread, image rewards, step 1, 8 of 16"], tasks, 2)
     assert found.forwards == 16 * (1 + 1) + 8 * 7
+
+
+def test_variance_is_shared_out_within_prompts_and_adds_up() -> None:
+    rng = np.random.default_rng(0)
+    picture, answer = rng.normal(0.0, 2.0, (40, 64)), rng.normal(0.0, 1.0, (40, 64))
+    prompt = rng.normal(0.0, 10.0, (40, 1))  # between prompts, which no baseline lets through
+    total = picture + answer + prompt
+    shares = [gradients.within(part + prompt, total) / gradients.within(total, total) for part in (picture, answer)]
+    assert shares == pytest.approx([0.8, 0.2], abs=0.03)
+    assert sum(shares) == pytest.approx(1.0)
+    assert gradients.explained(picture + prompt, picture + answer - prompt) == pytest.approx(0.8, abs=0.03)
+    assert gradients.explained(np.ones((3, 4)), picture[:3, :4]) == 0.0
 
 
 def test_a_level_is_reached_between_measurements_or_never() -> None:

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from sync_r1.trainer_client.policies.base import ImageState, Question
-from sync_r1.trainer_client.policies.magvit import Magvit, MagvitConfig, StageSizes
+from sync_r1.trainer_client.policies.magvit import Magvit, MagvitConfig
+from sync_r1.trainer_client.policies.magvit_layers import StageSizes
 from sync_r1.trainer_client.policies.pocket import PocketPolicy
 from sync_r1.trainer_client.policies.showo import Showo, ShowoConfig
 from sync_r1.trainer_client.policies.showo_policy import MASKED

@@ -9,6 +9,7 @@ import json
 import random
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +43,17 @@ def config(**changes: object) -> TrainConfig:
     return toy_config(**values | changes)
 
 
-async def run(settings: TrainConfig, out: Path, bench: UnifyBench, policy: ToyPolicy, scorer: Any) -> list[Any]:
-    gate = ToyScorer(weights={"concept-consistency": 0.65, "text-faithfulness": 0.35})
+def gate_scorer() -> ToyScorer:
+    return ToyScorer(weights={"concept-consistency": 0.65, "text-faithfulness": 0.35})
+
+
+async def run(
+    settings: TrainConfig, out: Path, bench: UnifyBench, policy: ToyPolicy, scorer: Any, gate: Any = None
+) -> list[Any]:
     await train(
-        settings, out, policy=policy, reference=ToyPolicy(), bench=bench, scorer=scorer, gate_scorer=gate, judge=None
-    )
+        settings, out, policy=policy, reference=ToyPolicy(), bench=bench, scorer=scorer,
+        gate_scorer=gate or gate_scorer(), judge=None,
+    )  # fmt: skip
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
@@ -80,23 +87,64 @@ async def test_a_chunk_is_scored_while_the_next_is_sampled(tmp_path: Path, bench
     assert record["trajectories"] == 8
 
 
-@pytest.mark.parametrize("selector", [{"kind": "none"}, {"kind": "dgs", "preview_at": 0.5}])
+async def test_previews_are_sampled_while_the_gate_of_others_is_asked(tmp_path: Path, bench: UnifyBench) -> None:
+    """The gate's answer for the first chunk is held back until previews of the second are there: if the trainer waited
+    for it before it sampled on, neither would ever come.
+    """
+    previewed = threading.Event()
+
+    class Policy(ToyPolicy):
+        calls = 0
+
+        def preview(self, state: ImageState) -> Any:
+            self.calls += 1
+            if self.calls == 2:
+                previewed.set()
+            return super().preview(state)
+
+    @dataclass
+    class Gate(ToyScorer):
+        async def score(self, samples: Sequence[Sample], *, timeout_s: float | None = None) -> EnsembleResult:
+            if not self.requests:
+                assert await asyncio.to_thread(previewed.wait, 60)
+            return await super().score(samples, timeout_s=timeout_s)
+
+    gate, scorer = Gate(weights=gate_scorer().weights), ToyScorer()
+    settings = config(
+        steps=1,
+        sampling={"prompts": 2, "group_size": 4, "chunks": 2},
+        selector={"kind": "dgs", "preview_at": 0.5, "max_rounds": 1},
+    )
+    (record,) = await run(settings, tmp_path, bench, Policy(), scorer, gate)
+    assert [len(request) for request in gate.requests] == [8, 8]
+    assert record["trajectories"] == 8
+    # Two steps and the filling pass for each of 16 previews, two more for each picture: what another chunk samples
+    # meanwhile is not counted twice.
+    assert record["selection"]["policy_steps"] == 16 * 3 + 8 * 2
+
+
+@pytest.mark.parametrize("selector", [{"kind": "none"}, {"kind": "dgs", "preview_at": 0.5, "max_rounds": 2}])
 async def test_the_result_does_not_depend_on_when_scores_come(
     tmp_path: Path, bench: UnifyBench, selector: dict[str, Any]
 ) -> None:
+    @dataclass
     class Dawdling(ToyScorer):
-        random = random.Random(0)
+        random: random.Random = field(default_factory=lambda: random.Random(0))
 
         async def score(self, samples: Sequence[Sample], *, timeout_s: float | None = None) -> EnsembleResult:
             await asyncio.sleep(self.random.choice((0.0, 0.02, 0.1)))
             return await super().score(samples, timeout_s=timeout_s)
 
     prompt, late = ToyPolicy(), ToyPolicy()
+    late_gate = Dawdling(weights=gate_scorer().weights)
     first = await run(config(selector=selector), tmp_path / "a", bench, prompt, ToyScorer())
-    second = await run(config(selector=selector), tmp_path / "b", bench, late, Dawdling())
+    second = await run(config(selector=selector), tmp_path / "b", bench, late, Dawdling(), late_gate)
     for one, other in zip(prompt.parameters(), late.parameters()):
         assert one.detach().numpy().tobytes() == other.detach().numpy().tobytes()
-    assert [record["rewards"] for record in first] == [record["rewards"] for record in second]
+    for key in ("rewards", "selection"):
+        assert [record[key] for record in first] == [record[key] for record in second]
+    if selector["kind"] == "dgs":
+        assert {record["selection"]["rounds"] for record in first} != {3}, "no chunk needed a second round"
 
 
 async def test_groups_stay_whole_and_keep_their_numbers(tmp_path: Path, bench: UnifyBench) -> None:

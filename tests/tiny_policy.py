@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from sync_r1.trainer_client.policies.magvit import Magvit, MagvitConfig, StageSizes
+from sync_r1.trainer_client.policies.magvit import Magvit, MagvitConfig
+from sync_r1.trainer_client.policies.magvit_layers import StageSizes
 from sync_r1.trainer_client.policies.pocket import PocketPolicy
 from sync_r1.trainer_client.policies.showo import Showo, ShowoConfig
 from sync_r1.trainer_client.policies.words import Words, write_vocabulary

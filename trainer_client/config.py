@@ -101,8 +101,9 @@ class SamplingConfig(_Section):
     temperature: float = Field(default=1.0, gt=0)
     """Of the tokens. 1 keeps samples on-policy: the loss uses the policy's own probabilities."""
     chunks: int = Field(default=1, ge=1)
-    """Parts (of whole groups) in which a batch is sampled; each is scored while the next is sampled. The draws differ
-    from those of another number, not their distribution.
+    """Parts (of whole groups) in which a batch is sampled; each is scored, and its gate asked, while others are
+    sampled, so a run with a gate waits for it only with one part. The draws differ from those of another number, not
+    their distribution.
     """
     batch: int = Field(default=64, ge=1)
     """Most trajectories that the policy draws at once; bounds memory."""

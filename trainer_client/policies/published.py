@@ -25,7 +25,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sync_r1.trainer_client.policies.magvit import Magvit, MagvitConfig, StageSizes
+from sync_r1.trainer_client.policies.magvit import Magvit, MagvitConfig
+from sync_r1.trainer_client.policies.magvit_layers import StageSizes
 from sync_r1.trainer_client.policies.phi_text import PhiText
 from sync_r1.trainer_client.policies.showo import SPECIAL_TOKENS, Showo, ShowoConfig
 

@@ -79,7 +79,7 @@ def _gate_cost(steps: Steps) -> str:
         return ""
     spent = sum(step["selection"]["policy_steps"] for step in steps)
     wasted = sum(step["selection"]["rejected_steps"] for step in steps)
-    gate_s = sum(step["selection"]["gate_s"] for step in steps)
+    gate_s = sum(step["phases_s"]["gate"] for step in steps)
     return (
         f"Per finished trajectory: {spent / finished:.2f} policy steps, of which {wasted / finished:.2f} went into "
         f"rejected previews, and {gate_s / finished * 1000:.0f} ms waiting for the gate."

@@ -1,22 +1,24 @@
 """One batch from prompts to scores, with sampling and scoring at the same time.
 
-    chunk 0:  sample ─▶ score ────────────▶
-    chunk 1:            sample ─▶ score ──────────▶
-    all:                          reference forward ─▶ wait for what is left ─▶ Batch
+    chunk 0:  preview ─▶ gate ······▶ finish ─▶ score ──────────▶
+    chunk 1:             preview ─▶ gate ······▶ finish ─▶ score ──────────▶
+    all:                                                  reference forward ─▶ wait for what is left ─▶ Batch
 
-A batch is sampled in `sampling.chunks` parts of whole groups, one after the other; each part is sent to the services as
-soon as it is there. The policy does not change in between, so all of it stays on-policy, and nothing that is drawn
-depends on when a score comes: the result is the same however long the services take. Sampling runs in a thread of its
-own, because the event loop has the services to talk to.
+A batch is sampled in `sampling.chunks` parts of whole groups, which take turns (`turns.py`): while one waits for its
+gate, the next one's previews are sampled, and a part is sent to the services as soon as it is finished. The policy does
+not change in between, so all of it stays on-policy, and nothing that is drawn depends on when a score comes: the result
+is the same however long the services take. Sampling runs in a thread of its own, because the event loop has the
+services to talk to.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, fields, replace
 from functools import partial
 
@@ -28,29 +30,16 @@ from sync_r1.trainer_client.evaluation.held_out import Scorer
 from sync_r1.trainer_client.sdk.ensemble import EnsembleResult
 from sync_r1.trainer_client.training.checkpoint import RunState
 from sync_r1.trainer_client.training.journal import Journal, result_from_json, result_to_json
+from sync_r1.trainer_client.training.phases import Phases
 from sync_r1.trainer_client.training.reasoning import Task, sample
 from sync_r1.trainer_client.training.rollout import Pixels, Sampler
 from sync_r1.trainer_client.training.scoring import joined
-from sync_r1.trainer_client.training.selectors import Floats, Gate, Selected, SelectionCost
+from sync_r1.trainer_client.training.selectors import Floats, Selected, SelectionCost
+from sync_r1.trainer_client.training.turns import Turn, in_turns
 from sync_r1.trainer_client.training.update import RecordedLogProbs
 
-
-class Phases:
-    """Seconds spent per phase of one step."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        started_s = time.monotonic()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started_s
-
-    def move(self, source: str, target: str, seconds: float) -> None:
-        """Book part of one phase's time under another's name."""
-        self.seconds[source] -= seconds
-        self.seconds[target] = self.seconds.get(target, 0.0) + seconds
+_AT_ONCE = 3
+"""Chunks that are begun and not finished: enough to sample while one waits, and a bound on what is kept unfinished."""
 
 
 @dataclass(frozen=True)
@@ -83,28 +72,35 @@ async def collect(
 ) -> Batch:
     """Sample and score this process's share of a batch for `tasks`. Raises what the scorers and the journal raise."""
     loop, rounds = asyncio.get_running_loop(), itertools.count()
-
-    async def score(key: str, samples: Sequence[Sample], by: Scorer) -> EnsembleResult:
-        ask = partial(by.score, samples, timeout_s=config.score_timeout_s)
-        return await journal.scored(f"{state.step}/{key}", samples, ask)
-
-    async def gate(samples: Sequence[Sample]) -> Floats:
-        # Called on the sampling thread's loop; clients belong to this one.
-        asked = score(f"gate-{next(rounds)}", samples, gate_scorer)
-        return (await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(asked, loop))).total_N
-
+    own_groups = state.learner.ranks.share(range(len(tasks)))
+    chunks = np.array_split(own_groups, min(config.sampling.chunks, len(own_groups)))
     parts: list[Selected] = []
     pictures: list[Pixels] = []
     samples: list[Sample] = []
-    scoring: list[asyncio.Task[EnsembleResult]] = []
+    asked: list[Future[EnsembleResult]] = []
+    scoring: list[Future[EnsembleResult]] = []
     came_s: list[float] = []
-    try:
-        own_groups = state.learner.ranks.share(range(len(tasks)))
-        for number, chunk in enumerate(np.array_split(own_groups, min(config.sampling.chunks, len(own_groups)))):
+    given_up = threading.Event()
+
+    def ask(key: str, items: Sequence[Sample], by: Scorer) -> Future[EnsembleResult]:
+        # Called on the sampling thread; clients belong to the event loop.
+        if given_up.is_set():
+            raise CancelledError(f"step {state.step + 1} was given up")
+        call = partial(by.score, items, timeout_s=config.score_timeout_s)
+        asked.append(asyncio.run_coroutine_threadsafe(journal.scored(f"{state.step}/{key}", items, call), loop))
+        return asked[-1]
+
+    async def gate(items: Sequence[Sample]) -> Floats:
+        return (await Turn(ask(f"gate-{next(rounds)}", items, gate_scorer))).total_N
+
+    def draw() -> None:
+        rollouts = (
+            state.selector.rollout(sampler.counting_anew(), [tasks[group] for group in chunk], gate) for chunk in chunks
+        )
+        for number, part in in_turns(rollouts, _AT_ONCE, phases):
             with phases("sample"):
-                part, drawn = await asyncio.to_thread(_sample, state, sampler, [tasks[group] for group in chunk], gate)
-            phases.move("sample", "gate", part.cost.gate_s)
-            own = [replace(trajectory, group=int(chunk[trajectory.group])) for trajectory in part.trajectories]
+                drawn = sampler.pictures(part.trajectories)
+            own = [replace(trajectory, group=int(chunks[number][trajectory.group])) for trajectory in part.trajectories]
             sent = [
                 sample(
                     tasks[trajectory.group],
@@ -115,11 +111,14 @@ async def collect(
                 )
                 for index, (trajectory, pixels) in enumerate(zip(own, drawn), start=len(samples))
             ]
-            scoring.append(asyncio.create_task(score(f"scores-{number}", sent, scorer)))
+            scoring.append(ask(f"scores-{number}", sent, scorer))
             scoring[-1].add_done_callback(lambda _: came_s.append(time.monotonic()))
             parts.append(replace(part, trajectories=own))
-            pictures += drawn
-            samples += sent
+            pictures.extend(drawn)
+            samples.extend(sent)
+
+    try:
+        await asyncio.to_thread(draw)
         sampled_s = time.monotonic()
         selected = joined_selection(parts)
         # The reference does not depend on rewards, so its forward passes fill the time in which the services work.
@@ -127,17 +126,13 @@ async def collect(
         with phases("reference"):
             recorded = await asyncio.to_thread(state.learner.reference_log_probs, selected.trajectories, steps)
         with phases("score_wait"):
-            scores = joined(await asyncio.gather(*scoring))
+            scores = joined(await asyncio.gather(*map(asyncio.wrap_future, scoring)))
     finally:
-        for task in scoring:
-            task.cancel()
+        given_up.set()
+        for future in asked:
+            future.cancel()
     tail_s = max(0.0, max(came_s) - sampled_s)
     return Batch(tasks, selected, pictures, samples, scores, steps, recorded, tail_s)
-
-
-def _sample(state: RunState, sampler: Sampler, tasks: Sequence[Task], gate: Gate) -> tuple[Selected, list[Pixels]]:
-    selected = asyncio.run(state.selector.rollout(sampler, tasks, gate))
-    return selected, sampler.pictures(selected.trajectories)
 
 
 @dataclass(frozen=True)

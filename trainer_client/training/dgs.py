@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -141,9 +140,7 @@ class DynamicGroupScaling(Selector):
                 if ANSWER_REWARD in self.config.weights
                 else gate_sample(task, **names, pixels=pixels)
             )
-        started_s = time.monotonic()
         scores_N = await gate(samples)
-        cost.gate_s += time.monotonic() - started_s
         cost.proposed += len(proposals)
         cost.gate_failed += int(np.isnan(scores_N).sum())
         return scores_N

@@ -28,7 +28,7 @@ from sync_r1.trainer_client.evaluation.held_out import Evaluation, Judge, Scorer
 from sync_r1.trainer_client.evaluation.unifybench import UnifyBench
 from sync_r1.trainer_client.policies.base import Policy
 from sync_r1.trainer_client.sdk.ensemble import EnsembleResult
-from sync_r1.trainer_client.training.batches import Phases, collect, gather
+from sync_r1.trainer_client.training.batches import collect, gather
 from sync_r1.trainer_client.training.checkpoint import RunState, latest_checkpoint, load_checkpoint, save_checkpoint
 from sync_r1.trainer_client.training.curriculum import Curriculum
 from sync_r1.trainer_client.training.dgs import make_selector
@@ -36,7 +36,14 @@ from sync_r1.trainer_client.training.distributed import ALONE, Ranks
 from sync_r1.trainer_client.training.dump import dump_batch
 from sync_r1.trainer_client.training.durable import append_line, write_text
 from sync_r1.trainer_client.training.journal import Journal
-from sync_r1.trainer_client.training.records import forget_after, of_ranks, step_record, waiting_record
+from sync_r1.trainer_client.training.phases import Phases
+from sync_r1.trainer_client.training.records import (
+    forget_after,
+    of_ranks,
+    peak_memory_mb,
+    step_record,
+    waiting_record,
+)
 from sync_r1.trainer_client.training.rollout import Sampler
 from sync_r1.trainer_client.training.scoring import PatientScorer
 from sync_r1.trainer_client.training.sync_grpo import Credit, best_of_n, credit, permute_within_groups
@@ -204,6 +211,8 @@ async def train(
             await measure(f"step-{state.step:06d}")
     if saved_step != state.step:
         save_checkpoint(checkpoints, state, kept=config.checkpoints_kept)
+    memory_mb = max(ranks.gather(peak_memory_mb()))
+    progress(f"{state.step} steps made; the trainer took {memory_mb:.0f} MiB at most", state.step, config.steps)
     with learner.shards.undivided():
         if ranks.main:
             policy.save(out / "policy")

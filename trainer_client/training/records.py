@@ -15,8 +15,9 @@ import torch
 
 from sync_r1.trainer_client.sdk.combination import Floats
 from sync_r1.trainer_client.sdk.ensemble import EnsembleResult
-from sync_r1.trainer_client.training.batches import Batch, Phases
+from sync_r1.trainer_client.training.batches import Batch
 from sync_r1.trainer_client.training.durable import cut_torn_line, write_text
+from sync_r1.trainer_client.training.phases import Phases
 from sync_r1.trainer_client.training.reasoning import Task
 from sync_r1.trainer_client.training.scoring import PatientScorer
 from sync_r1.trainer_client.training.selectors import Selected

@@ -50,6 +50,10 @@ class Sampler:
         self._temperature, self._batch = temperature, batch
         self.policy_steps = 0
 
+    def counting_anew(self) -> Sampler:
+        """The same policy and random numbers, with a count of its own: for one of several rollouts in turns."""
+        return Sampler(self.policy, temperature=self._temperature, batch=self._batch, generator=self.generator)
+
     @torch.no_grad()
     def begin(self, tasks: Sequence[Task], groups: Sequence[int]) -> list[Trajectory]:
         """Answer the question of `tasks[g]` once for each g in `groups` and start a picture from it; ordered by

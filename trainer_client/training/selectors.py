@@ -49,8 +49,6 @@ class SelectionCost:
     rejected_steps: int = 0
     """Of these, spent on trajectories that were not finished."""
     rounds: int = 0
-    gate_s: float = 0.0
-    """Wall time of the gate's requests."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ class Selector(Protocol):
         return prompts
 
     async def rollout(self, sampler: Sampler, tasks: Sequence[Task], gate: Gate) -> Selected:
-        """Finished trajectories for every task."""
+        """Finished trajectories for every task. Awaits nothing but `gate`: several rollouts take turns then."""
         ...
 
     def rollout_state(self) -> dict[str, Any]:
