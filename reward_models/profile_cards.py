@@ -35,10 +35,11 @@ class CardMaker:
         pictures = next((graph for graph in graphs if graph.takes_pictures), None)
         size = pictures.picture_size if pictures else 0
         scale = 1 / (file.one_at - file.zero_at)
+        random = [graph.name for graph in graphs if graph.random_weights]
         return Card(
             reward=self.reward,
             variant=self.variant,
-            summary=file.summary,
+            summary=f"RANDOM WEIGHTS, the score means nothing: {file.summary}" if random else file.summary,
             source=file.source,
             licence=file.licence,
             required_fields=required,
@@ -52,9 +53,12 @@ class CardMaker:
             ),
             preferred_image_size=size,
             groupwise=groupwise,
-            validity=_validity(file.validity),
+            validity={} if random else _validity(file.validity),
             validity_command=file.validity_command,
-            failure_modes=file.failure_modes,
+            failure_modes=(
+                *(f"RANDOM WEIGHTS in graph {name}, for trying out only" for name in random),
+                *file.failure_modes,
+            ),
         )
 
 
