@@ -79,6 +79,8 @@ class GraphSpec:
     max_batch_size: int
     preprocessing: Preprocessing = CROPPED
     """How a picture is brought to the size of the `pixels` input; unused by text graphs."""
+    tokenizer: str = ""
+    """Which reader of texts makes its token inputs; empty for graphs without texts."""
     package: str = ""
     """Which exporter of `export.py` makes the file; empty when it does not."""
     published: str = ""
@@ -88,6 +90,18 @@ class GraphSpec:
     """Stands in for axes of any length in the warm-up sample."""
     instances: int = 1
     batching: DynamicBatching = DynamicBatching()
+
+    @property
+    def takes_pictures(self) -> bool:
+        """Whether its first input is `pixels` [size, size, 3]: uint8, or float32 where its preprocessing gives that."""
+        pixels = self.inputs[0]
+        dtype = "float32" if self.preprocessing.resize == "pad_bicubic" else "uint8"
+        return pixels.dtype == dtype and len(pixels.shape) == 3 and pixels.shape[0] == pixels.shape[1]
+
+    @property
+    def picture_size(self) -> int:
+        """Side of the pictures it takes, pixels."""
+        return self.inputs[0].shape[0]
 
     @cached_property
     def sha256(self) -> str:

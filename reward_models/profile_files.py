@@ -1,12 +1,16 @@
-"""What a profile file may say: the YAML's shape, validated by pydantic; `profiles.py` makes rewards of it."""
+"""What a profile file may say: the YAML's shape, validated by pydantic.
+
+A graph is told apart by its origin (`checked_in`, `package`, `published`), a variant by its `kind`.
+`profile_graphs.py` makes graphs of the first, `variants.py` rewards of the second.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from sync_r1.reward_models.graphs import DType
+from sync_r1.reward_models.graphs import DType, Engine
 from sync_r1.reward_models.images import ResizeMode
 from sync_r1.reward_models.rewards.concept_consistency import ReferenceMode
 
@@ -17,6 +21,9 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+# Graphs
+
+
 class TensorFile(Strict):
     """Element type and shape without the batch axis; -1 is any length."""
 
@@ -24,24 +31,61 @@ class TensorFile(Strict):
     shape: tuple[Annotated[int, Field(ge=-1)], ...]
 
 
-class GraphFile(Strict):
-    """One graph. `checked_in` is a path below reward_models/; `package` names an exporter of `export.py`."""
+class ServedGraphFile(Strict):
+    """What every graph that Triton runs has."""
 
     version: int = Field(default=1, ge=1)
-    checked_in: str = ""
-    package: Literal["", "efficientnet_lite2", "minilm"] = ""
-    inputs: dict[str, TensorFile] = Field(min_length=1)
-    outputs: dict[str, TensorFile] = Field(min_length=1)
     max_batch_size: int = Field(ge=1, le=1024)
     instances: int = Field(default=1, ge=1)
+
+
+class OwnGraphFile(ServedGraphFile):
+    """A graph whose tensors and preprocessing the profile states itself."""
+
+    inputs: dict[str, TensorFile] = Field(min_length=1)
+    outputs: dict[str, TensorFile] = Field(min_length=1)
     resize: ResizeMode = "crop_bicubic"
     tokenizer: Literal["", "pocket", "minilm"] = ""
 
-    @model_validator(mode="after")
-    def _one_origin(self) -> GraphFile:
-        if bool(self.checked_in) == bool(self.package):
-            raise ValueError("a graph needs exactly one of `checked_in` and `package`")
-        return self
+
+class CheckedInGraphFile(OwnGraphFile):
+    checked_in: str
+    """A path below reward_models/."""
+
+
+class PackageGraphFile(OwnGraphFile):
+    package: Literal["efficientnet_lite2", "minilm"]
+    """An exporter of `export.py`."""
+
+
+class PublishedGraphFile(ServedGraphFile):
+    published: str
+    """A graph of `published/catalogue.py`, which knows its tensors, preprocessing and tokenizer."""
+    engine: Engine = "onnx"
+
+
+GRAPH_ORIGINS = ("checked_in", "package", "published")
+
+
+def _origin(raw: Any) -> str | None:
+    """The one origin that a graph names; None, hence an error, when it names none or several."""
+    named = [origin for origin in GRAPH_ORIGINS if (origin in raw if isinstance(raw, dict) else hasattr(raw, origin))]
+    return named[0] if len(named) == 1 else None
+
+
+GraphFile = Annotated[
+    Annotated[CheckedInGraphFile, Tag("checked_in")]
+    | Annotated[PackageGraphFile, Tag("package")]
+    | Annotated[PublishedGraphFile, Tag("published")],
+    Discriminator(
+        _origin,
+        custom_error_type="graph_origin",
+        custom_error_message=f"a graph needs exactly one of {', '.join(GRAPH_ORIGINS)}",
+    ),
+]
+
+
+# Variants
 
 
 class CardFile(Strict):
@@ -68,30 +112,72 @@ class CardFile(Strict):
         return self
 
 
-class ConceptVariantFile(Strict):
+class EmbeddingVariantFile(Strict):
+    """Cosine of the picture's embedding with those of the references."""
+
+    kind: Literal["embedding"]
     image_encoder: str
     references: ReferenceMode = "mean_cosine"
     card: CardFile
 
 
-class TextVariantFile(Strict):
+class CosineVariantFile(Strict):
+    """Cosine of picture and prompt."""
+
+    kind: Literal["cosine"]
     image_encoder: str
     text_encoder: str
-    split: bool = False
     card: CardFile
 
 
-class UnderstandingVariantFile(Strict):
-    """Without a text encoder the variant is the string metric of its name."""
+class ClausesVariantFile(Strict):
+    """Cosines of the picture and every clause of the prompt."""
 
-    text_encoder: str = ""
+    kind: Literal["clauses"]
+    image_encoder: str
+    text_encoder: str
     card: CardFile
 
 
-class AestheticVariantFile(Strict):
+class StringVariantFile(Strict):
+    """The string metric of the variant's name; runs no graph."""
+
+    kind: Literal["string"]
+    card: CardFile
+
+
+class SemanticVariantFile(Strict):
+    """Meaning by a sentence encoder, and key facts by name."""
+
+    kind: Literal["semantic"]
+    text_encoder: str
+    card: CardFile
+
+
+class RatingVariantFile(Strict):
+    """The rating that one graph gives a picture."""
+
+    kind: Literal["rating"]
     image_encoder: str
     card: CardFile
 
+
+ConceptVariantFile = EmbeddingVariantFile
+TextVariantFile = Annotated[CosineVariantFile | ClausesVariantFile, Field(discriminator="kind")]
+UnderstandingVariantFile = Annotated[StringVariantFile | SemanticVariantFile, Field(discriminator="kind")]
+AestheticVariantFile = RatingVariantFile
+
+VariantFile = (
+    EmbeddingVariantFile
+    | CosineVariantFile
+    | ClausesVariantFile
+    | StringVariantFile
+    | SemanticVariantFile
+    | RatingVariantFile
+)
+
+
+# The whole
 
 V = TypeVar("V", bound=Strict)
 
@@ -108,6 +194,8 @@ class RewardFile(Strict, Generic[V]):
 
 
 class RewardsFile(Strict):
+    """The four rewards, each with the kinds of variants that it has."""
+
     concept_consistency: RewardFile[ConceptVariantFile] = Field(alias="concept-consistency")
     text_faithfulness: RewardFile[TextVariantFile] = Field(alias="text-faithfulness")
     understanding_correctness: RewardFile[UnderstandingVariantFile] = Field(alias="understanding-correctness")

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Literal
 
 from sync_r1.reward_models.graphs import DynamicBatching, GraphSpec, TensorSpec
-from sync_r1.reward_models.profiles import Profile, ProfileError
+from sync_r1.reward_models.profiles import Profile
+from sync_r1.reward_models.types import ProfileError
 
 Backend = Literal["python", "onnxruntime"]
 _TRITON_TYPES = {"uint8": "TYPE_UINT8", "int64": "TYPE_INT64", "float32": "TYPE_FP32"}

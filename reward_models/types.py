@@ -9,6 +9,7 @@ Errors of this package:
     RewardError
     ├── UnknownVariant      the reward has no such variant
     ├── UnknownRelease      no release with that digest is served
+    ├── ProfileError        a profile does not exist or is not valid
     └── GraphError          a graph could not be run
         ├── GraphUnavailable    nobody answers; another replica may
         ├── GraphOverloaded     its queue is full; later may work
@@ -38,6 +39,10 @@ class UnknownVariant(RewardError):
 
 class UnknownRelease(RewardError):
     """No release with that digest is served; the message lists those that are."""
+
+
+class ProfileError(RewardError):
+    """The profile does not exist or is not valid; the message says where and why."""
 
 
 class GraphError(RewardError):

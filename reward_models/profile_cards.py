@@ -1,0 +1,81 @@
+"""Cards of a profile: what its YAML says of a variant, what the formula knows, and the figures measured for it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sync_r1.reward_models.cards import Card
+from sync_r1.reward_models.graphs import GraphSpec
+from sync_r1.reward_models.profile_files import CardFile
+
+_HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class CardMaker:
+    """Makes the card of one variant; `builders` in `variants.py` add what their formula needs."""
+
+    reward: str
+    variant: str
+
+    def card(
+        self,
+        file: CardFile,
+        *,
+        version: str,
+        required: tuple[str, ...],
+        graphs: Sequence[GraphSpec] = (),
+        groupwise: bool = False,
+    ) -> Card:
+        """`version` is that of the formula, `required` the paths in `Sample` it reads, `graphs` what it runs."""
+        pictures = next((graph for graph in graphs if graph.takes_pictures), None)
+        size = pictures.picture_size if pictures else 0
+        scale = 1 / (file.one_at - file.zero_at)
+        return Card(
+            reward=self.reward,
+            variant=self.variant,
+            summary=file.summary,
+            source=file.source,
+            licence=file.licence,
+            required_fields=required,
+            raw_min=file.raw_min,
+            raw_max=file.raw_max,
+            affine_scale=scale,
+            affine_shift=-file.zero_at * scale,
+            formula_version=version,
+            preprocessing=(
+                f"{pictures.preprocessing} to {size} x {size}, {pictures.inputs[0].dtype}" if pictures else ""
+            ),
+            preferred_image_size=size,
+            groupwise=groupwise,
+            validity=_validity(file.validity),
+            validity_command=file.validity_command,
+            failure_modes=file.failure_modes,
+        )
+
+
+def _validity(places: dict[str, str]) -> dict[str, float]:
+    """The figures at every place, as "group/outer/inner"; none of a place where nothing was measured yet."""
+    found: dict[str, float] = {}
+    for group, place in places.items():
+        file, _, keys = place.partition("#")
+        path = _HERE / file
+        figures = json.loads(path.read_text()) if path.is_file() else {}
+        for key in keys.split("."):
+            figures = figures.get(key, {})
+        found |= _flat(figures, f"{group}/" if group else "")
+    return found
+
+
+def _flat(figures: dict[str, Any], prefix: str = "") -> dict[str, float]:
+    found: dict[str, float] = {}
+    for name, value in figures.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{name}/")
+        elif isinstance(value, (int, float)):
+            found[prefix + name] = float(value)
+    return found
