@@ -1,7 +1,8 @@
-"""The generic model of Triton's Python backend: runs the ONNX file beside it with ONNX Runtime.
+"""The generic model of Triton's Python backend: runs the weights file beside it.
 
-`repository.py` copies this file as `model.py` into a model repository, where Triton's stub process loads it; it needs
-numpy and onnxruntime only. All requests of one call are run as one batch, so Triton's dynamic batching pays.
+`repository.py` copies this file as `model.py` into a model repository, where Triton's stub process loads it. For an
+ONNX file it needs numpy and onnxruntime only, for a library graph (`library/catalogue.py`) sync-r1 and that library.
+All requests of one call are run as one batch, so Triton's dynamic batching pays.
 
 Tensors pass through DLPack in both directions: the stub of Triton 2.51 was compiled against numpy 1 and misreads the
 element size of numpy 2 arrays, and `Tensor(name, array)` would send empty outputs and `as_numpy()` give wrong inputs.
@@ -12,18 +13,20 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 import triton_python_backend_utils as pb_utils
 
 _rename_capsule = ctypes.pythonapi.PyCapsule_SetName
 _rename_capsule.argtypes = [ctypes.py_object, ctypes.c_char_p]
 Request = tuple[int, dict[str, npt.NDArray[Any]]]
 """Its place in the call, and its arrays by name."""
+Run = Callable[[dict[str, npt.NDArray[Any]]], list[npt.NDArray[Any]]]
+"""Inputs by name to outputs in the order of the configuration."""
 _CONSUMED = b"used_dltensor"  # the capsule keeps a pointer to these bytes
 
 
@@ -31,19 +34,17 @@ class TritonPythonModel:
     """One instance of one graph."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load `model.onnx` of this version; parameter `threads` is ONNX Runtime's intra-op thread count."""
+        """Load this version's weights. Parameters: `threads` (intra-op), and `library`, which library graph it is."""
         config = json.loads(args["model_config"])
         folder = os.path.join(args["model_repository"], args["model_version"])
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = int(config["parameters"]["threads"]["string_value"])
-        options.inter_op_num_threads = 1
-        # Idle threads that spin would take the cores from the other graphs of this machine.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self.session = onnxruntime.InferenceSession(
-            os.path.join(folder, "model.onnx"), options, providers=["CPUExecutionProvider"]
-        )
+        parameters = {name: entry["string_value"] for name, entry in config["parameters"].items()}
         self.inputs = [entry["name"] for entry in config["input"]]
         self.outputs = [entry["name"] for entry in config["output"]]
+        threads = int(parameters["threads"])
+        if "library" in parameters:
+            self.run = _library(parameters["library"], os.path.join(folder, "model.zip"), threads)
+        else:
+            self.run = _onnx(os.path.join(folder, "model.onnx"), self.outputs, threads)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """One response per request, in order; a request that fails does not fail its neighbours."""
@@ -69,7 +70,7 @@ class TritonPythonModel:
         """Responses, with their places, of requests whose arrays can be concatenated."""
         joined = {name: np.concatenate([arrays[name] for _, arrays in batch]) for name in self.inputs}
         try:
-            outputs = self.session.run(self.outputs, joined)
+            outputs = self.run(joined)
         except Exception as error:
             if len(batch) > 1:  # find out whose fault it was
                 return [answer for one in batch for answer in self._run([one])]
@@ -81,6 +82,24 @@ class TritonPythonModel:
             answers.append((index, pb_utils.InferenceResponse(output_tensors=tensors)))
             start = stop
         return answers
+
+
+def _onnx(file: str, outputs: list[str], threads: int) -> Run:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Idle threads that spin would take the cores from the other graphs of this machine.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    return lambda inputs: session.run(outputs, inputs)
+
+
+def _library(name: str, file: str, threads: int) -> Run:
+    from sync_r1.reward_models.library.catalogue import load
+
+    return load(name, Path(file), threads)
 
 
 def _tensor(name: str, array: npt.NDArray[Any]) -> Any:
