@@ -11,6 +11,8 @@ from typing import Any
 from sync_r1.reward_models.cards import Card
 from sync_r1.reward_models.graphs import GraphSpec
 from sync_r1.reward_models.profile_files import CardFile
+from sync_r1.reward_models.published.catalogue import MODELS
+from sync_r1.reward_models.types import ProfileError
 
 _HERE = Path(__file__).parent
 
@@ -41,7 +43,7 @@ class CardMaker:
             variant=self.variant,
             summary=f"RANDOM WEIGHTS, the score means nothing: {file.summary}" if random else file.summary,
             source=file.source,
-            licence=file.licence,
+            licence=file.licence or _licence(graphs),
             required_fields=required,
             raw_min=file.raw_min,
             raw_max=file.raw_max,
@@ -60,6 +62,14 @@ class CardMaker:
                 *file.failure_modes,
             ),
         )
+
+
+def _licence(graphs: Sequence[GraphSpec]) -> str:
+    """What the catalogue says of the published models that a variant runs. Raises ProfileError when there are none."""
+    models = [MODELS[name] for name in dict.fromkeys(graph.published for graph in graphs) if name]
+    if not models:
+        raise ProfileError("a card needs a `licence` when no graph of its variant is published")
+    return ", ".join(f"{model.licence} ({model.source})" for model in models)
 
 
 def _validity(places: dict[str, str]) -> dict[str, float]:

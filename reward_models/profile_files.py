@@ -93,7 +93,8 @@ class CardFile(Strict):
 
     summary: str
     source: str
-    licence: str
+    licence: str = ""
+    """Of the weights; empty where the catalogue of published models says it."""
     zero_at: float = 0.0
     """The raw score that the suggested map takes to 0."""
     one_at: float = 1.0
@@ -139,6 +140,15 @@ class ClausesVariantFile(Strict):
     card: CardFile
 
 
+class YesVariantFile(Strict):
+    """A question about each of the sample's nouns, and the probability of yes."""
+
+    kind: Literal["yes"]
+    encoder: str
+    """A graph that reads a picture and a question."""
+    card: CardFile
+
+
 class StringVariantFile(Strict):
     """The string metric of the variant's name; runs no graph."""
 
@@ -162,18 +172,40 @@ class RatingVariantFile(Strict):
     card: CardFile
 
 
+class ImageTextVariantFile(Strict):
+    """Picture against prompt by a model trained on preferences: the dot product of two embeddings."""
+
+    kind: Literal["image_text"]
+    image_encoder: str
+    text_encoder: str
+    card: CardFile
+
+
+class PairVariantFile(Strict):
+    """The rating of a graph that reads picture and prompt together."""
+
+    kind: Literal["pair"]
+    encoder: str
+    card: CardFile
+
+
 ConceptVariantFile = EmbeddingVariantFile
-TextVariantFile = Annotated[CosineVariantFile | ClausesVariantFile, Field(discriminator="kind")]
+TextVariantFile = Annotated[CosineVariantFile | ClausesVariantFile | YesVariantFile, Field(discriminator="kind")]
 UnderstandingVariantFile = Annotated[StringVariantFile | SemanticVariantFile, Field(discriminator="kind")]
-AestheticVariantFile = RatingVariantFile
+AestheticVariantFile = Annotated[
+    RatingVariantFile | ImageTextVariantFile | PairVariantFile, Field(discriminator="kind")
+]
 
 VariantFile = (
     EmbeddingVariantFile
     | CosineVariantFile
     | ClausesVariantFile
+    | YesVariantFile
     | StringVariantFile
     | SemanticVariantFile
     | RatingVariantFile
+    | ImageTextVariantFile
+    | PairVariantFile
 )
 
 
@@ -204,5 +236,7 @@ class RewardsFile(Strict):
 
 class ProfileFile(Strict):
     name: str
+    base: str = ""
+    """A built-in profile: rewards that are not stated here are its, with the graphs they run."""
     graphs: dict[str, GraphFile]
     rewards: RewardsFile
