@@ -172,6 +172,7 @@ def repository(
     ] = "onnxruntime",
     also: AlsoOption = None,
     threads: ThreadsOption = None,
+    device: Annotated[Literal["cpu", "gpu"], typer.Option("--device", help="Where Triton's instances run.")] = "cpu",
 ) -> None:
     """Write the Triton model repository of a profile (and of further ones, their versions side by side)."""
     from sync_r1.reward_models.export import ensure_graphs
@@ -183,7 +184,7 @@ def repository(
         with _console().status("exporting graphs that are missing"):
             for one in (loaded, *others):
                 ensure_graphs(one)
-        write_repository(loaded, out, backend=backend, threads=threads, also=others)
+        write_repository(loaded, out, backend=backend, threads=threads, also=others, device=device)
     _console().print(f"{len(loaded.graphs)} graphs for the {backend} backend: {out}")
 
 

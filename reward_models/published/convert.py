@@ -7,24 +7,20 @@ Beside every graph lies its pin: its sha256, and the source and sha256 of the we
 
 from __future__ import annotations
 
-import importlib
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import torch
 
 from sync_r1.reward_models.export import Exportable, write_onnx, write_safetensors
 from sync_r1.reward_models.graphs import Engine
 from sync_r1.reward_models.published.catalogue import GRAPHS, MODELS, PublishedModel
-from sync_r1.reward_models.published.parts import TorchGraph
 from sync_r1.reward_models.published.texts import write_tokenizer
+from sync_r1.reward_models.published.torch_engine import DTYPES, Precision, family_of
 from sync_r1.reward_models.published.weights import WeightsError, read_weights
 
-Precision = Literal["fp32", "fp16", "bf16"]
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 TOLERANCES = {"fp32": 1e-4, "fp16": 5e-3, "bf16": 5e-2}
 """Largest difference that a written graph may have from torch, relative to outputs above 1."""
 RANDOM = "random"
@@ -118,18 +114,3 @@ def load_model(
         folders.append(found.folder)
     network = family.load(model.config, tensors, " and ".join(files))
     return network, "+".join(digests), f"{' and '.join(files)} of {model.source} ({model.licence})", folders[0]
-
-
-def build_graph(recipe: dict[str, Any]) -> TorchGraph:
-    """A graph with random weights by its recipe, as `write_safetensors` recorded it."""
-    family = family_of(recipe["family"])
-    network = family.build(recipe["config"])
-    return family.graphs(network, recipe["config"])[recipe["graph"]]
-
-
-def family_of(name: str) -> Any:
-    """The module of a family. Raises WeightsError when a library it needs is not installed."""
-    try:
-        return importlib.import_module(f"sync_r1.reward_models.published.{name}")
-    except ModuleNotFoundError as error:
-        raise WeightsError(f"family {name!r} needs {error.name!r}; install the `export` extra") from error
