@@ -64,7 +64,24 @@ class PublishedGraphFile(ServedGraphFile):
     engine: Engine = "onnx"
 
 
-GRAPH_ORIGINS = ("checked_in", "package", "published")
+class LibraryGraphFile(Strict):
+    """A graph of `library/catalogue.py`, which knows its tensors."""
+
+    library: str
+    version: int = Field(default=1, ge=1)
+    max_batch_size: int = Field(default=8, ge=1, le=1024)
+    instances: int = Field(default=1, ge=1)
+
+
+class EndpointGraphFile(Strict):
+    """A judge: a prompt of `judges.py`, and the model it is put to. Where that is, only `--judges` says."""
+
+    endpoint: Literal["answer", "pictures", "vqascore"]
+    model: str = Field(min_length=1)
+    version: int = Field(default=1, ge=1)
+
+
+GRAPH_ORIGINS = ("checked_in", "package", "published", "library", "endpoint")
 
 
 def _origin(raw: Any) -> str | None:
@@ -76,7 +93,9 @@ def _origin(raw: Any) -> str | None:
 GraphFile = Annotated[
     Annotated[CheckedInGraphFile, Tag("checked_in")]
     | Annotated[PackageGraphFile, Tag("package")]
-    | Annotated[PublishedGraphFile, Tag("published")],
+    | Annotated[PublishedGraphFile, Tag("published")]
+    | Annotated[LibraryGraphFile, Tag("library")]
+    | Annotated[EndpointGraphFile, Tag("endpoint")],
     Discriminator(
         _origin,
         custom_error_type="graph_origin",
@@ -162,10 +181,83 @@ class RatingVariantFile(Strict):
     card: CardFile
 
 
-ConceptVariantFile = EmbeddingVariantFile
-TextVariantFile = Annotated[CosineVariantFile | ClausesVariantFile, Field(discriminator="kind")]
-UnderstandingVariantFile = Annotated[StringVariantFile | SemanticVariantFile, Field(discriminator="kind")]
-AestheticVariantFile = RatingVariantFile
+class ReleasedIdentityVariantFile(Strict):
+    """Faces by FaceNet and dlib where the concept is a person, CLIP otherwise, as the released Sync-R1."""
+
+    kind: Literal["released_identity"]
+    detector: str
+    facenet: str
+    dlib: str
+    image_encoder: str
+    card: CardFile
+
+
+class FaceVariantFile(Strict):
+    """Likeness of the face in the picture to those in the references."""
+
+    kind: Literal["face"]
+    detector: str
+    embedder: str = ""
+    """Empty where the detector embeds as well."""
+    likeness: Literal["cosine", "closeness"] = "cosine"
+    card: CardFile
+
+
+class OcrVariantFile(Strict):
+    """Whether the text that the prompt quotes is written in the picture."""
+
+    kind: Literal["ocr"]
+    reader: str
+    card: CardFile
+
+
+class DistortionVariantFile(Strict):
+    """How distorted the picture is."""
+
+    kind: Literal["distortion"]
+    graph: str
+    card: CardFile
+
+
+class JudgedAnswerVariantFile(Strict):
+    """A judge's mark for the answer."""
+
+    kind: Literal["judged_answer"]
+    judge: str
+    card: CardFile
+
+
+class JudgedPicturesVariantFile(Strict):
+    """A judge's marks for all pictures of a group."""
+
+    kind: Literal["judged_pictures"]
+    judge: str
+    mark: Literal["structure", "identity"]
+    max_group: int = Field(default=16, ge=1, le=64)
+    card: CardFile
+
+
+class VqaScoreVariantFile(Strict):
+    """A judge's probability of yes."""
+
+    kind: Literal["vqascore"]
+    judge: str
+    card: CardFile
+
+
+ConceptVariantFile = Annotated[
+    EmbeddingVariantFile | ReleasedIdentityVariantFile | FaceVariantFile | JudgedPicturesVariantFile,
+    Field(discriminator="kind"),
+]
+TextVariantFile = Annotated[
+    CosineVariantFile | ClausesVariantFile | OcrVariantFile | VqaScoreVariantFile, Field(discriminator="kind")
+]
+UnderstandingVariantFile = Annotated[
+    StringVariantFile | SemanticVariantFile | JudgedAnswerVariantFile, Field(discriminator="kind")
+]
+AestheticVariantFile = Annotated[
+    RatingVariantFile | DistortionVariantFile | JudgedPicturesVariantFile, Field(discriminator="kind")
+]
 
 VariantFile = (
     EmbeddingVariantFile
@@ -174,6 +266,13 @@ VariantFile = (
     | StringVariantFile
     | SemanticVariantFile
     | RatingVariantFile
+    | ReleasedIdentityVariantFile
+    | FaceVariantFile
+    | OcrVariantFile
+    | DistortionVariantFile
+    | JudgedAnswerVariantFile
+    | JudgedPicturesVariantFile
+    | VqaScoreVariantFile
 )
 
 

@@ -3,7 +3,8 @@
     sync-r1 repository --profile pocket --out DIR
 
 The same graphs serve everywhere. With `backend="onnxruntime"` (NVIDIA's image) Triton runs the ONNX file itself; with
-`backend="python"` (the embedded Triton, whose wheel has no other backend) `triton_model.py` does.
+`backend="python"` (the embedded Triton, whose wheel has no other backend) `triton_model.py` does. Library graphs run in
+the Python backend on either, which then needs sync-r1[scorers]; judges run on none and are left out.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -39,13 +40,16 @@ def write_repository(
     absent or changed, KeyError for a graph no profile has, ProfileError when two versions of a graph do not fit.
     """
     versions = _versions((profile, *also))
+    directory.mkdir(parents=True, exist_ok=True)
     for name in graphs if graphs is not None else versions:
+        if versions[name][0].judge is not None:
+            continue
         for graph in versions[name]:
             _ = graph.sha256
             version = directory / name / str(graph.version)
             version.mkdir(parents=True, exist_ok=True)
-            _place(graph, version / "model.onnx")
-            if backend == "python":
+            _place(graph, version / ("model.zip" if graph.library else "model.onnx"))
+            if backend == "python" or graph.library:
                 shutil.copyfile(Path(__file__).with_name("triton_model.py"), version / "model.py")
         config = model_config(*versions[name], backend=backend, threads=threads or 1)
         (directory / name / "config.pbtxt").write_text(config)
@@ -78,11 +82,14 @@ def model_config(graph: GraphSpec, *others: GraphSpec, backend: Backend, threads
     # graph: 14 of 99 rounds stalled, none without a policy. There the fronts, its only callers, bound the queue: by
     # admission, and by cancelling what is past its deadline, which takes it out of the queue.
     policy = "" if backend == "python" else _queue_policy(batching)
-    parameter = "threads" if backend == "python" else "intra_op_thread_count"
+    runs_in: Backend = "python" if graph.library else backend
+    parameters = {"threads" if runs_in == "python" else "intra_op_thread_count": str(threads)}
+    if graph.library:
+        parameters["library"] = graph.library
     warmup_inputs = "\n".join(_warmup_input(tensor, graph.warmup_length) for tensor in graph.inputs)
     return f"""\
 name: "{graph.name}"
-backend: "{backend}"
+backend: "{runs_in}"
 max_batch_size: {graph.max_batch_size}
 version_policy {{ specific {{ versions: [ {versions} ] }} }}
 input [
@@ -95,7 +102,7 @@ instance_group [ {{ kind: KIND_CPU count: {graph.instances} }} ]
 dynamic_batching {{
   max_queue_delay_microseconds: {batching.max_queue_delay_us}
 {policy}}}
-parameters {{ key: "{parameter}" value {{ string_value: "{threads}" }} }}
+{_parameters(parameters)}
 model_warmup [
   {{
     name: "zeros"
@@ -104,6 +111,12 @@ model_warmup [
   }}
 ]
 """
+
+
+def _parameters(parameters: Mapping[str, str]) -> str:
+    return "\n".join(
+        f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}' for key, value in parameters.items()
+    )
 
 
 def _queue_policy(batching: DynamicBatching) -> str:
@@ -141,7 +154,7 @@ def _place(graph: GraphSpec, target: Path) -> None:
     draft = target.with_suffix(".draft")
     draft.unlink(missing_ok=True)
     linked = False
-    if graph.package:
+    if graph.package or graph.library:
         with contextlib.suppress(OSError):  # another file system
             os.link(graph.file, draft)
             linked = True

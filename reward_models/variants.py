@@ -7,17 +7,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sync_r1.reward_models import judge_variants, library_variants
 from sync_r1.reward_models.encoders import ImageEncoder, TextEncoder, minilm_text_encoder, pocket_text_encoder
 from sync_r1.reward_models.graphs import GraphSpec
 from sync_r1.reward_models.profile_cards import CardMaker
 from sync_r1.reward_models.profile_files import (
     ClausesVariantFile,
     CosineVariantFile,
+    DistortionVariantFile,
     EmbeddingVariantFile,
+    FaceVariantFile,
+    JudgedAnswerVariantFile,
+    JudgedPicturesVariantFile,
+    OcrVariantFile,
     RatingVariantFile,
+    ReleasedIdentityVariantFile,
     SemanticVariantFile,
     StringVariantFile,
     VariantFile,
+    VqaScoreVariantFile,
 )
 from sync_r1.reward_models.rewards import aesthetic, concept_consistency, text_faithfulness, understanding
 from sync_r1.reward_models.rewards.base import Reward
@@ -69,6 +77,24 @@ def build_reward(reward: str, variant: str, file: VariantFile, graphs: dict[str,
             return _semantic(file, make, encoders)
         case RatingVariantFile():
             return _rating(file, make, encoders)
+        case ReleasedIdentityVariantFile():
+            return library_variants.released_identity(
+                file, make, encoders.image(file.image_encoder), detector=encoders.graph(file.detector),
+                facenet=encoders.graph(file.facenet), dlib=encoders.graph(file.dlib),
+            )  # fmt: skip
+        case FaceVariantFile():
+            embedder = encoders.graph(file.embedder) if file.embedder else None
+            return library_variants.face(file, make, encoders.graph(file.detector), embedder)
+        case OcrVariantFile():
+            return library_variants.ocr(file, make, encoders.graph(file.reader))
+        case DistortionVariantFile():
+            return library_variants.distortion(file, make, encoders.graph(file.graph))
+        case JudgedAnswerVariantFile():
+            return judge_variants.judged_answer(file, make, encoders.graph(file.judge))
+        case JudgedPicturesVariantFile():
+            return judge_variants.judged_pictures(file, make, encoders.graph(file.judge))
+        case VqaScoreVariantFile():
+            return judge_variants.vqascore(file, make, encoders.graph(file.judge))
 
 
 def _embedding(file: EmbeddingVariantFile, make: CardMaker, encoders: Encoders) -> Reward:
