@@ -30,6 +30,7 @@ ProfileOption = serve_commands.ProfileOption
 RewardArgument = serve_commands.RewardArgument
 AlsoOption = serve_commands.AlsoOption
 RoutesOption = serve_commands.RoutesOption
+JudgesOption = serve_commands.JudgesOption
 ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="ONNX Runtime's threads per graph.")]
 
 for command in (
@@ -53,6 +54,7 @@ def up(
     ] = 0,
     also: AlsoOption = None,
     routes: RoutesOption = None,
+    judges: JudgesOption = None,
     threads: ThreadsOption = None,
 ) -> None:
     """Start Triton and the reward services on this machine; Ctrl-C (or SIGTERM) drains them."""
@@ -74,7 +76,7 @@ def up(
     service = ServiceConfig(metrics_port=metrics_port or None, routes=routes)
     with (
         _errors_shown(),
-        _started(profile, port=port, threads=threads, also=also or (), service=service) as running,
+        _started(profile, port=port, threads=threads, also=also or (), service=service, judges=judges) as running,
     ):
         started.set()
         _show_endpoints(running)
@@ -123,6 +125,7 @@ def score(
     start_up: Annotated[bool, typer.Option("--up", help="Start an embedded Triton and the service for it.")] = False,
     variant: Annotated[str, typer.Option("--variant", help="The service's default if empty.")] = "",
     profile: ProfileOption = "pocket",
+    judges: JudgesOption = None,
 ) -> None:
     """Score a JSONL file with one reward, resumably."""
     import asyncio
@@ -150,7 +153,7 @@ def score(
     console = _console()
     services: AbstractContextManager[Up | None] = nullcontext()
     if start_up:
-        services = _started(profile, rewards=[reward])
+        services = _started(profile, rewards=[reward], judges=judges)
     with _errors_shown(), services as running:
         where = endpoint or (running.endpoints[reward] if running is not None else "")
         with Progress(console=console) as progress:
@@ -196,13 +199,14 @@ def _started(
     rewards: list[str] | None = None,
     also: Sequence[str] = (),
     service: ServiceConfig | None = None,
+    judges: Path | None = None,
 ) -> AbstractContextManager[Up]:
     from sync_r1.services import up as services
 
     console = _console()
     return services.start(
         profile, also=also, first_port=port, threads=threads, rewards=rewards, service=service,
-        on_step=lambda step: console.print(f"starting {step} …"),
+        judges=judges, on_step=lambda step: console.print(f"starting {step} …"),
     )  # fmt: skip
 
 

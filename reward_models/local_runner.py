@@ -1,4 +1,4 @@
-"""`LocalRunner`: graphs by ONNX Runtime, or by torch, in this process.
+"""`LocalRunner`: graphs by ONNX Runtime, by torch, or by the library they are, in this process.
 
 For tests, and as the "bare backend" that benchmarks compare Triton against. Like Triton it has `instances` workers per
 graph; a call that is out of time or cancelled stops an ONNX graph at the next operator.
@@ -14,12 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from sync_r1.reward_models.graphs import GraphSpec
+from sync_r1.reward_models.library.catalogue import load
 from sync_r1.reward_models.profiles import Profile
-from sync_r1.reward_models.runner import RunContext, RunResult, Tensors
+from sync_r1.reward_models.runner import RunContext, RunResult, Tensors, joined
 from sync_r1.reward_models.types import GraphDeadline, GraphError
 
 _Engine = Callable[[dict[str, Any], Any], list["npt.NDArray[Any]"]]
@@ -78,6 +78,8 @@ class LocalRunner:
         if graph not in self._graphs:
             raise GraphError(f"there is no graph {graph!r}; the profile has {sorted(self._graphs)}")
         spec = self._graphs[graph]
+        if spec.judge is not None:
+            raise GraphError(f"graph {graph!r} is a judge: only a service that was told its endpoint can ask it")
         try:
             pinned = context.release.version_of(graph)
         except KeyError as error:
@@ -96,17 +98,23 @@ class LocalRunner:
                 chunks.append(engine(chunk, options))
             except Exception as error:  # ONNX Runtime has a class per status; all of them mean: this graph did not run
                 raise GraphError(f"graph {spec.name!r} failed: {error}") from error
-        return {tensor.name: np.concatenate(parts) for tensor, parts in zip(spec.outputs, zip(*chunks))}
+        return {tensor.name: joined(parts) for tensor, parts in zip(spec.outputs, zip(*chunks))}
 
     def _engine(self, spec: GraphSpec) -> _Engine:
         with self._lock:
             if spec.name not in self._engines:
                 _ = spec.sha256  # missing or changed files are told apart from graphs that do not load
                 try:
-                    self._engines[spec.name] = (_torch if spec.engine == "torch" else _onnx)(spec, self._threads)
+                    self._engines[spec.name] = _load(spec, self._threads)
                 except Exception as error:  # as in `_run`
                     raise GraphError(f"graph {spec.name!r} could not be loaded from {spec.file}: {error}") from error
             return self._engines[spec.name]
+
+
+def _load(spec: GraphSpec, threads: int) -> _Engine:
+    if spec.library:
+        return _library(spec, threads)
+    return _torch(spec, threads) if spec.engine == "torch" else _onnx(spec, threads)
 
 
 def _onnx(spec: GraphSpec, threads: int) -> _Engine:
@@ -128,6 +136,11 @@ def _torch(spec: GraphSpec, threads: int) -> _Engine:
 
     run = load(spec.file, threads=threads)
     return lambda inputs, run_options: run(inputs)
+
+
+def _library(spec: GraphSpec, threads: int) -> _Engine:
+    engine = load(spec.library, spec.file, threads)
+    return lambda inputs, run_options: engine(inputs)
 
 
 def _batch_size(spec: GraphSpec, inputs: Tensors) -> int:

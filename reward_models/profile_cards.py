@@ -10,9 +10,11 @@ from typing import Any
 
 from sync_r1.reward_models.cards import Card
 from sync_r1.reward_models.graphs import GraphSpec
-from sync_r1.reward_models.profile_files import CardFile
+from sync_r1.reward_models.judges import PICTURE_SIDE
 from sync_r1.reward_models.published.catalogue import MODELS
 from sync_r1.reward_models.types import ProfileError
+from sync_r1.reward_models.variant_files import CardFile
+from sync_r1.reward_models.whole_pictures import LONGEST_SIDE
 
 _HERE = Path(__file__).parent
 
@@ -32,10 +34,25 @@ class CardMaker:
         required: tuple[str, ...],
         graphs: Sequence[GraphSpec] = (),
         groupwise: bool = False,
+        whole_pictures: bool = False,
+        judge: GraphSpec | None = None,
     ) -> Card:
-        """`version` is that of the formula, `required` the paths in `Sample` it reads, `graphs` what it runs."""
+        """`version` is that of the formula, `required` the paths in `Sample` it reads, `graphs` what it runs.
+
+        `whole_pictures`: pictures are seen as they are, not resized; `judge`: who is asked.
+        """
         pictures = next((graph for graph in graphs if graph.takes_pictures), None)
-        size = pictures.picture_size if pictures else 0
+        size, preprocessing = 0, ""
+        if pictures:
+            size = pictures.picture_size
+            preprocessing = f"{pictures.preprocessing} to {size} x {size}, {pictures.inputs[0].dtype}"
+        elif whole_pictures:
+            size = LONGEST_SIDE
+            preprocessing = f"the picture itself, reduced where its longer side is above {size}, uint8"
+        elif judge is not None and judge.judge is not None:
+            size = PICTURE_SIDE if "image" in required else 0
+            preprocessing = f"prompt {judge.judge.prompt.name!r} version {judge.judge.prompt.version}"
+            preprocessing += f", pictures as PNG, reduced where their longer side is above {size}" if size else ""
         scale = 1 / (file.one_at - file.zero_at)
         random = [graph.name for graph in graphs if graph.random_weights]
         return Card(
@@ -50,9 +67,7 @@ class CardMaker:
             affine_scale=scale,
             affine_shift=-file.zero_at * scale,
             formula_version=version,
-            preprocessing=(
-                f"{pictures.preprocessing} to {size} x {size}, {pictures.inputs[0].dtype}" if pictures else ""
-            ),
+            preprocessing=preprocessing,
             preferred_image_size=size,
             groupwise=groupwise,
             validity={} if random else _validity(file.validity),

@@ -1,27 +1,24 @@
 """What a profile file may say: the YAML's shape, validated by pydantic.
 
-A graph is told apart by its origin (`checked_in`, `package`, `published`), a variant by its `kind`.
-`profile_graphs.py` makes graphs of the first, `variants.py` rewards of the second.
+A graph is told apart by its origin (`checked_in`, `published`, …), and `profile_graphs.py` makes a `GraphSpec` of it; a
+variant by its `kind`: see `variant_files.py`.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from sync_r1.reward_models.graphs import DType, Engine
 from sync_r1.reward_models.images import ResizeMode
-from sync_r1.reward_models.rewards.concept_consistency import ReferenceMode
-
-
-class Strict(BaseModel):
-    """Unknown keys are errors: a misspelt option must not be ignored."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-# Graphs
+from sync_r1.reward_models.variant_files import (
+    AestheticVariantFile,
+    ConceptVariantFile,
+    Strict,
+    TextVariantFile,
+    UnderstandingVariantFile,
+)
 
 
 class TensorFile(Strict):
@@ -64,7 +61,24 @@ class PublishedGraphFile(ServedGraphFile):
     engine: Engine = "onnx"
 
 
-GRAPH_ORIGINS = ("checked_in", "package", "published")
+class LibraryGraphFile(Strict):
+    """A graph of `library/catalogue.py`, which knows its tensors."""
+
+    library: str
+    version: int = Field(default=1, ge=1)
+    max_batch_size: int = Field(default=8, ge=1, le=1024)
+    instances: int = Field(default=1, ge=1)
+
+
+class EndpointGraphFile(Strict):
+    """A judge: a prompt of `judges.py`, and the model it is put to. Where that is, only `--judges` says."""
+
+    endpoint: Literal["answer", "pictures", "vqascore"]
+    model: str = Field(min_length=1)
+    version: int = Field(default=1, ge=1)
+
+
+GRAPH_ORIGINS = ("checked_in", "package", "published", "library", "endpoint")
 
 
 def _origin(raw: Any) -> str | None:
@@ -76,7 +90,9 @@ def _origin(raw: Any) -> str | None:
 GraphFile = Annotated[
     Annotated[CheckedInGraphFile, Tag("checked_in")]
     | Annotated[PackageGraphFile, Tag("package")]
-    | Annotated[PublishedGraphFile, Tag("published")],
+    | Annotated[PublishedGraphFile, Tag("published")]
+    | Annotated[LibraryGraphFile, Tag("library")]
+    | Annotated[EndpointGraphFile, Tag("endpoint")],
     Discriminator(
         _origin,
         custom_error_type="graph_origin",
@@ -84,132 +100,6 @@ GraphFile = Annotated[
     ),
 ]
 
-
-# Variants
-
-
-class CardFile(Strict):
-    """What a card says that the formula does not know: it depends on the graphs."""
-
-    summary: str
-    source: str
-    licence: str = ""
-    """Of the weights; empty where the catalogue of published models says it."""
-    zero_at: float = 0.0
-    """The raw score that the suggested map takes to 0."""
-    one_at: float = 1.0
-    """The raw score that the suggested map takes to 1."""
-    raw_min: float = 0.0
-    raw_max: float = 1.0
-    validity: dict[str, str] = {}
-    """Name of a group of figures ("" for none) -> FILE#KEY or FILE#KEY.KEY below reward_models/, where they lie."""
-    validity_command: str = ""
-    failure_modes: tuple[str, ...] = ()
-
-    @model_validator(mode="after")
-    def _rising(self) -> CardFile:
-        if not self.one_at > self.zero_at:
-            raise ValueError("`one_at` must be above `zero_at`")
-        return self
-
-
-class EmbeddingVariantFile(Strict):
-    """Cosine of the picture's embedding with those of the references."""
-
-    kind: Literal["embedding"]
-    image_encoder: str
-    references: ReferenceMode = "mean_cosine"
-    card: CardFile
-
-
-class CosineVariantFile(Strict):
-    """Cosine of picture and prompt."""
-
-    kind: Literal["cosine"]
-    image_encoder: str
-    text_encoder: str
-    card: CardFile
-
-
-class ClausesVariantFile(Strict):
-    """Cosines of the picture and every clause of the prompt."""
-
-    kind: Literal["clauses"]
-    image_encoder: str
-    text_encoder: str
-    card: CardFile
-
-
-class YesVariantFile(Strict):
-    """A question about each of the sample's nouns, and the probability of yes."""
-
-    kind: Literal["yes"]
-    encoder: str
-    """A graph that reads a picture and a question."""
-    card: CardFile
-
-
-class StringVariantFile(Strict):
-    """The string metric of the variant's name; runs no graph."""
-
-    kind: Literal["string"]
-    card: CardFile
-
-
-class SemanticVariantFile(Strict):
-    """Meaning by a sentence encoder, and key facts by name."""
-
-    kind: Literal["semantic"]
-    text_encoder: str
-    card: CardFile
-
-
-class RatingVariantFile(Strict):
-    """The rating that one graph gives a picture."""
-
-    kind: Literal["rating"]
-    image_encoder: str
-    card: CardFile
-
-
-class ImageTextVariantFile(Strict):
-    """Picture against prompt by a model trained on preferences: the dot product of two embeddings."""
-
-    kind: Literal["image_text"]
-    image_encoder: str
-    text_encoder: str
-    card: CardFile
-
-
-class PairVariantFile(Strict):
-    """The rating of a graph that reads picture and prompt together."""
-
-    kind: Literal["pair"]
-    encoder: str
-    card: CardFile
-
-
-ConceptVariantFile = EmbeddingVariantFile
-TextVariantFile = Annotated[CosineVariantFile | ClausesVariantFile | YesVariantFile, Field(discriminator="kind")]
-UnderstandingVariantFile = Annotated[StringVariantFile | SemanticVariantFile, Field(discriminator="kind")]
-AestheticVariantFile = Annotated[
-    RatingVariantFile | ImageTextVariantFile | PairVariantFile, Field(discriminator="kind")
-]
-
-VariantFile = (
-    EmbeddingVariantFile
-    | CosineVariantFile
-    | ClausesVariantFile
-    | YesVariantFile
-    | StringVariantFile
-    | SemanticVariantFile
-    | RatingVariantFile
-    | ImageTextVariantFile
-    | PairVariantFile
-)
-
-
-# The whole
 
 V = TypeVar("V", bound=Strict)
 

@@ -6,9 +6,13 @@ from pathlib import Path
 
 from sync_r1.reward_models.graphs import GraphSpec, TensorSpec, graph_store
 from sync_r1.reward_models.images import Preprocessing
+from sync_r1.reward_models.judges import PROMPTS, Judge
+from sync_r1.reward_models.library.catalogue import LIBRARY_GRAPHS
 from sync_r1.reward_models.profile_files import (
     CheckedInGraphFile,
+    EndpointGraphFile,
     GraphFile,
+    LibraryGraphFile,
     OwnGraphFile,
     PackageGraphFile,
     PublishedGraphFile,
@@ -30,6 +34,11 @@ def graph_spec(name: str, file: GraphFile) -> GraphSpec:
             return _own(name, file, graph_store() / f"{file.package}.onnx", package=file.package)
         case PublishedGraphFile():
             return _published(name, file)
+        case LibraryGraphFile():
+            return _library(name, file)
+        case EndpointGraphFile():
+            judge = Judge(PROMPTS[file.endpoint], file.model)
+            return GraphSpec(name, file.version, Path(), (), (), max_batch_size=1, judge=judge)
 
 
 def _own(name: str, file: OwnGraphFile, path: Path, *, package: str = "") -> GraphSpec:
@@ -64,6 +73,24 @@ def _published(name: str, file: PublishedGraphFile) -> GraphSpec:
         tokenizer=graph.tokenizer,
         published=graph.model,
         engine=file.engine,
+        instances=file.instances,
+    )
+
+
+def _library(name: str, file: LibraryGraphFile) -> GraphSpec:
+    if file.library not in LIBRARY_GRAPHS:
+        raise ProfileError(
+            f"graph {name!r}: {file.library!r} is no library graph; there are {', '.join(sorted(LIBRARY_GRAPHS))}"
+        )
+    graph = LIBRARY_GRAPHS[file.library]
+    return GraphSpec(
+        name=name,
+        version=file.version,
+        file=graph_store() / f"{file.library}.zip",
+        inputs=graph.inputs,
+        outputs=graph.outputs,
+        max_batch_size=file.max_batch_size,
+        library=file.library,
         instances=file.instances,
     )
 

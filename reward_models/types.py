@@ -79,6 +79,8 @@ class Score:
 
     value: float
     components: dict[str, float] = field(default_factory=dict)
+    reason: str = ""
+    """A judge's own words; empty where nobody was asked."""
 
     def __post_init__(self) -> None:
         for name, value in (("value", self.value), *self.components.items()):

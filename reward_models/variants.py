@@ -1,12 +1,13 @@
 """How a variant's YAML becomes a `Reward`: one small function per kind, all of them here.
 
-A new kind is a class in `profile_files.py`, its formula in `rewards/`, and a `case` with its function below.
+A new kind is a class in `variant_files.py`, its formula in `rewards/`, and a `case` with its function below.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sync_r1.reward_models import judge_variants, library_variants
 from sync_r1.reward_models.encoders import (
     ImageEncoder,
     PairEncoder,
@@ -16,18 +17,6 @@ from sync_r1.reward_models.encoders import (
 )
 from sync_r1.reward_models.graphs import GraphSpec
 from sync_r1.reward_models.profile_cards import CardMaker
-from sync_r1.reward_models.profile_files import (
-    ClausesVariantFile,
-    CosineVariantFile,
-    EmbeddingVariantFile,
-    ImageTextVariantFile,
-    PairVariantFile,
-    RatingVariantFile,
-    SemanticVariantFile,
-    StringVariantFile,
-    VariantFile,
-    YesVariantFile,
-)
 from sync_r1.reward_models.published.texts import (
     clip_text_encoder,
     git_vqa_encode,
@@ -44,6 +33,25 @@ from sync_r1.reward_models.rewards import (
 )
 from sync_r1.reward_models.rewards.base import Reward
 from sync_r1.reward_models.types import ProfileError
+from sync_r1.reward_models.variant_files import (
+    ClausesVariantFile,
+    CosineVariantFile,
+    DistortionVariantFile,
+    EmbeddingVariantFile,
+    FaceVariantFile,
+    ImageTextVariantFile,
+    JudgedAnswerVariantFile,
+    JudgedPicturesVariantFile,
+    OcrVariantFile,
+    PairVariantFile,
+    RatingVariantFile,
+    ReleasedIdentityVariantFile,
+    SemanticVariantFile,
+    StringVariantFile,
+    VariantFile,
+    VqaScoreVariantFile,
+    YesVariantFile,
+)
 
 _TEXT_ENCODERS = {
     "pocket": pocket_text_encoder,
@@ -112,6 +120,24 @@ def build_reward(reward: str, variant: str, file: VariantFile, graphs: dict[str,
             return _image_text(file, make, encoders)
         case PairVariantFile():
             return _pair(file, make, encoders)
+        case ReleasedIdentityVariantFile():
+            return library_variants.released_identity(
+                file, make, encoders.image(file.image_encoder), detector=encoders.graph(file.detector),
+                facenet=encoders.graph(file.facenet), dlib=encoders.graph(file.dlib),
+            )  # fmt: skip
+        case FaceVariantFile():
+            embedder = encoders.graph(file.embedder) if file.embedder else None
+            return library_variants.face(file, make, encoders.graph(file.detector), embedder)
+        case OcrVariantFile():
+            return library_variants.ocr(file, make, encoders.graph(file.reader))
+        case DistortionVariantFile():
+            return library_variants.distortion(file, make, encoders.graph(file.graph))
+        case JudgedAnswerVariantFile():
+            return judge_variants.judged_answer(file, make, encoders.graph(file.judge))
+        case JudgedPicturesVariantFile():
+            return judge_variants.judged_pictures(file, make, encoders.graph(file.judge))
+        case VqaScoreVariantFile():
+            return judge_variants.vqascore(file, make, encoders.graph(file.judge))
 
 
 def _embedding(file: EmbeddingVariantFile, make: CardMaker, encoders: Encoders) -> Reward:

@@ -14,24 +14,32 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from sync_r1.reward_models.types import GraphError
+from sync_r1.reward_models.graphs import GraphFileMissing, pin_path
+from sync_r1.reward_models.releases import file_sha256
 
 _VERSIONS = "versions.json"
 
 
-class BundleError(GraphError):
+class BundleError(GraphFileMissing):
     """A library graph that cannot be made or loaded; the message names the package or the file, and the cure."""
 
 
 def write_bundle(file: Path, files: Mapping[str, bytes], packages: Sequence[str]) -> None:
-    """Write a bundle of `files` (name -> content) and the versions of `packages`; it appears whole or not at all."""
+    """Write a bundle of `files` (name -> content) and the versions of `packages`, and its pin beside it.
+
+    Each appears whole or not at all, the pin last. Raises BundleError when a package is not installed.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_suffix(".draft")
     with zipfile.ZipFile(draft, "w", zipfile.ZIP_STORED) as bundle:
         versions = json.dumps(_versions(packages), sort_keys=True).encode()
         for name, content in sorted({**files, _VERSIONS: versions}.items()):
             bundle.writestr(zipfile.ZipInfo(name), content)
+    draft_pin = draft.with_suffix(".pin")
+    pin = {"sha256": file_sha256(draft), "versions": _versions(packages)}
+    draft_pin.write_text(json.dumps(pin, indent=1, sort_keys=True) + "\n")
     draft.replace(file)
+    draft_pin.replace(pin_path(file))
 
 
 @contextmanager

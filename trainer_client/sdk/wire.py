@@ -179,7 +179,7 @@ def _outcome(message: rewards_pb2.Outcome, target: str) -> Outcome | MissingRefe
     if kind == "score":
         components = {component.name: component.value for component in message.score.components}
         try:
-            return Score(message.score.value, components)
+            return Score(message.score.value, components, message.score.reason)
         except ValueError as error:  # NaN or infinity
             return Failure(FailureCode.NON_FINITE, f"{target} sent what is no score: {error}")
     if kind == "not_applicable":

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'sync_r1/protos/rewards/v1/rewards.proto\x12\x12sync_r1.rewards.v1\"9\n\x08RawImage\x12\x0e\n\x06pixels\x18\x01 \x01(\x0c\x12\x0e\n\x06height\x18\x02 \x01(\r\x12\r\n\x05width\x18\x03 \x01(\r\"c\n\x05Image\x12\x11\n\x07\x65ncoded\x18\x01 \x01(\x0cH\x00\x12+\n\x03raw\x18\x02 \x01(\x0b\x32\x1c.sync_r1.rewards.v1.RawImageH\x00\x12\x10\n\x06sha256\x18\x03 \x01(\tH\x00\x42\x08\n\x06source\"\x97\x01\n\x07\x43oncept\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nclass_noun\x18\x02 \x01(\t\x12-\n\nreferences\x18\x03 \x03(\x0b\x32\x19.sync_r1.rewards.v1.Image\x12\x0c\n\x04info\x18\x04 \x01(\t\x12\x12\n\nextra_info\x18\x05 \x03(\t\x12\x19\n\x11\x63onversation_type\x18\x06 \x01(\t\"\xe5\x02\n\x06Sample\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05group\x18\x02 \x01(\t\x12(\n\x05image\x18\x03 \x01(\x0b\x32\x19.sync_r1.rewards.v1.Image\x12\x0e\n\x06prompt\x18\x04 \x01(\t\x12,\n\x07\x63oncept\x18\x05 \x01(\x0b\x32\x1b.sync_r1.rewards.v1.Concept\x12\x10\n\x08question\x18\x06 \x01(\t\x12\x0e\n\x06\x61nswer\x18\x07 \x01(\t\x12\x19\n\x11reference_answers\x18\x08 \x03(\t\x12\x0f\n\x07\x63hoices\x18\t \x03(\t\x12\x0e\n\x06target\x18\n \x01(\r\x12:\n\x08metadata\x18\x0b \x03(\x0b\x32(.sync_r1.rewards.v1.Sample.MetadataEntry\x12\r\n\x05nouns\x18\x0c \x03(\t\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"q\n\x0cScoreRequest\x12+\n\x07samples\x18\x01 \x03(\x0b\x32\x1a.sync_r1.rewards.v1.Sample\x12\x0f\n\x07variant\x18\x02 \x01(\t\x12\x0f\n\x07release\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"(\n\tComponent\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\"I\n\x05Score\x12\r\n\x05value\x18\x01 \x01(\x01\x12\x31\n\ncomponents\x18\x02 \x03(\x0b\x32\x1d.sync_r1.rewards.v1.Component\"\x1f\n\rNotApplicable\x12\x0e\n\x06reason\x18\x01 \x01(\t\"#\n\x11MissingReferences\x12\x0e\n\x06sha256\x18\x01 \x03(\t\"k\n\x07\x46\x61ilure\x12-\n\x04\x63ode\x18\x01 \x01(\x0e\x32\x1f.sync_r1.rewards.v1.FailureCode\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x11\n\tretryable\x18\x03 \x01(\x08\x12\r\n\x05\x66ield\x18\x04 \x01(\t\"\xfd\x01\n\x07Outcome\x12\n\n\x02id\x18\x01 \x01(\t\x12*\n\x05score\x18\x02 \x01(\x0b\x32\x19.sync_r1.rewards.v1.ScoreH\x00\x12;\n\x0enot_applicable\x18\x03 \x01(\x0b\x32!.sync_r1.rewards.v1.NotApplicableH\x00\x12\x43\n\x12missing_references\x18\x04 \x01(\x0b\x32%.sync_r1.rewards.v1.MissingReferencesH\x00\x12.\n\x07\x66\x61ilure\x18\x05 \x01(\x0b\x32\x1b.sync_r1.rewards.v1.FailureH\x00\x42\x08\n\x06result\"X\n\x07Timings\x12\x14\n\x0c\x61\x64mission_ns\x18\x01 \x01(\x03\x12\x12\n\nprepare_ns\x18\x02 \x01(\x03\x12\x11\n\ttriton_ns\x18\x03 \x01(\x03\x12\x10\n\x08total_ns\x18\x04 \x01(\x03\"\xb2\x01\n\rScoreResponse\x12-\n\x08outcomes\x18\x01 \x03(\x0b\x32\x1b.sync_r1.rewards.v1.Outcome\x12\x0e\n\x06reward\x18\x02 \x01(\t\x12\x0f\n\x07variant\x18\x03 \x01(\t\x12\x0f\n\x07release\x18\x04 \x01(\t\x12,\n\x07timings\x18\x05 \x01(\x0b\x32\x1b.sync_r1.rewards.v1.Timings\x12\x12\n\nrequest_id\x18\x06 \x01(\t\"\x11\n\x0f\x44\x65scribeRequest\"\xc8\x01\n\x06Limits\x12\x11\n\tmax_items\x18\x01 \x01(\r\x12\x16\n\x0emax_references\x18\x02 \x01(\r\x12\x19\n\x11max_request_bytes\x18\x03 \x01(\x04\x12\x17\n\x0fmax_image_bytes\x18\x04 \x01(\x04\x12\x12\n\nmax_pixels\x18\x05 \x01(\x04\x12\x16\n\x0emax_text_bytes\x18\x06 \x01(\r\x12\x1a\n\x12max_inflight_items\x18\x07 \x01(\r\x12\x17\n\x0fmax_deadline_ms\x18\x08 \x01(\r\"6\n\x05Graph\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x0e\n\x06sha256\x18\x03 \x01(\t\"n\n\x07Release\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0f\n\x07variant\x18\x02 \x01(\t\x12\x17\n\x0f\x66ormula_version\x18\x03 \x01(\t\x12)\n\x06graphs\x18\x04 \x03(\x0b\x32\x19.sync_r1.rewards.v1.Graph\"\xde\x01\n\x07Variant\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07summary\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x17\n\x0frequired_fields\x18\x04 \x03(\t\x12\x0f\n\x07raw_min\x18\x05 \x01(\x01\x12\x0f\n\x07raw_max\x18\x06 \x01(\x01\x12\x14\n\x0c\x61\x66\x66ine_scale\x18\x07 \x01(\x01\x12\x14\n\x0c\x61\x66\x66ine_shift\x18\x08 \x01(\x01\x12\x1c\n\x14preferred_image_size\x18\t \x01(\r\x12\x11\n\tgroupwise\x18\n \x01(\x08\x12\x0c\n\x04\x63\x61rd\x18\x0b \x01(\t\"\xea\x02\n\x10\x44\x65scribeResponse\x12\x0e\n\x06reward\x18\x01 \x01(\t\x12-\n\x08variants\x18\x02 \x03(\x0b\x32\x1b.sync_r1.rewards.v1.Variant\x12\x17\n\x0f\x64\x65\x66\x61ult_variant\x18\x03 \x01(\t\x12-\n\x08releases\x18\x04 \x03(\x0b\x32\x1b.sync_r1.rewards.v1.Release\x12S\n\x10\x64\x65\x66\x61ult_releases\x18\x05 \x03(\x0b\x32\x39.sync_r1.rewards.v1.DescribeResponse.DefaultReleasesEntry\x12*\n\x06limits\x18\x06 \x01(\x0b\x32\x1a.sync_r1.rewards.v1.Limits\x12\x16\n\x0eserver_version\x18\x07 \x01(\t\x1a\x36\n\x14\x44\x65\x66\x61ultReleasesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*\xfd\x01\n\x0b\x46\x61ilureCode\x12\x1c\n\x18\x46\x41ILURE_CODE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x46\x41ILURE_CODE_BAD_IMAGE\x10\x01\x12\x19\n\x15\x46\x41ILURE_CODE_BAD_TEXT\x10\x02\x12\x1e\n\x1a\x46\x41ILURE_CODE_MISSING_FIELD\x10\x03\x12\x1b\n\x17\x46\x41ILURE_CODE_NON_FINITE\x10\x04\x12!\n\x1d\x46\x41ILURE_CODE_JUDGE_UNPARSABLE\x10\x05\x12\x19\n\x15\x46\x41ILURE_CODE_INTERNAL\x10\x06\x12\x1e\n\x1a\x46\x41ILURE_CODE_BAD_REFERENCE\x10\x07\x32\xb4\x01\n\rRewardService\x12L\n\x05Score\x12 .sync_r1.rewards.v1.ScoreRequest\x1a!.sync_r1.rewards.v1.ScoreResponse\x12U\n\x08\x44\x65scribe\x12#.sync_r1.rewards.v1.DescribeRequest\x1a$.sync_r1.rewards.v1.DescribeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'sync_r1/protos/rewards/v1/rewards.proto\x12\x12sync_r1.rewards.v1\"9\n\x08RawImage\x12\x0e\n\x06pixels\x18\x01 \x01(\x0c\x12\x0e\n\x06height\x18\x02 \x01(\r\x12\r\n\x05width\x18\x03 \x01(\r\"c\n\x05Image\x12\x11\n\x07\x65ncoded\x18\x01 \x01(\x0cH\x00\x12+\n\x03raw\x18\x02 \x01(\x0b\x32\x1c.sync_r1.rewards.v1.RawImageH\x00\x12\x10\n\x06sha256\x18\x03 \x01(\tH\x00\x42\x08\n\x06source\"\x97\x01\n\x07\x43oncept\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nclass_noun\x18\x02 \x01(\t\x12-\n\nreferences\x18\x03 \x03(\x0b\x32\x19.sync_r1.rewards.v1.Image\x12\x0c\n\x04info\x18\x04 \x01(\t\x12\x12\n\nextra_info\x18\x05 \x03(\t\x12\x19\n\x11\x63onversation_type\x18\x06 \x01(\t\"\xe5\x02\n\x06Sample\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05group\x18\x02 \x01(\t\x12(\n\x05image\x18\x03 \x01(\x0b\x32\x19.sync_r1.rewards.v1.Image\x12\x0e\n\x06prompt\x18\x04 \x01(\t\x12,\n\x07\x63oncept\x18\x05 \x01(\x0b\x32\x1b.sync_r1.rewards.v1.Concept\x12\x10\n\x08question\x18\x06 \x01(\t\x12\x0e\n\x06\x61nswer\x18\x07 \x01(\t\x12\x19\n\x11reference_answers\x18\x08 \x03(\t\x12\x0f\n\x07\x63hoices\x18\t \x03(\t\x12\x0e\n\x06target\x18\n \x01(\r\x12:\n\x08metadata\x18\x0b \x03(\x0b\x32(.sync_r1.rewards.v1.Sample.MetadataEntry\x12\r\n\x05nouns\x18\x0c \x03(\t\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"q\n\x0cScoreRequest\x12+\n\x07samples\x18\x01 \x03(\x0b\x32\x1a.sync_r1.rewards.v1.Sample\x12\x0f\n\x07variant\x18\x02 \x01(\t\x12\x0f\n\x07release\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"(\n\tComponent\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\"Y\n\x05Score\x12\r\n\x05value\x18\x01 \x01(\x01\x12\x31\n\ncomponents\x18\x02 \x03(\x0b\x32\x1d.sync_r1.rewards.v1.Component\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\x1f\n\rNotApplicable\x12\x0e\n\x06reason\x18\x01 \x01(\t\"#\n\x11MissingReferences\x12\x0e\n\x06sha256\x18\x01 \x03(\t\"k\n\x07\x46\x61ilure\x12-\n\x04\x63ode\x18\x01 \x01(\x0e\x32\x1f.sync_r1.rewards.v1.FailureCode\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x11\n\tretryable\x18\x03 \x01(\x08\x12\r\n\x05\x66ield\x18\x04 \x01(\t\"\xfd\x01\n\x07Outcome\x12\n\n\x02id\x18\x01 \x01(\t\x12*\n\x05score\x18\x02 \x01(\x0b\x32\x19.sync_r1.rewards.v1.ScoreH\x00\x12;\n\x0enot_applicable\x18\x03 \x01(\x0b\x32!.sync_r1.rewards.v1.NotApplicableH\x00\x12\x43\n\x12missing_references\x18\x04 \x01(\x0b\x32%.sync_r1.rewards.v1.MissingReferencesH\x00\x12.\n\x07\x66\x61ilure\x18\x05 \x01(\x0b\x32\x1b.sync_r1.rewards.v1.FailureH\x00\x42\x08\n\x06result\"X\n\x07Timings\x12\x14\n\x0c\x61\x64mission_ns\x18\x01 \x01(\x03\x12\x12\n\nprepare_ns\x18\x02 \x01(\x03\x12\x11\n\ttriton_ns\x18\x03 \x01(\x03\x12\x10\n\x08total_ns\x18\x04 \x01(\x03\"\xb2\x01\n\rScoreResponse\x12-\n\x08outcomes\x18\x01 \x03(\x0b\x32\x1b.sync_r1.rewards.v1.Outcome\x12\x0e\n\x06reward\x18\x02 \x01(\t\x12\x0f\n\x07variant\x18\x03 \x01(\t\x12\x0f\n\x07release\x18\x04 \x01(\t\x12,\n\x07timings\x18\x05 \x01(\x0b\x32\x1b.sync_r1.rewards.v1.Timings\x12\x12\n\nrequest_id\x18\x06 \x01(\t\"\x11\n\x0f\x44\x65scribeRequest\"\xc8\x01\n\x06Limits\x12\x11\n\tmax_items\x18\x01 \x01(\r\x12\x16\n\x0emax_references\x18\x02 \x01(\r\x12\x19\n\x11max_request_bytes\x18\x03 \x01(\x04\x12\x17\n\x0fmax_image_bytes\x18\x04 \x01(\x04\x12\x12\n\nmax_pixels\x18\x05 \x01(\x04\x12\x16\n\x0emax_text_bytes\x18\x06 \x01(\r\x12\x1a\n\x12max_inflight_items\x18\x07 \x01(\r\x12\x17\n\x0fmax_deadline_ms\x18\x08 \x01(\r\"6\n\x05Graph\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x0e\n\x06sha256\x18\x03 \x01(\t\"n\n\x07Release\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0f\n\x07variant\x18\x02 \x01(\t\x12\x17\n\x0f\x66ormula_version\x18\x03 \x01(\t\x12)\n\x06graphs\x18\x04 \x03(\x0b\x32\x19.sync_r1.rewards.v1.Graph\"\xde\x01\n\x07Variant\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07summary\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x17\n\x0frequired_fields\x18\x04 \x03(\t\x12\x0f\n\x07raw_min\x18\x05 \x01(\x01\x12\x0f\n\x07raw_max\x18\x06 \x01(\x01\x12\x14\n\x0c\x61\x66\x66ine_scale\x18\x07 \x01(\x01\x12\x14\n\x0c\x61\x66\x66ine_shift\x18\x08 \x01(\x01\x12\x1c\n\x14preferred_image_size\x18\t \x01(\r\x12\x11\n\tgroupwise\x18\n \x01(\x08\x12\x0c\n\x04\x63\x61rd\x18\x0b \x01(\t\"\xea\x02\n\x10\x44\x65scribeResponse\x12\x0e\n\x06reward\x18\x01 \x01(\t\x12-\n\x08variants\x18\x02 \x03(\x0b\x32\x1b.sync_r1.rewards.v1.Variant\x12\x17\n\x0f\x64\x65\x66\x61ult_variant\x18\x03 \x01(\t\x12-\n\x08releases\x18\x04 \x03(\x0b\x32\x1b.sync_r1.rewards.v1.Release\x12S\n\x10\x64\x65\x66\x61ult_releases\x18\x05 \x03(\x0b\x32\x39.sync_r1.rewards.v1.DescribeResponse.DefaultReleasesEntry\x12*\n\x06limits\x18\x06 \x01(\x0b\x32\x1a.sync_r1.rewards.v1.Limits\x12\x16\n\x0eserver_version\x18\x07 \x01(\t\x1a\x36\n\x14\x44\x65\x66\x61ultReleasesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*\xfd\x01\n\x0b\x46\x61ilureCode\x12\x1c\n\x18\x46\x41ILURE_CODE_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x46\x41ILURE_CODE_BAD_IMAGE\x10\x01\x12\x19\n\x15\x46\x41ILURE_CODE_BAD_TEXT\x10\x02\x12\x1e\n\x1a\x46\x41ILURE_CODE_MISSING_FIELD\x10\x03\x12\x1b\n\x17\x46\x41ILURE_CODE_NON_FINITE\x10\x04\x12!\n\x1d\x46\x41ILURE_CODE_JUDGE_UNPARSABLE\x10\x05\x12\x19\n\x15\x46\x41ILURE_CODE_INTERNAL\x10\x06\x12\x1e\n\x1a\x46\x41ILURE_CODE_BAD_REFERENCE\x10\x07\x32\xb4\x01\n\rRewardService\x12L\n\x05Score\x12 .sync_r1.rewards.v1.ScoreRequest\x1a!.sync_r1.rewards.v1.ScoreResponse\x12U\n\x08\x44\x65scribe\x12#.sync_r1.rewards.v1.DescribeRequest\x1a$.sync_r1.rewards.v1.DescribeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,8 +35,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SAMPLE_METADATAENTRY']._serialized_options = b'8\001'
   _globals['_DESCRIBERESPONSE_DEFAULTRELEASESENTRY']._loaded_options = None
   _globals['_DESCRIBERESPONSE_DEFAULTRELEASESENTRY']._serialized_options = b'8\001'
-  _globals['_FAILURECODE']._serialized_start=2656
-  _globals['_FAILURECODE']._serialized_end=2909
+  _globals['_FAILURECODE']._serialized_start=2672
+  _globals['_FAILURECODE']._serialized_end=2925
   _globals['_RAWIMAGE']._serialized_start=63
   _globals['_RAWIMAGE']._serialized_end=120
   _globals['_IMAGE']._serialized_start=122
@@ -52,33 +52,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COMPONENT']._serialized_start=852
   _globals['_COMPONENT']._serialized_end=892
   _globals['_SCORE']._serialized_start=894
-  _globals['_SCORE']._serialized_end=967
-  _globals['_NOTAPPLICABLE']._serialized_start=969
-  _globals['_NOTAPPLICABLE']._serialized_end=1000
-  _globals['_MISSINGREFERENCES']._serialized_start=1002
-  _globals['_MISSINGREFERENCES']._serialized_end=1037
-  _globals['_FAILURE']._serialized_start=1039
-  _globals['_FAILURE']._serialized_end=1146
-  _globals['_OUTCOME']._serialized_start=1149
-  _globals['_OUTCOME']._serialized_end=1402
-  _globals['_TIMINGS']._serialized_start=1404
-  _globals['_TIMINGS']._serialized_end=1492
-  _globals['_SCORERESPONSE']._serialized_start=1495
-  _globals['_SCORERESPONSE']._serialized_end=1673
-  _globals['_DESCRIBEREQUEST']._serialized_start=1675
-  _globals['_DESCRIBEREQUEST']._serialized_end=1692
-  _globals['_LIMITS']._serialized_start=1695
-  _globals['_LIMITS']._serialized_end=1895
-  _globals['_GRAPH']._serialized_start=1897
-  _globals['_GRAPH']._serialized_end=1951
-  _globals['_RELEASE']._serialized_start=1953
-  _globals['_RELEASE']._serialized_end=2063
-  _globals['_VARIANT']._serialized_start=2066
-  _globals['_VARIANT']._serialized_end=2288
-  _globals['_DESCRIBERESPONSE']._serialized_start=2291
-  _globals['_DESCRIBERESPONSE']._serialized_end=2653
-  _globals['_DESCRIBERESPONSE_DEFAULTRELEASESENTRY']._serialized_start=2599
-  _globals['_DESCRIBERESPONSE_DEFAULTRELEASESENTRY']._serialized_end=2653
-  _globals['_REWARDSERVICE']._serialized_start=2912
-  _globals['_REWARDSERVICE']._serialized_end=3092
+  _globals['_SCORE']._serialized_end=983
+  _globals['_NOTAPPLICABLE']._serialized_start=985
+  _globals['_NOTAPPLICABLE']._serialized_end=1016
+  _globals['_MISSINGREFERENCES']._serialized_start=1018
+  _globals['_MISSINGREFERENCES']._serialized_end=1053
+  _globals['_FAILURE']._serialized_start=1055
+  _globals['_FAILURE']._serialized_end=1162
+  _globals['_OUTCOME']._serialized_start=1165
+  _globals['_OUTCOME']._serialized_end=1418
+  _globals['_TIMINGS']._serialized_start=1420
+  _globals['_TIMINGS']._serialized_end=1508
+  _globals['_SCORERESPONSE']._serialized_start=1511
+  _globals['_SCORERESPONSE']._serialized_end=1689
+  _globals['_DESCRIBEREQUEST']._serialized_start=1691
+  _globals['_DESCRIBEREQUEST']._serialized_end=1708
+  _globals['_LIMITS']._serialized_start=1711
+  _globals['_LIMITS']._serialized_end=1911
+  _globals['_GRAPH']._serialized_start=1913
+  _globals['_GRAPH']._serialized_end=1967
+  _globals['_RELEASE']._serialized_start=1969
+  _globals['_RELEASE']._serialized_end=2079
+  _globals['_VARIANT']._serialized_start=2082
+  _globals['_VARIANT']._serialized_end=2304
+  _globals['_DESCRIBERESPONSE']._serialized_start=2307
+  _globals['_DESCRIBERESPONSE']._serialized_end=2669
+  _globals['_DESCRIBERESPONSE_DEFAULTRELEASESENTRY']._serialized_start=2615
+  _globals['_DESCRIBERESPONSE_DEFAULTRELEASESENTRY']._serialized_end=2669
+  _globals['_REWARDSERVICE']._serialized_start=2928
+  _globals['_REWARDSERVICE']._serialized_end=3108
 # @@protoc_insertion_point(module_scope)

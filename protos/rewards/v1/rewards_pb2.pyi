@@ -118,12 +118,14 @@ class Component(_message.Message):
     def __init__(self, name: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
 
 class Score(_message.Message):
-    __slots__ = ("value", "components")
+    __slots__ = ("value", "components", "reason")
     VALUE_FIELD_NUMBER: _ClassVar[int]
     COMPONENTS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
     value: float
     components: _containers.RepeatedCompositeFieldContainer[Component]
-    def __init__(self, value: _Optional[float] = ..., components: _Optional[_Iterable[_Union[Component, _Mapping]]] = ...) -> None: ...
+    reason: str
+    def __init__(self, value: _Optional[float] = ..., components: _Optional[_Iterable[_Union[Component, _Mapping]]] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class NotApplicable(_message.Message):
     __slots__ = ("reason",)
