@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from sync_r1.cli import learn_concept, serve_commands, top, train_commands
+from sync_r1.cli import export, learn_concept, serve_commands, top, train_commands
 from sync_r1.cli.screen import console as _console
 from sync_r1.cli.screen import errors_shown as _errors_shown
 
@@ -30,11 +30,12 @@ ProfileOption = serve_commands.ProfileOption
 RewardArgument = serve_commands.RewardArgument
 AlsoOption = serve_commands.AlsoOption
 RoutesOption = serve_commands.RoutesOption
+JudgesOption = serve_commands.JudgesOption
 ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="ONNX Runtime's threads per graph.")]
 
 for command in (
-    serve_commands.serve, serve_commands.token, train_commands.train, train_commands.evaluate, train_commands.densify,
-    train_commands.report, learn_concept.learn_concept, top.top,
+    serve_commands.serve, serve_commands.token, export.export, train_commands.train, train_commands.evaluate,
+    train_commands.densify, train_commands.report, learn_concept.learn_concept, top.top,
 ):  # fmt: skip
     app.command()(command)
 
@@ -53,6 +54,7 @@ def up(
     ] = 0,
     also: AlsoOption = None,
     routes: RoutesOption = None,
+    judges: JudgesOption = None,
     threads: ThreadsOption = None,
 ) -> None:
     """Start Triton and the reward services on this machine; Ctrl-C (or SIGTERM) drains them."""
@@ -74,7 +76,7 @@ def up(
     service = ServiceConfig(metrics_port=metrics_port or None, routes=routes)
     with (
         _errors_shown(),
-        _started(profile, port=port, threads=threads, also=also or (), service=service) as running,
+        _started(profile, port=port, threads=threads, also=also or (), service=service, judges=judges) as running,
     ):
         started.set()
         _show_endpoints(running)
@@ -123,6 +125,7 @@ def score(
     start_up: Annotated[bool, typer.Option("--up", help="Start an embedded Triton and the service for it.")] = False,
     variant: Annotated[str, typer.Option("--variant", help="The service's default if empty.")] = "",
     profile: ProfileOption = "pocket",
+    judges: JudgesOption = None,
 ) -> None:
     """Score a JSONL file with one reward, resumably."""
     import asyncio
@@ -150,7 +153,7 @@ def score(
     console = _console()
     services: AbstractContextManager[Up | None] = nullcontext()
     if start_up:
-        services = _started(profile, rewards=[reward])
+        services = _started(profile, rewards=[reward], judges=judges)
     with _errors_shown(), services as running:
         where = endpoint or (running.endpoints[reward] if running is not None else "")
         with Progress(console=console) as progress:
@@ -172,6 +175,7 @@ def repository(
     ] = "onnxruntime",
     also: AlsoOption = None,
     threads: ThreadsOption = None,
+    device: Annotated[Literal["cpu", "gpu"], typer.Option("--device", help="Where Triton's instances run.")] = "cpu",
 ) -> None:
     """Write the Triton model repository of a profile (and of further ones, their versions side by side)."""
     from sync_r1.reward_models.export import ensure_graphs
@@ -183,22 +187,8 @@ def repository(
         with _console().status("exporting graphs that are missing"):
             for one in (loaded, *others):
                 ensure_graphs(one)
-        write_repository(loaded, out, backend=backend, threads=threads, also=others)
+        write_repository(loaded, out, backend=backend, threads=threads, also=others, device=device)
     _console().print(f"{len(loaded.graphs)} graphs for the {backend} backend: {out}")
-
-
-@app.command()
-def export(profile: ProfileOption = "pocket") -> None:
-    """Make the graphs whose weights come from packages, once, in the graph store (env SYNC_R1_GRAPHS)."""
-    from sync_r1.reward_models.export import ensure_graphs
-    from sync_r1.reward_models.profiles import load_profile
-
-    with _errors_shown():
-        loaded = load_profile(profile)
-        with _console().status("exporting graphs that are missing"):
-            ensure_graphs(loaded)
-    for graph in loaded.graphs.values():
-        _console().print(f"{graph.name} version {graph.version}: {graph.file}")
 
 
 def _started(
@@ -209,13 +199,14 @@ def _started(
     rewards: list[str] | None = None,
     also: Sequence[str] = (),
     service: ServiceConfig | None = None,
+    judges: Path | None = None,
 ) -> AbstractContextManager[Up]:
     from sync_r1.services import up as services
 
     console = _console()
     return services.start(
         profile, also=also, first_port=port, threads=threads, rewards=rewards, service=service,
-        on_step=lambda step: console.print(f"starting {step} …"),
+        judges=judges, on_step=lambda step: console.print(f"starting {step} …"),
     )  # fmt: skip
 
 

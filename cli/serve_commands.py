@@ -21,6 +21,10 @@ RoutesOption = Annotated[
     Path | None,
     typer.Option("--routes", exists=True, dir_okay=False, help="YAML: default releases, shadows; read anew on change."),
 ]
+JudgesOption = Annotated[
+    Path | None,
+    typer.Option("--judges", exists=True, dir_okay=False, help="YAML: where the profile's judges are, and their keys."),
+]
 RewardArgument = Annotated[
     str, typer.Argument(help="concept-consistency, text-faithfulness, understanding-correctness or aesthetic.")
 ]
@@ -32,6 +36,7 @@ def serve(
     profile: ProfileOption = "pocket",
     also: AlsoOption = None,
     routes: RoutesOption = None,
+    judges: JudgesOption = None,
     shared_memory: Annotated[
         bool, typer.Option("--shared-memory", help="Hand pictures over in shared memory: Triton is on this machine.")
     ] = False,
@@ -98,7 +103,7 @@ def serve(
             raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
         config = ServeConfig(
             reward=reward, triton=triton, profile=profile, also=tuple(also or ()), shared_memory=shared_memory,
-            service=service,
+            judges=judges, service=service,
         )  # fmt: skip
         asyncio.run(run(config, on_listening=lambda where: console().print(f"{reward} listens on {where}")))
 

@@ -35,18 +35,14 @@ class ImageEncoder:
 
     graph: GraphSpec
 
-    @property
-    def size(self) -> int:
-        """Side of the pictures the graph takes, pixels."""
-        return self.graph.inputs[0].shape[0]
-
     async def run(self, pictures: Iterable[Picture], runner: GraphRunner, context: RunContext) -> dict[str, Outputs]:
         """Outputs by picture digest, each picture run once. Raises GraphError."""
         distinct = {picture.sha256: picture for picture in pictures}
         if not distinct:
             return {}
+        prepare, size = self.graph.preprocessing, self.graph.picture_size
         pixels = await asyncio.to_thread(
-            lambda: np.stack([self.graph.preprocessing(picture.pixels, self.size) for picture in distinct.values()])
+            lambda: np.stack([prepare(picture.pixels, size) for picture in distinct.values()])
         )
         result = await runner.run(context, self.graph.name, {self.graph.inputs[0].name: pixels})
         return _by_key(list(distinct), result.outputs)
@@ -91,7 +87,7 @@ class PairEncoder:
         distinct = {(picture.sha256, text): picture for picture, text in pairs}
         if not distinct:
             return {}
-        size = self.graph.inputs[0].shape[0]
+        size = self.graph.picture_size
 
         def prepare() -> dict[str, npt.NDArray[Any]]:
             pictures = {picture.sha256: picture for picture in distinct.values()}

@@ -2,8 +2,9 @@
 
     python -m sync_r1.reward_models.export [--out DIR]
 
-EfficientNet-lite2 (ImageNet classifier, pooled features before the classifier) and MiniLM (sentence embeddings).
-Needs the `export` extra; serving needs ONNX Runtime only. Every export is compared with torch before it is kept.
+EfficientNet-lite2 (ImageNet classifier, pooled features before the classifier), MiniLM (sentence embeddings), and the
+bundles of library graphs. Needs the `export` and `scorers` extras; serving ONNX files needs ONNX Runtime only. Every
+ONNX file is compared with torch before it is kept.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from sync_r1.reward_models.graphs import (
     graph_store,
     pin_path,
 )
+from sync_r1.reward_models.library.catalogue import LIBRARY_GRAPHS, pack
 from sync_r1.reward_models.releases import file_sha256
 
 if TYPE_CHECKING:
@@ -268,11 +270,17 @@ def ensure_graphs(profile: Profile, *, graphs: Sequence[str] | None = None) -> N
     """Export those of `graphs` (all of the profile by default) that are missing, and check every file against its pin.
 
     Two processes may call it at once: one exports, the other waits (at most LOCK_TIMEOUT_S) and finds the files.
-    Raises GraphFileMissing.
+    Raises GraphFileMissing, for published graphs naming all that are missing: their weights are somebody's to give.
     """
-    for name in graphs if graphs is not None else profile.graphs:
-        graph = profile.graphs[name]
-        if graph.package and not _complete(graph):
+    wanted = [profile.graphs[name] for name in (graphs if graphs is not None else profile.graphs)]
+    models = sorted({graph.published for graph in wanted if graph.published and not graph.file.is_file()})
+    if len(models) > 1:
+        raise GraphFileMissing(
+            f"profile {profile.name} needs graphs that are not in {graph_store()} yet; run `sync-r1 export MODEL "
+            f"--weights …` for each of {', '.join(models)}"
+        )
+    for graph in wanted:
+        if (graph.package or graph.library) and not _complete(graph):
             _export_locked(graph)
         _ = graph.sha256
 
@@ -299,7 +307,10 @@ def _export_locked(graph: GraphSpec) -> None:
                     ) from None
                 time.sleep(0.2)
         if not _complete(graph):
-            export_graph(graph.package, graph.file)
+            if graph.library:
+                pack(graph.library, graph.file)
+            else:
+                export_graph(graph.package, graph.file)
 
 
 def main() -> None:
@@ -310,6 +321,9 @@ def main() -> None:
     for name in EXPORTERS:
         difference = export_graph(name, folder / f"{name}.onnx")
         print(f"{folder / name}.onnx  differs from torch by {difference:.1e}")
+    for name in LIBRARY_GRAPHS:
+        pack(name, folder / f"{name}.zip")
+        print(f"{folder / name}.zip  from {', '.join(LIBRARY_GRAPHS[name].packages)}")
 
 
 if __name__ == "__main__":

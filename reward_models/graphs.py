@@ -3,6 +3,7 @@
 A graph takes `uint8` pixels or `int64` tokens; normalisation is inside the graph. Its weights file is checked in, made
 once from a package by `export.py`, or made once from published weights by `sync-r1 export`; beside an exported file
 lies `<file>.json` with the sha256 pinned then, and what no ONNX file can hold (2 GB and more) in `<graph>.onnx.data`.
+Two kinds have no ONNX file: library graphs, whose file is a bundle (`library/`), and judges, which have none.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sync_r1.reward_models.images import CROPPED, Preprocessing
+from sync_r1.reward_models.judges import Judge
 from sync_r1.reward_models.releases import GraphPin, file_sha256
 from sync_r1.reward_models.types import GraphError
 
@@ -79,22 +81,44 @@ class GraphSpec:
     max_batch_size: int
     preprocessing: Preprocessing = CROPPED
     """How a picture is brought to the size of the `pixels` input; unused by text graphs."""
+    tokenizer: str = ""
+    """Which reader of texts makes its token inputs; empty for graphs without texts."""
     package: str = ""
     """Which exporter of `export.py` makes the file; empty when it does not."""
     published: str = ""
     """Which model of `published/catalogue.py` it is a graph of; empty for others."""
+    library: str = ""
+    """Which graph of `library/catalogue.py` it is, which is then what runs it; empty for others."""
+    judge: Judge | None = None
+    """What is asked of an endpoint; such a graph has no file and no tensors, and Triton does not run it."""
     engine: Engine = "onnx"
     warmup_length: int = 16
     """Stands in for axes of any length in the warm-up sample."""
     instances: int = 1
     batching: DynamicBatching = DynamicBatching()
 
+    @property
+    def takes_pictures(self) -> bool:
+        """Whether its first input is `pixels` [size, size, 3]: uint8, or float32 where its preprocessing gives that."""
+        if not self.inputs or self.library:
+            return False
+        pixels = self.inputs[0]
+        dtype = "float32" if self.preprocessing.resize == "pad_bicubic" else "uint8"
+        return pixels.dtype == dtype and len(pixels.shape) == 3 and pixels.shape[0] == pixels.shape[1]
+
+    @property
+    def picture_size(self) -> int:
+        """Side of the pictures it takes, pixels."""
+        return self.inputs[0].shape[0]
+
     @cached_property
     def sha256(self) -> str:
-        """sha256 of the weights file, 64 hex digits.
+        """sha256 of the weights file, or of what a judge is asked; 64 hex digits.
 
         Raises GraphFileMissing when there is no file, or when it is not the one that was pinned at export.
         """
+        if self.judge is not None:
+            return self.judge.sha256
         if not self.file.is_file():
             raise GraphFileMissing(f"graph {self.name!r}: there is no file {self.file}; {self._cure}")
         digest = graph_sha256(self.file)
@@ -108,9 +132,16 @@ class GraphSpec:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What was recorded at export: sha256, source, precision, …; empty for a file that is checked in."""
+        """What was recorded at export: sha256, source, precision, …; empty for files that are checked in and judges."""
+        if self.judge is not None:
+            return {}
         file = pin_path(self.file)
         return dict(json.loads(file.read_text())) if file.is_file() else {}
+
+    @property
+    def random_weights(self) -> bool:
+        """Whether it was exported with `--weights random`, to try things out: its numbers mean nothing."""
+        return self.facts.get("source_weights_sha256") == ""
 
     @property
     def disabled_optimizers(self) -> tuple[str, ...]:
@@ -122,7 +153,7 @@ class GraphSpec:
         if self.published:
             engine = " --engine torch" if self.engine == "torch" else ""
             return f"run `sync-r1 export {self.published}{engine} --weights …`"
-        if self.package:
+        if self.package or self.library:
             return "run `python -m sync_r1.reward_models.export`"
         return "it should have come with the sources: run `git status`"
 

@@ -1,7 +1,7 @@
-"""`LocalRunner`: graphs by ONNX Runtime in this process.
+"""`LocalRunner`: graphs by ONNX Runtime, by torch, or by the library they are, in this process.
 
 For tests, and as the "bare backend" that benchmarks compare Triton against. Like Triton it has `instances` workers per
-graph; a call that is out of time or cancelled stops its graph at the next operator.
+graph; a call that is out of time or cancelled stops an ONNX graph at the next operator.
 """
 
 from __future__ import annotations
@@ -9,17 +9,21 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from sync_r1.reward_models.graphs import GraphSpec
+from sync_r1.reward_models.library.catalogue import load
 from sync_r1.reward_models.profiles import Profile
-from sync_r1.reward_models.runner import RunContext, RunResult, Tensors
+from sync_r1.reward_models.runner import RunContext, RunResult, Tensors, joined
 from sync_r1.reward_models.types import GraphDeadline, GraphError
+
+_Engine = Callable[[dict[str, Any], Any], list["npt.NDArray[Any]"]]
+"""(inputs by name, ONNX Runtime's options of this run) -> outputs in the order of the graph's."""
 
 
 class LocalRunner:
@@ -31,7 +35,7 @@ class LocalRunner:
     def __init__(self, profile: Profile, *, threads: int = 1) -> None:
         self._graphs = profile.graphs
         self._threads = threads
-        self._sessions: dict[str, Any] = {}
+        self._engines: dict[str, _Engine] = {}
         self._workers: dict[str, ThreadPoolExecutor] = {}
         self._lock = threading.Lock()
 
@@ -74,6 +78,8 @@ class LocalRunner:
         if graph not in self._graphs:
             raise GraphError(f"there is no graph {graph!r}; the profile has {sorted(self._graphs)}")
         spec = self._graphs[graph]
+        if spec.judge is not None:
+            raise GraphError(f"graph {graph!r} is a judge: only a service that was told its endpoint can ask it")
         try:
             pinned = context.release.version_of(graph)
         except KeyError as error:
@@ -84,38 +90,57 @@ class LocalRunner:
 
     def _run(self, spec: GraphSpec, inputs: Tensors, batch: int, options: Any) -> dict[str, npt.NDArray[Any]]:
         """In a worker thread: all chunks of one call, in order."""
-        session = self._session(spec)
-        names = [tensor.name for tensor in spec.outputs]
+        engine = self._engine(spec)
         chunks = []
         for start in range(0, batch, spec.max_batch_size):
             chunk = {tensor.name: inputs[tensor.name][start : start + spec.max_batch_size] for tensor in spec.inputs}
             try:
-                chunks.append(session.run(names, chunk, options))
+                chunks.append(engine(chunk, options))
             except Exception as error:  # ONNX Runtime has a class per status; all of them mean: this graph did not run
                 raise GraphError(f"graph {spec.name!r} failed: {error}") from error
-        return {name: np.concatenate(parts) for name, parts in zip(names, zip(*chunks))}
+        return {tensor.name: joined(parts) for tensor, parts in zip(spec.outputs, zip(*chunks))}
 
-    def _session(self, spec: GraphSpec) -> Any:
-        import onnxruntime
-
+    def _engine(self, spec: GraphSpec) -> _Engine:
         with self._lock:
-            if spec.name not in self._sessions:
+            if spec.name not in self._engines:
                 _ = spec.sha256  # missing or changed files are told apart from graphs that do not load
-                options = onnxruntime.SessionOptions()
-                options.intra_op_num_threads = self._threads
-                options.inter_op_num_threads = 1
-                options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # as in triton_model.py
                 try:
-                    session = onnxruntime.InferenceSession(
-                        str(spec.file),
-                        options,
-                        providers=["CPUExecutionProvider"],
-                        disabled_optimizers=spec.disabled_optimizers,
-                    )
+                    self._engines[spec.name] = _load(spec, self._threads)
                 except Exception as error:  # as in `_run`
                     raise GraphError(f"graph {spec.name!r} could not be loaded from {spec.file}: {error}") from error
-                self._sessions[spec.name] = session
-            return self._sessions[spec.name]
+            return self._engines[spec.name]
+
+
+def _load(spec: GraphSpec, threads: int) -> _Engine:
+    if spec.library:
+        return _library(spec, threads)
+    return _torch(spec, threads) if spec.engine == "torch" else _onnx(spec, threads)
+
+
+def _onnx(spec: GraphSpec, threads: int) -> _Engine:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # as in triton_model.py
+    session = onnxruntime.InferenceSession(
+        str(spec.file), options, providers=["CPUExecutionProvider"], disabled_optimizers=spec.disabled_optimizers
+    )
+    names = [tensor.name for tensor in spec.outputs]
+    return lambda inputs, run_options: session.run(names, inputs, run_options)
+
+
+def _torch(spec: GraphSpec, threads: int) -> _Engine:
+    from sync_r1.reward_models.published.torch_engine import load
+
+    run = load(spec.file, threads=threads)
+    return lambda inputs, run_options: run(inputs)
+
+
+def _library(spec: GraphSpec, threads: int) -> _Engine:
+    engine = load(spec.library, spec.file, threads)
+    return lambda inputs, run_options: engine(inputs)
 
 
 def _batch_size(spec: GraphSpec, inputs: Tensors) -> int:

@@ -1,20 +1,24 @@
-"""What a profile file may say: the YAML's shape, validated by pydantic; `profiles.py` makes rewards of it."""
+"""What a profile file may say: the YAML's shape, validated by pydantic.
+
+A graph is told apart by its origin (`checked_in`, `published`, …), and `profile_graphs.py` makes a `GraphSpec` of it; a
+variant by its `kind`: see `variant_files.py`.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
-from sync_r1.reward_models.graphs import DType
+from sync_r1.reward_models.graphs import DType, Engine
 from sync_r1.reward_models.images import ResizeMode
-from sync_r1.reward_models.rewards.concept_consistency import ReferenceMode
-
-
-class Strict(BaseModel):
-    """Unknown keys are errors: a misspelt option must not be ignored."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+from sync_r1.reward_models.variant_files import (
+    AestheticVariantFile,
+    ConceptVariantFile,
+    Strict,
+    TextVariantFile,
+    UnderstandingVariantFile,
+)
 
 
 class TensorFile(Strict):
@@ -24,73 +28,77 @@ class TensorFile(Strict):
     shape: tuple[Annotated[int, Field(ge=-1)], ...]
 
 
-class GraphFile(Strict):
-    """One graph. `checked_in` is a path below reward_models/; `package` names an exporter of `export.py`."""
+class ServedGraphFile(Strict):
+    """What every graph that Triton runs has."""
 
     version: int = Field(default=1, ge=1)
-    checked_in: str = ""
-    package: Literal["", "efficientnet_lite2", "minilm"] = ""
-    inputs: dict[str, TensorFile] = Field(min_length=1)
-    outputs: dict[str, TensorFile] = Field(min_length=1)
     max_batch_size: int = Field(ge=1, le=1024)
     instances: int = Field(default=1, ge=1)
+
+
+class OwnGraphFile(ServedGraphFile):
+    """A graph whose tensors and preprocessing the profile states itself."""
+
+    inputs: dict[str, TensorFile] = Field(min_length=1)
+    outputs: dict[str, TensorFile] = Field(min_length=1)
     resize: ResizeMode = "crop_bicubic"
     tokenizer: Literal["", "pocket", "minilm"] = ""
 
-    @model_validator(mode="after")
-    def _one_origin(self) -> GraphFile:
-        if bool(self.checked_in) == bool(self.package):
-            raise ValueError("a graph needs exactly one of `checked_in` and `package`")
-        return self
+
+class CheckedInGraphFile(OwnGraphFile):
+    checked_in: str
+    """A path below reward_models/."""
 
 
-class CardFile(Strict):
-    """What a card says that the formula does not know: it depends on the graphs."""
-
-    summary: str
-    source: str
-    licence: str
-    zero_at: float = 0.0
-    """The raw score that the suggested map takes to 0."""
-    one_at: float = 1.0
-    """The raw score that the suggested map takes to 1."""
-    raw_min: float = 0.0
-    raw_max: float = 1.0
-    validity: dict[str, str] = {}
-    """Name of a group of figures ("" for none) -> FILE#KEY or FILE#KEY.KEY below reward_models/, where they lie."""
-    validity_command: str = ""
-    failure_modes: tuple[str, ...] = ()
-
-    @model_validator(mode="after")
-    def _rising(self) -> CardFile:
-        if not self.one_at > self.zero_at:
-            raise ValueError("`one_at` must be above `zero_at`")
-        return self
+class PackageGraphFile(OwnGraphFile):
+    package: Literal["efficientnet_lite2", "minilm"]
+    """An exporter of `export.py`."""
 
 
-class ConceptVariantFile(Strict):
-    image_encoder: str
-    references: ReferenceMode = "mean_cosine"
-    card: CardFile
+class PublishedGraphFile(ServedGraphFile):
+    published: str
+    """A graph of `published/catalogue.py`, which knows its tensors, preprocessing and tokenizer."""
+    engine: Engine = "onnx"
 
 
-class TextVariantFile(Strict):
-    image_encoder: str
-    text_encoder: str
-    split: bool = False
-    card: CardFile
+class LibraryGraphFile(Strict):
+    """A graph of `library/catalogue.py`, which knows its tensors."""
+
+    library: str
+    version: int = Field(default=1, ge=1)
+    max_batch_size: int = Field(default=8, ge=1, le=1024)
+    instances: int = Field(default=1, ge=1)
 
 
-class UnderstandingVariantFile(Strict):
-    """Without a text encoder the variant is the string metric of its name."""
+class EndpointGraphFile(Strict):
+    """A judge: a prompt of `judges.py`, and the model it is put to. Where that is, only `--judges` says."""
 
-    text_encoder: str = ""
-    card: CardFile
+    endpoint: Literal["answer", "pictures", "vqascore"]
+    model: str = Field(min_length=1)
+    version: int = Field(default=1, ge=1)
 
 
-class AestheticVariantFile(Strict):
-    image_encoder: str
-    card: CardFile
+GRAPH_ORIGINS = ("checked_in", "package", "published", "library", "endpoint")
+
+
+def _origin(raw: Any) -> str | None:
+    """The one origin that a graph names; None, hence an error, when it names none or several."""
+    named = [origin for origin in GRAPH_ORIGINS if (origin in raw if isinstance(raw, dict) else hasattr(raw, origin))]
+    return named[0] if len(named) == 1 else None
+
+
+GraphFile = Annotated[
+    Annotated[CheckedInGraphFile, Tag("checked_in")]
+    | Annotated[PackageGraphFile, Tag("package")]
+    | Annotated[PublishedGraphFile, Tag("published")]
+    | Annotated[LibraryGraphFile, Tag("library")]
+    | Annotated[EndpointGraphFile, Tag("endpoint")],
+    Discriminator(
+        _origin,
+        custom_error_type="graph_origin",
+        custom_error_message=f"a graph needs exactly one of {', '.join(GRAPH_ORIGINS)}",
+    ),
+]
 
 
 V = TypeVar("V", bound=Strict)
@@ -108,6 +116,8 @@ class RewardFile(Strict, Generic[V]):
 
 
 class RewardsFile(Strict):
+    """The four rewards, each with the kinds of variants that it has."""
+
     concept_consistency: RewardFile[ConceptVariantFile] = Field(alias="concept-consistency")
     text_faithfulness: RewardFile[TextVariantFile] = Field(alias="text-faithfulness")
     understanding_correctness: RewardFile[UnderstandingVariantFile] = Field(alias="understanding-correctness")
@@ -116,5 +126,7 @@ class RewardsFile(Strict):
 
 class ProfileFile(Strict):
     name: str
+    base: str = ""
+    """A built-in profile: rewards that are not stated here are its, with the graphs they run."""
     graphs: dict[str, GraphFile]
     rewards: RewardsFile

@@ -7,10 +7,11 @@ numbers (`tests/test_runner_parity.py`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import numpy.typing as npt
 
 from sync_r1.reward_models.releases import Release
@@ -51,3 +52,12 @@ class GraphRunner(Protocol):
         first axis N. Raises GraphUnavailable, GraphOverloaded, GraphDeadline, or GraphError for anything else.
         """
         ...
+
+
+def joined(parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """One batch of several, which may differ in axes of any length: these are filled up with zeros."""
+    longest = tuple(max(part.shape[axis] for part in parts) for axis in range(1, parts[0].ndim))
+    filled = [
+        np.pad(part, [(0, 0), *((0, wide - here) for wide, here in zip(longest, part.shape[1:]))]) for part in parts
+    ]
+    return np.concatenate(filled)

@@ -1,7 +1,9 @@
-"""The generic model of Triton's Python backend: runs the ONNX file beside it with ONNX Runtime.
+"""The generic model of Triton's Python backend: runs the weights file beside it.
 
-`repository.py` copies this file as `model.py` into a model repository, where Triton's stub process loads it; it needs
-numpy and onnxruntime only. All requests of one call are run as one batch, so Triton's dynamic batching pays.
+`repository.py` copies this file as `model.py` into a model repository, where Triton's stub process loads it. For an
+ONNX file it needs numpy and onnxruntime only, for a library graph (`library/catalogue.py`) sync-r1 and that library,
+for a graph of the torch engine sync-r1 with its `export` extra.
+All requests of one call are run as one batch, so Triton's dynamic batching pays.
 
 Tensors pass through DLPack in both directions: the stub of Triton 2.51 was compiled against numpy 1 and misreads the
 element size of numpy 2 arrays, and `Tensor(name, array)` would send empty outputs and `as_numpy()` give wrong inputs.
@@ -12,18 +14,20 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 import triton_python_backend_utils as pb_utils
 
 _rename_capsule = ctypes.pythonapi.PyCapsule_SetName
 _rename_capsule.argtypes = [ctypes.py_object, ctypes.c_char_p]
 Request = tuple[int, dict[str, npt.NDArray[Any]]]
 """Its place in the call, and its arrays by name."""
+Run = Callable[[dict[str, npt.NDArray[Any]]], list[npt.NDArray[Any]]]
+"""Inputs by name to outputs in the order of the configuration."""
 _CONSUMED = b"used_dltensor"  # the capsule keeps a pointer to these bytes
 
 
@@ -31,19 +35,25 @@ class TritonPythonModel:
     """One instance of one graph."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load `model.onnx` of this version; parameter `threads` is ONNX Runtime's intra-op thread count."""
+        """Load this version's weights.
+
+        Parameters: `threads` (intra-op), and for what is no ONNX file `library`, which library graph it is, or
+        `engine`, "torch".
+        """
         config = json.loads(args["model_config"])
         folder = os.path.join(args["model_repository"], args["model_version"])
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = int(config["parameters"]["threads"]["string_value"])
-        options.inter_op_num_threads = 1
-        # Idle threads that spin would take the cores from the other graphs of this machine.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self.session = onnxruntime.InferenceSession(
-            os.path.join(folder, "model.onnx"), options, providers=["CPUExecutionProvider"]
-        )
+        parameters = {name: entry["string_value"] for name, entry in config["parameters"].items()}
         self.inputs = [entry["name"] for entry in config["input"]]
         self.outputs = [entry["name"] for entry in config["output"]]
+        threads = int(parameters["threads"])
+        gpu = int(args["model_instance_device_id"]) if args["model_instance_kind"] == "GPU" else None
+        if "library" in parameters:
+            self.run = _library(parameters["library"], os.path.join(folder, "model.zip"), threads)
+        elif parameters.get("engine") == "torch":
+            self.run = _torch(os.path.join(folder, "model.safetensors"), threads, gpu, config["max_batch_size"])
+        else:
+            careful = config.get("optimization", {}).get("graph", {}).get("level") == 1
+            self.run = _onnx(os.path.join(folder, "model.onnx"), self.outputs, threads, gpu, careful)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """One response per request, in order; a request that fails does not fail its neighbours."""
@@ -69,7 +79,7 @@ class TritonPythonModel:
         """Responses, with their places, of requests whose arrays can be concatenated."""
         joined = {name: np.concatenate([arrays[name] for _, arrays in batch]) for name in self.inputs}
         try:
-            outputs = self.session.run(self.outputs, joined)
+            outputs = self.run(joined)
         except Exception as error:
             if len(batch) > 1:  # find out whose fault it was
                 return [answer for one in batch for answer in self._run([one])]
@@ -81,6 +91,35 @@ class TritonPythonModel:
             answers.append((index, pb_utils.InferenceResponse(output_tensors=tensors)))
             start = stop
         return answers
+
+
+def _onnx(file: str, outputs: list[str], threads: int, gpu: int | None, careful: bool) -> Run:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    if careful:  # as Triton's own onnxruntime backend reads `optimization { graph { level: 1 } }`
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Idle threads that spin would take the cores from the other graphs of this machine.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if gpu is not None:
+        providers.insert(0, ("CUDAExecutionProvider", {"device_id": gpu}))
+    session = onnxruntime.InferenceSession(file, options, providers=providers)
+    return lambda inputs: session.run(outputs, inputs)
+
+
+def _torch(file: str, threads: int, gpu: int | None, max_batch: int) -> Run:
+    from sync_r1.reward_models.published.torch_engine import load
+
+    return load(Path(file), threads=threads, gpu=gpu, max_batch=max_batch)
+
+
+def _library(name: str, file: str, threads: int) -> Run:
+    from sync_r1.reward_models.library.catalogue import load
+
+    return load(name, Path(file), threads)
 
 
 def _tensor(name: str, array: npt.NDArray[Any]) -> Any:

@@ -9,6 +9,7 @@ Errors of this package:
     RewardError
     ├── UnknownVariant      the reward has no such variant
     ├── UnknownRelease      no release with that digest is served
+    ├── ProfileError        a profile does not exist or is not valid
     └── GraphError          a graph could not be run
         ├── GraphUnavailable    nobody answers; another replica may
         ├── GraphOverloaded     its queue is full; later may work
@@ -38,6 +39,10 @@ class UnknownVariant(RewardError):
 
 class UnknownRelease(RewardError):
     """No release with that digest is served; the message lists those that are."""
+
+
+class ProfileError(RewardError):
+    """The profile does not exist or is not valid; the message says where and why."""
 
 
 class GraphError(RewardError):
@@ -74,6 +79,8 @@ class Score:
 
     value: float
     components: dict[str, float] = field(default_factory=dict)
+    reason: str = ""
+    """A judge's own words; empty where nobody was asked."""
 
     def __post_init__(self) -> None:
         for name, value in (("value", self.value), *self.components.items()):
@@ -135,3 +142,4 @@ class Sample:
     reference_answers: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
     target: int | None = None
+    nouns: tuple[str, ...] = ()

@@ -232,6 +232,23 @@ class Codec:
         return MissingReferences(tuple(missing)) if missing else tuple(pictures)
 
 
+def whole_groups(
+    decoded: Sequence[Sample | Failure | MissingReferences], messages: Sequence[Any]
+) -> list[Sample | Failure | MissingReferences]:
+    """For a reward that compares a group: where one item lacks references, its whole group has to come again.
+
+    Scoring the others now would compare them without it, and pay a judge for that.
+    """
+    lacking: dict[str, MissingReferences] = {}
+    for item, message in zip(decoded, messages):
+        if message.group and isinstance(item, MissingReferences):
+            lacking.setdefault(message.group, item)
+    return [
+        lacking.get(message.group, item) if isinstance(item, Sample) else item
+        for item, message in zip(decoded, messages)
+    ]
+
+
 def response(
     request: Any, outcomes: Sequence[Outcome | MissingReferences], *, reward: str, variant: str, release: str
 ) -> Any:
@@ -240,7 +257,7 @@ def response(
     for sample, outcome in zip(request.samples, outcomes):
         target = message.outcomes.add(id=sample.id)
         if isinstance(outcome, Score):
-            target.score.value = outcome.value
+            target.score.value, target.score.reason = outcome.value, outcome.reason
             for name, value in outcome.components.items():
                 target.score.components.add(name=name, value=value)
         elif isinstance(outcome, NotApplicable):
@@ -275,6 +292,7 @@ def _texts(message: Any) -> Iterator[tuple[str, str]]:
         ("concept.extra_info", concept.extra_info),
         ("reference_answers", message.reference_answers),
         ("choices", message.choices),
+        ("nouns", message.nouns),
     ):
         yield from ((f"{path}[{index}]", text) for index, text in enumerate(texts))
 
@@ -300,4 +318,5 @@ def _domain_sample(message: Any, image: Picture | None, references: tuple[Pictur
         choices=tuple(message.choices),
         # On the wire an absent target is 0; it means something only beside choices.
         target=message.target if message.choices else None,
+        nouns=tuple(message.nouns),
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import gc
+import logging
 import os
 import signal
 import sys
@@ -22,8 +23,11 @@ from sync_r1.reward_models.profiles import ServedReward, load_profile
 from sync_r1.reward_models.types import RewardError
 from sync_r1.services import logs, tracing
 from sync_r1.services.config import ServiceConfig, host_and_port
+from sync_r1.services.graph_router import with_judges
 from sync_r1.services.server import RewardServer
 from sync_r1.services.triton_runner import TritonRunner
+
+logger = logging.getLogger(__name__)
 
 _KEEP_MEMORY = {-3: 32 << 20, -1: 64 << 20}  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD of malloc.h
 
@@ -41,6 +45,8 @@ class ServeConfig(BaseModel):
     """Further profiles, whose releases are served beside the first one's."""
     shared_memory: bool = False
     """Hand pictures to Triton in shared memory; only where it runs on this machine, for us alone."""
+    judges: Path | None = None
+    """File of the judges' endpoints (`judge_endpoints.py`); variants whose judge it does not name are not served."""
     announce: Path | None = None
     """A file that appears, holding HOST:PORT, once the service listens."""
     service: ServiceConfig = ServiceConfig()
@@ -79,8 +85,11 @@ async def serve(config: ServeConfig, on_listening: Callable[[str], None] = lambd
     """Serve until SIGTERM or SIGINT, then drain. `on_listening` is told HOST:PORT."""
     logs.configure(config.service.log_format)
     keep_freed_memory()
-    served = [served_reward(profile, config.reward) for profile in (config.profile, *config.also)]
-    runner = TritonRunner(config.triton, shared_memory=config.shared_memory)
+    found = [served_reward(profile, config.reward) for profile in (config.profile, *config.also)]
+    triton = TritonRunner(config.triton, shared_memory=config.shared_memory)
+    served, runner, left_out = with_judges(found, triton, config.judges)
+    if left_out:
+        logger.info("not served, because --judges names no endpoint for their judge: %s", ", ".join(left_out))
     pins = {pin for one in served for release in one.releases.values() for pin in release.graphs}
 
     async def ready() -> bool:

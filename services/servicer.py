@@ -118,6 +118,8 @@ class RewardServicer:
             decoded = await self._codec.samples(
                 messages, team=team.name, required_fields=reward.card.required_fields, deadline_s=run.deadline_s
             )
+        if reward.card.groupwise:
+            decoded = codec.whole_groups(decoded, messages)
         good = [sample for sample in decoded if isinstance(sample, Sample)]
         scored = await reward.score(good, runner, run) if good else []
         if len(scored) != len(good):

@@ -77,7 +77,7 @@ _SAID_AS_IT_IS: dict[type[Exception], grpc.StatusCode] = {
 _SAID_IN_OUR_WORDS: dict[type[Exception], tuple[grpc.StatusCode, str]] = {
     GraphOverloaded: (grpc.StatusCode.RESOURCE_EXHAUSTED, "the queue of a graph is full; try again later"),
     GraphDeadline: (grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed before the graphs had answered"),
-    GraphUnavailable: (grpc.StatusCode.UNAVAILABLE, "Triton does not answer for this service; try another replica"),
+    GraphUnavailable: (grpc.StatusCode.UNAVAILABLE, "what runs the graphs does not answer; try another replica"),
 }
 
 

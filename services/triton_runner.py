@@ -27,7 +27,7 @@ import numpy.typing as npt
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from sync_r1.reward_models.releases import GraphPin, Release
-from sync_r1.reward_models.runner import RunContext, RunResult, Tensors
+from sync_r1.reward_models.runner import RunContext, RunResult, Tensors, joined
 from sync_r1.reward_models.types import GraphDeadline, GraphError, GraphOverloaded, GraphUnavailable
 from sync_r1.services.shared_memory import Region, RegionPool
 from sync_r1.services.tracing import outgoing, tracer
@@ -95,7 +95,7 @@ class TritonRunner:
             finally:
                 for task in tasks:
                     task.cancel()
-            outputs = {name: np.concatenate([result[name] for result in results]) for name in results[0]}
+            outputs = {name: joined([result[name] for result in results]) for name in results[0]}
         for name, array in outputs.items():
             if len(array) != batch:
                 raise GraphError(f"graph {graph}: {batch} rows went in, but output {name!r} has {len(array)}")

@@ -74,6 +74,7 @@ def start(
     threads: int | None = None,
     rewards: Sequence[str] | None = None,
     service: ServiceConfig | None = None,
+    judges: Path | None = None,
     timeout_s: float = 120.0,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> Iterator[Up]:
@@ -81,9 +82,9 @@ def start(
 
     `also`: further profiles, whose releases are served side by side. `first_port`: the services listen on it and the
     ports after it, in the profile's order; 0 takes free ones.
-    `threads`: ONNX Runtime's threads per graph. `rewards`: only these. `on_step` is told what is being done, one line
-    each. Raises UpError, TritonStartError, or what making the graphs raises. Call it from a thread that outlives the
-    block (see `processes.py`).
+    `threads`: ONNX Runtime's threads per graph. `rewards`: only these. `judges`: the file of the judges' endpoints.
+    `on_step` is told what is being done, one line each. Raises UpError, TritonStartError, or what making the graphs
+    raises. Call it from a thread that outlives the block (see `processes.py`).
     """
     loaded, others = load_profile(profile), [load_profile(name) for name in also]
     names = list(loaded.rewards) if rewards is None else list(rewards)
@@ -115,6 +116,7 @@ def start(
                 also=tuple(also),
                 triton=triton.url,
                 shared_memory=True,
+                judges=judges.resolve() if judges is not None else None,
                 announce=directory / f"{name}.address",
                 service=base.model_copy(update={"port": port, "metrics_port": metrics_port}),
             )

@@ -9,8 +9,8 @@ import yaml
 from tiny_graphs import BUILT_IN, write_tiny_profile
 
 from sync_r1.reward_models.graphs import GraphFileMissing
-from sync_r1.reward_models.profiles import ProfileError, load_profile
-from sync_r1.reward_models.types import UnknownVariant
+from sync_r1.reward_models.profiles import load_profile
+from sync_r1.reward_models.types import ProfileError, UnknownVariant
 
 REWARDS = ("concept-consistency", "text-faithfulness", "understanding-correctness", "aesthetic")
 
@@ -92,6 +92,17 @@ def broken(change: str) -> dict:
         variants["rouge"] = variants["bleu"]
     elif change == "a graph with two origins":
         file["graphs"]["minilm"]["checked_in"] = "x.onnx"
+    elif change == "a graph without an origin":
+        del file["graphs"]["minilm"]["package"]
+    elif change == "a published graph that states its own tensors":
+        del file["graphs"]["minilm"]["package"]
+        file["graphs"]["minilm"]["published"] = "clip_vit_b_32_image"
+    elif change == "a published graph that is in no catalogue":
+        file["graphs"]["minilm"] = {"published": "resnet", "max_batch_size": 8}
+    elif change == "a variant without a kind":
+        del file["rewards"]["text-faithfulness"]["variants"]["clip_t"]["kind"]
+    elif change == "a kind of another reward":
+        file["rewards"]["text-faithfulness"]["variants"]["clip_t"]["kind"] = "semantic"
     elif change == "a missing reward":
         del file["rewards"]["aesthetic"]
     elif change == "a falling map":
@@ -109,6 +120,11 @@ def broken(change: str) -> dict:
         ("an image graph as text encoder", "no text encoder"),
         ("a string metric that does not exist", "'rouge'"),
         ("a graph with two origins", "exactly one of"),
+        ("a graph without an origin", "exactly one of"),
+        ("a published graph that states its own tensors", "inputs"),
+        ("a published graph that is in no catalogue", "nothing is published as 'resnet'"),
+        ("a variant without a kind", "clip_t"),
+        ("a kind of another reward", "'cosine', 'clauses'"),
         ("a missing reward", "aesthetic"),
         ("a falling map", "one_at"),
     ],

@@ -15,6 +15,7 @@ _PRESENT: dict[str, Callable[[Sample], bool]] = {
     "answer": lambda sample: sample.answer is not None,
     "reference_answers": lambda sample: any(text.strip() for text in sample.reference_answers),
     "concept.references": lambda sample: bool(sample.concept.references),
+    "concept.conversation_type": lambda sample: bool(sample.concept.conversation_type.strip()),
     "choices": lambda sample: len(sample.choices) >= 2,
     "target": lambda sample: sample.target is not None,
 }
@@ -26,6 +27,7 @@ _EXPECTED = {
     "answer": "the answer to be scored",
     "reference_answers": "at least one right answer",
     "concept.references": "at least one reference picture of the concept",
+    "concept.conversation_type": 'what kind of concept it is: "person", "animal" or "object"',
     "choices": "at least two items to select from",
     "target": "the index of the right item in `choices`",
 }

@@ -14,7 +14,7 @@ Ids that the output already has are skipped, and the rest is scored by the relea
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,7 @@ class _SampleRow(_Row):
     reference_answers: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
     target: int | None = None
+    nouns: tuple[str, ...] = ()
 
 
 @dataclass
@@ -87,14 +88,16 @@ async def score_file(
     done, release, used_variant = _read_done(target)
     if used_variant and variant and variant != used_variant:
         raise ScoreFileError(f"{target} holds scores of variant {used_variant!r}, asked for is {variant!r}")
-    todo = [row for row in rows if row.id not in done]
-    result = ScoreFileResult(len(rows) - len(todo), [], 0, 0)
+    # A group that an earlier run left half done comes again as a whole: its scores may depend on all of it.
+    unfinished = {row.group for row in rows if row.id not in done} - {""}
+    todo = [row for row in rows if row.id not in done or row.group in unfinished]
+    result = ScoreFileResult(sum(row.id in done for row in rows), [], 0, 0)
     target.parent.mkdir(parents=True, exist_ok=True)
     pictures: dict[Path, Picture] = {}
+    missing = len(rows) - result.skipped
     with target.open("a", encoding="utf-8") as output:
-        for start in range(0, len(todo), BATCH):
-            on_progress(result.skipped + start, len(rows))
-            part = todo[start : start + BATCH]
+        for part in _parts(todo):
+            on_progress(len(rows) - missing, len(rows))
             outcomes: dict[str, Outcome] = {}
             samples = []
             for row in part:
@@ -107,7 +110,10 @@ async def score_file(
                 batch = await client.score(samples, variant=variant or used_variant, release=release)
                 outcomes |= {sample.id: outcome for sample, outcome in zip(samples, batch.outcomes)}
                 release, used_variant = batch.release, batch.variant
+            missing -= sum(row.id not in done for row in part)
             for row in part:
+                if row.id in done:
+                    continue
                 line = {"id": row.id}
                 if batch is not None:
                     line |= {"reward": batch.reward, "variant": batch.variant, "release": batch.release}
@@ -115,6 +121,21 @@ async def score_file(
             output.flush()
     on_progress(len(rows), len(rows))
     return result
+
+
+def _parts(rows: list[_SampleRow]) -> Iterator[list[_SampleRow]]:
+    """The rows in parts of about BATCH; rows of one group are together, where the first of them stood."""
+    groups: dict[tuple[str, str], list[_SampleRow]] = {}
+    for row in rows:
+        groups.setdefault((row.group, "" if row.group else row.id), []).append(row)
+    part: list[_SampleRow] = []
+    for group in groups.values():
+        if part and len(part) + len(group) > BATCH:
+            yield part
+            part = []
+        part.extend(group)
+    if part:
+        yield part
 
 
 class _Unreadable(Exception):

@@ -1,0 +1,41 @@
+"""Variants that ask a judge, from their YAML to a `Reward`: part of `variants.py`."""
+
+from __future__ import annotations
+
+from sync_r1.reward_models.graphs import GraphSpec
+from sync_r1.reward_models.judges import ANSWER, PICTURES, VQASCORE, JudgePrompt
+from sync_r1.reward_models.profile_cards import CardMaker
+from sync_r1.reward_models.rewards import judged
+from sync_r1.reward_models.rewards.base import Reward
+from sync_r1.reward_models.types import ProfileError
+from sync_r1.reward_models.variant_files import JudgedAnswerVariantFile, JudgedPicturesVariantFile, VqaScoreVariantFile
+
+
+def judged_answer(file: JudgedAnswerVariantFile, make: CardMaker, judge: GraphSpec) -> Reward:
+    """`understanding-correctness` by a judge. Raises ProfileError."""
+    _check(judge, ANSWER)
+    return judged.JudgedAnswer(
+        make.card(file.card, version=judged.FORMULA_VERSION, required=judged.ANSWER_FIELDS, judge=judge), judge
+    )
+
+
+def judged_pictures(file: JudgedPicturesVariantFile, make: CardMaker, judge: GraphSpec) -> Reward:
+    """A group's pictures by a judge: their structure or their identity. Raises ProfileError."""
+    _check(judge, PICTURES)
+    card = make.card(
+        file.card, version=judged.FORMULA_VERSION, required=judged.PICTURE_FIELDS, judge=judge, groupwise=True
+    )
+    return judged.JudgedPictures(card, judge, file.mark, file.max_group)
+
+
+def vqascore(file: VqaScoreVariantFile, make: CardMaker, judge: GraphSpec) -> Reward:
+    """`text-faithfulness` by the probability of yes. Raises ProfileError."""
+    _check(judge, VQASCORE)
+    return judged.VqaScore(
+        make.card(file.card, version=judged.FORMULA_VERSION, required=judged.VQASCORE_FIELDS, judge=judge), judge
+    )
+
+
+def _check(graph: GraphSpec, prompt: JudgePrompt) -> None:
+    if graph.judge is None or graph.judge.prompt != prompt:
+        raise ProfileError(f"graph {graph.name!r} is no such judge: it needs `endpoint: {prompt.name}`")

@@ -1,0 +1,110 @@
+"""Cards of a profile: what its YAML says of a variant, what the formula knows, and the figures measured for it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sync_r1.reward_models.cards import Card
+from sync_r1.reward_models.graphs import GraphSpec
+from sync_r1.reward_models.judges import PICTURE_SIDE
+from sync_r1.reward_models.published.catalogue import MODELS
+from sync_r1.reward_models.types import ProfileError
+from sync_r1.reward_models.variant_files import CardFile
+from sync_r1.reward_models.whole_pictures import LONGEST_SIDE
+
+_HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class CardMaker:
+    """Makes the card of one variant; `builders` in `variants.py` add what their formula needs."""
+
+    reward: str
+    variant: str
+
+    def card(
+        self,
+        file: CardFile,
+        *,
+        version: str,
+        required: tuple[str, ...],
+        graphs: Sequence[GraphSpec] = (),
+        groupwise: bool = False,
+        whole_pictures: bool = False,
+        judge: GraphSpec | None = None,
+    ) -> Card:
+        """`version` is that of the formula, `required` the paths in `Sample` it reads, `graphs` what it runs.
+
+        `whole_pictures`: pictures are seen as they are, not resized; `judge`: who is asked.
+        """
+        pictures = next((graph for graph in graphs if graph.takes_pictures), None)
+        size, preprocessing = 0, ""
+        if pictures:
+            size = pictures.picture_size
+            preprocessing = f"{pictures.preprocessing} to {size} x {size}, {pictures.inputs[0].dtype}"
+        elif whole_pictures:
+            size = LONGEST_SIDE
+            preprocessing = f"the picture itself, reduced where its longer side is above {size}, uint8"
+        elif judge is not None and judge.judge is not None:
+            size = PICTURE_SIDE if "image" in required else 0
+            preprocessing = f"prompt {judge.judge.prompt.name!r} version {judge.judge.prompt.version}"
+            preprocessing += f", pictures as PNG, reduced where their longer side is above {size}" if size else ""
+        scale = 1 / (file.one_at - file.zero_at)
+        random = [graph.name for graph in graphs if graph.random_weights]
+        return Card(
+            reward=self.reward,
+            variant=self.variant,
+            summary=f"RANDOM WEIGHTS, the score means nothing: {file.summary}" if random else file.summary,
+            source=file.source,
+            licence=file.licence or _licence(graphs),
+            required_fields=required,
+            raw_min=file.raw_min,
+            raw_max=file.raw_max,
+            affine_scale=scale,
+            affine_shift=-file.zero_at * scale,
+            formula_version=version,
+            preprocessing=preprocessing,
+            preferred_image_size=size,
+            groupwise=groupwise,
+            validity={} if random else _validity(file.validity),
+            validity_command=file.validity_command,
+            failure_modes=(
+                *(f"RANDOM WEIGHTS in graph {name}, for trying out only" for name in random),
+                *file.failure_modes,
+            ),
+        )
+
+
+def _licence(graphs: Sequence[GraphSpec]) -> str:
+    """What the catalogue says of the published models that a variant runs. Raises ProfileError when there are none."""
+    models = [MODELS[name] for name in dict.fromkeys(graph.published for graph in graphs) if name]
+    if not models:
+        raise ProfileError("a card needs a `licence` when no graph of its variant is published")
+    return ", ".join(f"{model.licence} ({model.source})" for model in models)
+
+
+def _validity(places: dict[str, str]) -> dict[str, float]:
+    """The figures at every place, as "group/outer/inner"; none of a place where nothing was measured yet."""
+    found: dict[str, float] = {}
+    for group, place in places.items():
+        file, _, keys = place.partition("#")
+        path = _HERE / file
+        figures = json.loads(path.read_text()) if path.is_file() else {}
+        for key in keys.split("."):
+            figures = figures.get(key, {})
+        found |= _flat(figures, f"{group}/" if group else "")
+    return found
+
+
+def _flat(figures: dict[str, Any], prefix: str = "") -> dict[str, float]:
+    found: dict[str, float] = {}
+    for name, value in figures.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{name}/")
+        elif isinstance(value, (int, float)):
+            found[prefix + name] = float(value)
+    return found

@@ -1,0 +1,99 @@
+"""Graphs of a profile: what its YAML says of each becomes a `GraphSpec`. One function per origin."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sync_r1.reward_models.graphs import GraphSpec, TensorSpec, graph_store
+from sync_r1.reward_models.images import Preprocessing
+from sync_r1.reward_models.judges import PROMPTS, Judge
+from sync_r1.reward_models.library.catalogue import LIBRARY_GRAPHS
+from sync_r1.reward_models.profile_files import (
+    CheckedInGraphFile,
+    EndpointGraphFile,
+    GraphFile,
+    LibraryGraphFile,
+    OwnGraphFile,
+    PackageGraphFile,
+    PublishedGraphFile,
+    TensorFile,
+)
+from sync_r1.reward_models.published.catalogue import GRAPHS
+from sync_r1.reward_models.types import ProfileError
+
+_HERE = Path(__file__).parent
+_SUFFIXES = {"onnx": ".onnx", "torch": ".safetensors"}
+
+
+def graph_spec(name: str, file: GraphFile) -> GraphSpec:
+    """The graph that a profile calls `name`. Raises ProfileError."""
+    match file:
+        case CheckedInGraphFile():
+            return _own(name, file, _HERE / file.checked_in)
+        case PackageGraphFile():
+            return _own(name, file, graph_store() / f"{file.package}.onnx", package=file.package)
+        case PublishedGraphFile():
+            return _published(name, file)
+        case LibraryGraphFile():
+            return _library(name, file)
+        case EndpointGraphFile():
+            judge = Judge(PROMPTS[file.endpoint], file.model)
+            return GraphSpec(name, file.version, Path(), (), (), max_batch_size=1, judge=judge)
+
+
+def _own(name: str, file: OwnGraphFile, path: Path, *, package: str = "") -> GraphSpec:
+    return GraphSpec(
+        name=name,
+        version=file.version,
+        file=path,
+        inputs=_tensors(file.inputs),
+        outputs=_tensors(file.outputs),
+        max_batch_size=file.max_batch_size,
+        preprocessing=Preprocessing(file.resize),
+        tokenizer=file.tokenizer,
+        package=package,
+        instances=file.instances,
+    )
+
+
+def _published(name: str, file: PublishedGraphFile) -> GraphSpec:
+    if file.published not in GRAPHS:
+        raise ProfileError(
+            f"graph {name!r}: nothing is published as {file.published!r}; there are {', '.join(sorted(GRAPHS))}"
+        )
+    graph = GRAPHS[file.published]
+    return GraphSpec(
+        name=name,
+        version=file.version,
+        file=graph_store() / f"{graph.name}{_SUFFIXES[file.engine]}",
+        inputs=graph.inputs,
+        outputs=graph.outputs,
+        max_batch_size=file.max_batch_size,
+        preprocessing=graph.preprocessing,
+        tokenizer=graph.tokenizer,
+        published=graph.model,
+        engine=file.engine,
+        instances=file.instances,
+    )
+
+
+def _library(name: str, file: LibraryGraphFile) -> GraphSpec:
+    if file.library not in LIBRARY_GRAPHS:
+        raise ProfileError(
+            f"graph {name!r}: {file.library!r} is no library graph; there are {', '.join(sorted(LIBRARY_GRAPHS))}"
+        )
+    graph = LIBRARY_GRAPHS[file.library]
+    return GraphSpec(
+        name=name,
+        version=file.version,
+        file=graph_store() / f"{file.library}.zip",
+        inputs=graph.inputs,
+        outputs=graph.outputs,
+        max_batch_size=file.max_batch_size,
+        library=file.library,
+        instances=file.instances,
+    )
+
+
+def _tensors(tensors: dict[str, TensorFile]) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(name, spec.dtype, spec.shape) for name, spec in tensors.items())
