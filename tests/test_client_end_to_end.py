@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sync_r1.trainer_client import (
-    DEFAULT_WEIGHTS,
+    PRESETS,
     Concept,
     FailureCode,
     RequestRejected,
@@ -53,7 +53,7 @@ def samples(count: int = 4) -> list[Sample]:
 def test_all_four_rewards_score_a_batch(ensemble: SyncRewardEnsemble) -> None:
     result = ensemble.score(samples())
     assert result.valid_N.all()
-    assert set(result.rewards) == set(DEFAULT_WEIGHTS)
+    assert set(result.rewards) == set(PRESETS["default"].uses)
     for reward in result.rewards.values():
         assert len(reward.release) == 64
         assert ((reward.scores_N >= 0) & (reward.scores_N <= 1)).all()
@@ -61,6 +61,18 @@ def test_all_four_rewards_score_a_batch(ensemble: SyncRewardEnsemble) -> None:
     # Half of the references are item 0 itself, so no other item may look more like them; a wrong answer scores lower.
     assert result.rewards["concept-consistency"].raw_N.argmax() in (0, 3)
     assert result.rewards["understanding-correctness"].raw_N.argmin() == 0
+
+
+def test_two_variants_of_one_service_take_part_side_by_side(services: Up) -> None:
+    names = ("concept-consistency/clip_i", "concept-consistency/dino")
+    both = RewardEnsemble.from_endpoints(services.endpoints, weights=dict.fromkeys(names, 0.5))
+    with SyncRewardEnsemble(both) as blocking:
+        blocking.wait_ready(30)
+        result = blocking.score(samples())
+    assert {name: reward.variant for name, reward in result.rewards.items()} == dict(zip(names, ("clip_i", "dino")))
+    first, second = (result.rewards[name].scores_N for name in names)
+    np.testing.assert_allclose(result.total_N, (first + second) / 2)
+    assert (first != second).any()
 
 
 def test_scores_do_not_depend_on_how_references_travel(ensemble: SyncRewardEnsemble) -> None:

@@ -9,8 +9,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from sync_r1.trainer_client.sdk.combination import (
-    DEFAULT_WEIGHTS,
-    RELEASED_WEIGHTS,
     Bools,
     Floats,
     Ints,
@@ -118,24 +116,6 @@ def test_policies_take_out_the_item_its_group_or_nothing() -> None:
     assert kept_items(failed_1_N, ["drop_item"], groups_N).tolist() == [False, True, True, True]
     assert kept_items(failed_1_N, ["drop_group"], groups_N).tolist() == [False, False, True, True]
     assert kept_items(failed_1_N, ["monitor_only"], groups_N).tolist() == [True] * 4
-
-
-def test_weighted_sum_is_the_documented_formula() -> None:
-    concept, text, aesthetic, understanding = 0.9, 0.3, 0.5, 1.0
-    scores_R_1 = np.array([[concept], [text], [aesthetic], [understanding]])
-    weights_R = np.array([DEFAULT_WEIGHTS[name] for name in _REWARDS])
-    expected = 0.65 * (0.4 * concept + 0.4 * text + 0.2 * aesthetic) + 0.35 * understanding
-    assert weighted_sum(scores_R_1, np.ones((4, 1), bool), weights_R).sum() == pytest.approx(expected)
-    assert sum(DEFAULT_WEIGHTS.values()) == pytest.approx(1)
-
-
-def test_released_weights_are_the_released_formula() -> None:
-    identity, judge, understanding = 0.9, 0.3, 1.0
-    scores_R_1 = np.array([[identity], [judge], [understanding]])
-    weights_R = np.array(list(RELEASED_WEIGHTS.values()))
-    assert list(RELEASED_WEIGHTS) == ["concept-consistency", "aesthetic", "understanding-correctness"]
-    expected = 0.65 * (0.4 * identity + 0.6 * judge) + 0.35 * understanding
-    assert weighted_sum(scores_R_1, np.ones((3, 1), bool), weights_R).sum() == pytest.approx(expected)
 
 
 def test_reward_that_does_not_apply_leaves_its_weight_to_the_others() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from sync_r1.trainer_client.evaluation.outputs import policy_outputs
 from sync_r1.trainer_client.evaluation.pocketbench import write_pocketbench
 from sync_r1.trainer_client.evaluation.unifybench import load_unifybench
 from sync_r1.trainer_client.evaluation.unifybench_metrics import Metric
+from sync_r1.trainer_client.hygiene.alarms import Alarm
 from sync_r1.trainer_client.reports.evaluation_page import write_pages
 from sync_r1.trainer_client.reports.report import write_report
 from sync_r1.trainer_client.training.loop import train
@@ -64,7 +66,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     )  # fmt: skip
     steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     for step in steps:
-        step["hygiene"] = {"length_correlation": 0.1 * step["step"], "alarms": ["<script>too long</script>"]}
+        step["hygiene"]["alarms"] = [asdict(Alarm("drift", "aesthetic", "<script>too long</script>"))]
     (run / "metrics.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
 
     items = [item for item in bench_items(bench, prompts=2, seed=0) if item.concept.name in ("bo", "cup")]
@@ -133,4 +135,4 @@ def test_every_section_named_at_the_top_is_there(browser: Browser, pages: dict[s
     page.close()
     assert targets == found
     assert {"reward-hygiene", "dynamic-group-scaling", "where-the-time-went", "configuration"} <= set(found)
-    assert alarms == [f"step {step}: <script>too long</script>" for step in (1, 2, 3)]
+    assert alarms == ["Alarm (drift), steps 1 to 3: <script>too long</script>."]

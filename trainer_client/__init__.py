@@ -18,17 +18,8 @@ from sync_r1.reward_models.types import (
     Score,
 )
 from sync_r1.trainer_client.sdk.client import RewardClient
-from sync_r1.trainer_client.sdk.combination import DEFAULT_WEIGHTS, RELEASED_WEIGHTS
 from sync_r1.trainer_client.sdk.description import ServiceDescription, ServiceLimits, VariantDescription
-from sync_r1.trainer_client.sdk.ensemble import (
-    AffineMap,
-    Combination,
-    EnsembleResult,
-    FailurePolicy,
-    RewardEnsemble,
-    RewardResult,
-    RewardUse,
-)
+from sync_r1.trainer_client.sdk.ensemble import Combination, EnsembleResult, RewardEnsemble, RewardResult
 from sync_r1.trainer_client.sdk.errors import (
     DeadlineExceeded,
     Overloaded,
@@ -40,7 +31,9 @@ from sync_r1.trainer_client.sdk.errors import (
     Unauthenticated,
 )
 from sync_r1.trainer_client.sdk.pictures import EncodedPicture, PictureSource, picture
+from sync_r1.trainer_client.sdk.presets import PRESETS, Preset
 from sync_r1.trainer_client.sdk.results import RequestTimings, ScoredBatch
+from sync_r1.trainer_client.sdk.reward_use import AffineMap, FailurePolicy, RewardUse
 from sync_r1.trainer_client.sdk.security import SecurityError, Tls, Token
 from sync_r1.trainer_client.sdk.settings import (
     Backoff,
@@ -57,8 +50,7 @@ from sync_r1.trainer_client.sdk.stats import Attempt
 from sync_r1.trainer_client.sdk.sync_client import SyncRewardClient, SyncRewardEnsemble
 
 __all__ = [
-    "DEFAULT_WEIGHTS",
-    "RELEASED_WEIGHTS",
+    "PRESETS",
     "AffineMap",
     "Attempt",
     "Backoff",
@@ -79,6 +71,7 @@ __all__ = [
     "Overloaded",
     "Picture",
     "PictureSource",
+    "Preset",
     "Replicas",
     "RequestRejected",
     "RequestTimings",

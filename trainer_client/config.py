@@ -14,6 +14,9 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from sync_r1.trainer_client.sdk.presets import preset_named
+from sync_r1.trainer_client.sdk.reward_use import reward_of
+
 IMAGE_REWARDS = ("concept-consistency", "text-faithfulness", "aesthetic")
 ANSWER_REWARD = "understanding-correctness"
 
@@ -82,7 +85,9 @@ class RewardConfig(_Section):
     weight: float = Field(ge=0)
     """Share in the total reward; scores are mapped to [0, 1] by the served card first. 0 = scored and logged only."""
     variant: str = ""
-    """Which definition ("" = the service's default)."""
+    """Which definition ("" = the one in the reward's key, `aesthetic/pickscore`, else the service's default)."""
+    affine: tuple[float, float] | None = None
+    """(scale, shift) of the map from the raw score to [0, 1]; None = the card's."""
 
 
 class SamplingConfig(_Section):
@@ -262,7 +267,12 @@ class TrainConfig(_Section):
     combination: Literal["weighted_sum", "gdpo"] = "weighted_sum"
     failure: Literal["drop_item", "drop_group", "required"] = "drop_item"
     """What happens to a trajectory one of whose scores failed; it never becomes a 0."""
-    rewards: dict[str, RewardConfig]
+    preset: str = ""
+    """A published combination by name (`sdk/presets.py`, docs/client.md) in place of `rewards`, which may then only
+    add rewards of weight 0: those are held out (docs/reward-hygiene.md).
+    """
+    rewards: dict[str, RewardConfig] = {}
+    """By reward, or by `REWARD/VARIANT` where two variants of one service take part."""
     sampling: SamplingConfig = SamplingConfig()
     selector: SelectorConfig = SelectorConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
@@ -274,10 +284,29 @@ class TrainConfig(_Section):
     def _short_form(cls, value: object) -> object:
         return {"weights": "" if value == "pocket" else value} if isinstance(value, str) else value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, values: Any) -> Any:
+        """`rewards` of a preset, with those that are added. A run's own `config.json` has both and means the same."""
+        if not isinstance(values, dict) or not values.get("preset"):
+            return values
+        named = {
+            name: RewardConfig(weight=use.weight, affine=(use.affine.scale, use.affine.shift) if use.affine else None)
+            for name, use in preset_named(values["preset"]).uses.items()
+        }
+        added = {name: RewardConfig.model_validate(entry) for name, entry in (values.get("rewards") or {}).items()}
+        for name, entry in added.items():
+            if entry.weight if name not in named else entry != named[name]:
+                raise ValueError(
+                    f"preset {values['preset']!r} says what the rewards are; beside it rewards may only add some of "
+                    f"weight 0, got {name}: {entry.model_dump(exclude_defaults=True)}"
+                )
+        return values | {"rewards": named | added}
+
     @model_validator(mode="after")
     def _rewards_known(self) -> TrainConfig:
         known = {*IMAGE_REWARDS, ANSWER_REWARD}
-        if unknown := set(self.rewards) - known:
+        if unknown := {name for name in self.rewards if reward_of(name) not in known}:
             raise ValueError(f"rewards may name {sorted(known)}, got {sorted(unknown)}")
         if not any(reward.weight > 0 for reward in self.rewards.values()):
             raise ValueError("at least one reward needs a weight above 0")

@@ -1,8 +1,8 @@
 """The report of a run: one HTML file that opens anywhere, with nothing to load.
 
 It reads only what a run leaves in its folder, so it can be written again, for a run that was stopped too. The page's
-structure is in `report.html`, its look in `page.css`; the training curves in `report_training.py`, charts in
-`charts.py`. A section without data is left out.
+structure is in `report.html`, its look in `page.css`; the training curves in `report_training.py`, what the rewards
+say about themselves in `report_hygiene.py`, charts in `charts.py`. A section without data is left out.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 from sync_r1.trainer_client.reports import report_training as training
 from sync_r1.trainer_client.reports.charts import interval_chart
+from sync_r1.trainer_client.reports.report_hygiene import hygiene
 
 _FOLDER = Path(__file__).parent
 _NAMES = {
@@ -44,7 +45,8 @@ def write_report(run: Path) -> Path:
     config = json.loads((run / "config.json").read_text())
     metrics_file = run / "metrics.jsonl"
     steps = [json.loads(line) for line in metrics_file.read_text().splitlines()] if metrics_file.exists() else []
-    start, end = (_evaluation(run, name) for name in ("start", "end"))
+    measured = _evaluations(run)
+    start, end = (measured.get(name) for name in ("start", "end"))
     sections = {
         "Held out: before and after": _comparison(start, end),
         "Rewards during training": _noted(
@@ -54,7 +56,7 @@ def write_report(run: Path) -> Path:
         ),
         "What the scores are made of": training.components(steps),
         "Failed scores": training.failures(steps),
-        "Reward hygiene": training.hygiene(steps),
+        "Reward hygiene": hygiene(config, steps, measured),
         "Dynamic Group Scaling": training.gate(steps),
         "Optimisation": training.optimisation(steps) if steps else "",
         "Pictures under held-out conditions": _noted(
@@ -83,9 +85,11 @@ def write_report(run: Path) -> Path:
     return target
 
 
-def _evaluation(run: Path, name: str) -> dict[str, Any] | None:
-    file = run / "evaluation" / f"{name}.json"
-    return json.loads(file.read_text()) if file.exists() else None
+def _evaluations(run: Path) -> dict[str, dict[str, Any]]:
+    """By name, in the order of the run: "start", "step-000010", …, "end"."""
+    files = {file.stem: file for file in sorted((run / "evaluation").glob("*.json"))}
+    names = [name for name in ("start", *(name for name in files if name.startswith("step-")), "end") if name in files]
+    return {name: json.loads(files[name].read_text()) for name in names}
 
 
 def _noted(note: str, content: str) -> str:

@@ -116,28 +116,6 @@ def failures(steps: Steps) -> str:
     return _row([line_chart("failed scores per step (never counted as 0)", lines)])
 
 
-def hygiene(steps: Steps) -> str:
-    """`hygiene` of each step: charts of its numbers, and its alarms as a list; "" where no step has any."""
-    if not any(step.get("hygiene") for step in steps):
-        return ""
-    numbers = list(
-        dict.fromkeys(
-            key
-            for step in steps
-            for key, value in (step.get("hygiene") or {}).items()
-            if isinstance(value, int | float)
-        )
-    )
-    charts = [line_chart(key.replace("_", " "), {key: series(steps, "hygiene", key)}) for key in numbers]
-    alarms = [
-        f"<li>step {step['step']}: {html.escape(str(alarm))}</li>"
-        for step in steps
-        for alarm in (step.get("hygiene") or {}).get("alarms", [])
-    ]
-    said = f'<ul class="alarms">{"".join(alarms)}</ul>' if alarms else '<p class="note">No alarm.</p>'
-    return f"{said}{_row(charts)}"
-
-
 def time(steps: Steps) -> str:
     """Where the time went, and what of it the reward services cost."""
     if not steps:

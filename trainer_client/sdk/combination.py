@@ -18,22 +18,6 @@ Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
 
-DEFAULT_WEIGHTS = {
-    "concept-consistency": 0.65 * 0.4,
-    "text-faithfulness": 0.65 * 0.4,
-    "aesthetic": 0.65 * 0.2,
-    "understanding-correctness": 0.35,
-}
-"""R = 0.65 (0.4 concept + 0.4 text + 0.2 aesthetic) + 0.35 understanding: this project's four rewards."""
-
-RELEASED_WEIGHTS = {
-    "concept-consistency": 0.65 * 0.4,
-    "aesthetic": 0.65 * 0.6,
-    "understanding-correctness": 0.35,
-}
-"""R = 0.65 (0.4 identity + 0.6 judge) + 0.35 understanding, as Sync-R1 was released; its visual judge takes the place
-of the aesthetic service, which has no such variant yet. The released code has text faithfulness in the gate only."""
-
 
 def weighted_sum(scores_R_N: Floats, counted_R_N: Bools, weights_R: Floats) -> Floats:
     """Weighted sum; where a reward does not count, the others keep the total weight in their proportions.

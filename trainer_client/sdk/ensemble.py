@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -23,51 +23,14 @@ from sync_r1.reward_models.types import Failure, NotApplicable, Sample, Score
 from sync_r1.trainer_client.sdk import combination as combine
 from sync_r1.trainer_client.sdk import tracing
 from sync_r1.trainer_client.sdk.client import RewardClient
-from sync_r1.trainer_client.sdk.combination import DEFAULT_WEIGHTS, Bools, Floats, Ints
+from sync_r1.trainer_client.sdk.combination import Bools, Floats, Ints
 from sync_r1.trainer_client.sdk.errors import RequestRejected, RewardClientError, RewardFailed
+from sync_r1.trainer_client.sdk.presets import preset_named
 from sync_r1.trainer_client.sdk.results import RequestTimings, ScoredBatch
+from sync_r1.trainer_client.sdk.reward_use import AffineMap, FailurePolicy, RewardUse, reward_of, variant_of
 from sync_r1.trainer_client.sdk.settings import DEFAULT_SETTINGS, ClientSettings
 
-FailurePolicy = Literal["drop_item", "drop_group", "required", "monitor_only"]
 Combination = Literal["weighted_sum", "gdpo"]
-_POLICIES = ("drop_item", "drop_group", "required", "monitor_only")
-
-
-@dataclass(frozen=True)
-class AffineMap:
-    """`unit = clip(raw * scale + shift, 0, 1)`."""
-
-    scale: float
-    shift: float
-
-
-@dataclass(frozen=True)
-class RewardUse:
-    """How one reward takes part."""
-
-    weight: float
-    """Share in the total, >= 0."""
-    variant: str = ""
-    """"" = the service's default."""
-    release: str = ""
-    """Digest to pin; "" = the service's default."""
-    policy: FailurePolicy = "drop_item"
-    """What a failure does: takes out its item, its whole group, raises RewardFailed (`required`), or nothing
-    (`monitor_only`: the reward is reported and never part of the total, so its weight must be 0)."""
-    timeout_s: float | None = None
-    """This reward's own deadline for one call, within the ensemble's; None = the ensemble's."""
-    affine: AffineMap | None = None
-    """Map from the raw scale to [0, 1]; None = the one on the variant's card."""
-
-    def __post_init__(self) -> None:
-        if self.policy not in _POLICIES:
-            raise ValueError(f"expected a policy of {_POLICIES}, got {self.policy!r}")
-        if not (np.isfinite(self.weight) and self.weight >= 0):
-            raise ValueError(f"a weight must be finite and >= 0, got {self.weight}")
-        if self.policy == "monitor_only" and self.weight:
-            raise ValueError(f"a monitored reward is not part of the total: its weight must be 0, got {self.weight}")
-        if self.timeout_s is not None and not self.timeout_s > 0:
-            raise ValueError(f"a deadline must be > 0 seconds, got {self.timeout_s}")
 
 
 @dataclass(frozen=True)
@@ -131,12 +94,15 @@ class RewardEnsemble:
     def __init__(
         self, rewards: Mapping[str, tuple[RewardClient, RewardUse]], *, combination: Combination = "weighted_sum"
     ) -> None:
-        """`rewards`: reward name, as its service calls itself, -> (client, how it takes part)."""
+        """`rewards`: reward, as its service calls itself, or `REWARD/VARIANT` -> (client, how it takes part).
+
+        Uses of one service may share a client. Raises ValueError for a name and a use that disagree on the variant.
+        """
         if not any(use.weight > 0 for _, use in rewards.values()):
             raise ValueError("expected at least one reward with a weight > 0")
         if combination not in ("weighted_sum", "gdpo"):
             raise ValueError(f"expected the combination 'weighted_sum' or 'gdpo', got {combination!r}")
-        self.rewards = dict(rewards)
+        self.rewards = {name: (client, _named(name, use)) for name, (client, use) in rewards.items()}
         self.combination = combination
 
     @classmethod
@@ -144,28 +110,45 @@ class RewardEnsemble:
         cls,
         endpoints: Mapping[str, str | Sequence[str]],
         *,
-        weights: Mapping[str, float] = DEFAULT_WEIGHTS,
+        preset: str = "default",
+        weights: Mapping[str, float] | None = None,
         policy: FailurePolicy = "drop_item",
         combination: Combination = "weighted_sum",
         settings: ClientSettings = DEFAULT_SETTINGS,
     ) -> RewardEnsemble:
-        """An ensemble of the rewards named in `weights`, at reward name -> "host:port" (or several replicas')."""
-        missing = weights.keys() - endpoints.keys()
-        if missing:
+        """An ensemble of the rewards of `preset` (`presets.py`), or of those named in `weights`, at reward name ->
+        "host:port" (or several replicas').
+        """
+        uses = preset_named(preset).uses if weights is None else {name: RewardUse(w) for name, w in weights.items()}
+        wanted = {reward_of(name) for name in uses}
+        if missing := wanted - endpoints.keys():
             raise ValueError(f"no endpoint for {sorted(missing)}; endpoints are given for {sorted(endpoints)}")
-        uses = {
-            name: (RewardClient(endpoints[name], settings), RewardUse(weight, policy=policy))
-            for name, weight in weights.items()
-        }
-        return cls(uses, combination=combination)
+        clients = {reward: RewardClient(endpoints[reward], settings) for reward in wanted}
+        return cls(
+            {name: (clients[reward_of(name)], replace(use, policy=policy)) for name, use in uses.items()},
+            combination=combination,
+        )
 
     async def wait_ready(self, timeout_s: float) -> None:
-        """Return once every service is ready. Raises ServiceUnreachable naming the one that is not."""
-        await asyncio.gather(*(client.wait_ready(timeout_s) for client, _ in self.rewards.values()))
+        """Return once every service is ready. Raises ServiceUnreachable naming the one that is not, RequestRejected
+        for one that does not offer the variant that is wanted of it.
+        """
+        await asyncio.gather(*(client.wait_ready(timeout_s) for client in self._clients))
+        for name, (client, use) in self.rewards.items():
+            offered = (await client.describe(timeout_s=timeout_s)).variants
+            if use.variant and use.variant not in offered:
+                raise RequestRejected(
+                    f"{reward_of(name)} at {client.endpoints} has no variant {use.variant!r}, which {name!r} of this "
+                    f"ensemble needs; it has {sorted(offered)}. Serve a profile that has it, or choose another"
+                )
 
     async def close(self) -> None:
         """Close every client."""
-        await asyncio.gather(*(client.close() for client, _ in self.rewards.values()))
+        await asyncio.gather(*(client.close() for client in self._clients))
+
+    @property
+    def _clients(self) -> set[RewardClient]:
+        return {client for client, _ in self.rewards.values()}
 
     def stats(self) -> dict[str, dict[str, Any]]:
         """Reward name -> what its client has done so far (`RewardClient.stats`)."""
@@ -201,14 +184,16 @@ class RewardEnsemble:
             timeout_s = use.timeout_s if timeout_s is None else min(timeout_s, use.timeout_s)
         try:
             batch = await client.score(samples, variant=use.variant, release=use.release, timeout_s=timeout_s)
-            if batch.reward != name:
-                raise RequestRejected(f"expected {name} at {client.endpoints}, but {batch.reward} answers there")
+            if batch.reward != reward_of(name):
+                raise RequestRejected(
+                    f"expected {reward_of(name)} at {client.endpoints}, but {batch.reward} answers there"
+                )
             result = _unpack(batch, use.affine)
         except RewardClientError as error:
             fatal = use.policy == "required" or (isinstance(error, RequestRejected) and use.policy != "monitor_only")
             if fatal:
                 raise
-            return _nothing_scored(name, use, len(samples), error, time.monotonic() - started_s)
+            return _nothing_scored(reward_of(name), use, len(samples), error, time.monotonic() - started_s)
         if use.policy == "required" and result.failures:
             position, failure = next(iter(result.failures.items()))
             raise RewardFailed(
@@ -230,6 +215,14 @@ class RewardEnsemble:
             contributions_R_N = combine.weighted_sum(scores_R_N, counted_R_N, weights_R)
         total_N = contributions_R_N.sum(0)
         return dict(zip(uses, contributions_R_N)), total_N, np.isfinite(total_N)
+
+
+def _named(name: str, use: RewardUse) -> RewardUse:
+    """`use` with the variant of its name."""
+    variant = variant_of(name)
+    if variant and use.variant not in ("", variant):
+        raise ValueError(f"{name!r} names the variant {variant!r}, but its use says {use.variant!r}; leave one out")
+    return replace(use, variant=variant or use.variant)
 
 
 def _unpack(batch: ScoredBatch, affine: AffineMap | None) -> RewardResult:

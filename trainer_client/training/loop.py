@@ -5,9 +5,9 @@
                 └──────────────────────────────── `steps` times, or until the time is up ────────────────────────┘
 
 A run is a folder: `config.json`, `metrics.jsonl` (one line per step), `journal.jsonl` (every score, before it is used),
-`evaluation/{start,end}.json` with pictures, `checkpoints/`, `policy/` and `report.html`. It may be killed at any point
-and ends in the same weights when it is resumed (`journal.py`, `checkpoint.py`). `runs.py` puts the real parts together;
-tests pass small ones.
+`calibration.json`, `evaluation/{start,end}.json` with pictures, `checkpoints/`, `policy/` and `report.html`. It may be
+killed at any point and ends in the same weights when it is resumed (`journal.py`, `checkpoint.py`). `runs.py` puts the
+real parts together; tests pass small ones.
 """
 
 from __future__ import annotations
@@ -23,11 +23,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sync_r1.trainer_client.config import IMAGE_REWARDS, TrainConfig
+from sync_r1.trainer_client.config import ANSWER_REWARD, IMAGE_REWARDS, TrainConfig
 from sync_r1.trainer_client.evaluation.held_out import Evaluation, Judge, Scorer, evaluate
 from sync_r1.trainer_client.evaluation.unifybench import UnifyBench
+from sync_r1.trainer_client.hygiene.alarms import Alarm
+from sync_r1.trainer_client.hygiene.watch import Watch, batch_figures
 from sync_r1.trainer_client.policies.base import Policy
 from sync_r1.trainer_client.sdk.ensemble import EnsembleResult
+from sync_r1.trainer_client.sdk.reward_use import reward_of
 from sync_r1.trainer_client.training.batches import collect, gather
 from sync_r1.trainer_client.training.checkpoint import RunState, latest_checkpoint, load_checkpoint, save_checkpoint
 from sync_r1.trainer_client.training.curriculum import Curriculum
@@ -93,6 +96,7 @@ async def train(
     if ranks.main:
         forget_after(metrics, state.step)
     saved_step = state.step if checkpoint else -1
+    watch = Watch(out, {name: reward.weight for name, reward in config.rewards.items()}) if ranks.main else None
     journal = Journal(out / ("journal.jsonl" if ranks.main else f"journal-{ranks.rank}.jsonl"))
     sampler = Sampler(
         policy, temperature=config.sampling.temperature, batch=config.sampling.batch, generator=state.generator
@@ -103,6 +107,10 @@ async def train(
 
     scorer = PatientScorer(scorer, config.outage_budget_s, say)
     gate_scorer = PatientScorer(gate_scorer, config.outage_budget_s, say)
+
+    def warn(when: str, found: list[Alarm]) -> None:
+        for alarm in found:
+            progress(f"{when}: {alarm.level} ({alarm.kind}): {alarm.message}", state.step, config.steps)
 
     async def measure(name: str) -> Evaluation:
         own: list[Evaluation] = []
@@ -120,9 +128,10 @@ async def train(
                 )
                 own.append(evaluation)
             (evaluation,) = ranks.agree(own)
-        if ranks.main:
+        if watch is not None:
             write_evaluation(out / "evaluation", name, evaluation)
             progress(f"{name}: {_headline(evaluation.means)}", state.step, config.steps)
+            warn(name, watch.measured(evaluation.values))
         return evaluation
 
     measuring_s = time.monotonic()
@@ -154,7 +163,7 @@ async def train(
         groups_N = np.array([trajectory.group for trajectory in selected.trajectories])
         total_N, image_N = (
             scores.total_N,
-            scores.part_N([name for name in IMAGE_REWARDS if name in scores.contributions]),
+            scores.part_N([name for name in scores.contributions if reward_of(name) in IMAGE_REWARDS]),
         )
         learned_N = scores.valid_N & state.selector.choose(groups_N, total_N, scores.valid_N)
         state.curriculum.observe(tasks, groups_N, total_N, scores.valid_N)
@@ -200,9 +209,12 @@ async def train(
         record = step_record(state.step, tasks, selected, scores, learned_N, groups_N) | gate_figures | figures
         waited = waiting_record(phases, batch, time.monotonic() - step_s, (scorer, gate_scorer))
         record |= of_ranks(ranks.gather(waited)) | {"elapsed_s": time.monotonic() - started_s}
-        if ranks.main:
+        hygiene, new_alarms = batch_figures(batch, whole, ranks), []
+        if watch is not None:
+            record["hygiene"], new_alarms = watch.step(hygiene)
             append_line(metrics, json.dumps(record))
         progress(f"step {state.step}: {_headline(record['rewards'])}", state.step, config.steps)
+        warn(f"step {state.step}", new_alarms)
         if state.step % config.checkpoint_every == 0:
             save_checkpoint(checkpoints, state, kept=config.checkpoints_kept)
             saved_step = state.step
@@ -243,8 +255,9 @@ def _new_state(config: TrainConfig, policy: Policy, reference: Policy, bench: Un
 
 
 def _headline(means: dict[str, Any]) -> str:
-    wanted = ("total", *IMAGE_REWARDS, "understanding-correctness", "oracle_success", "answer_accuracy")
-    return "  ".join(f"{name} {means[name]:.3f}" for name in wanted if means.get(name) is not None)
+    wanted = ("total", *IMAGE_REWARDS, ANSWER_REWARD, "oracle_success", "answer_accuracy")
+    known = {name: mean for name, mean in means.items() if mean is not None}
+    return "  ".join(f"{name} {mean:.3f}" for name, mean in known.items() if reward_of(name) in wanted)
 
 
 def _reasons(scores: EnsembleResult) -> str:

@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sync_r1.trainer_client.config import ANSWER_REWARD, IMAGE_REWARDS, TrainConfig
+from sync_r1.trainer_client.config import IMAGE_REWARDS, TrainConfig
 from sync_r1.trainer_client.evaluation.unifybench import UnifyBenchError, load_unifybench
 from sync_r1.trainer_client.policies.loading import RANDOM, saved_kind, torch_precision
+from sync_r1.trainer_client.sdk.reward_use import reward_of, variant_of
 from sync_r1.trainer_client.training.plan_memory import Memory, ddp, fsdp, memory
 from sync_r1.trainer_client.training.plan_policy import PolicySize, policy_size
 from sync_r1.trainer_client.training.reasoning import MAX_REFERENCES
@@ -154,18 +155,15 @@ def _services(config: TrainConfig, policy: PolicySize, work: Work) -> tuple[Serv
     gate = config.selector.weights if config.selector.kind == "dgs" else {}
     picture = policy.picture_side**2 * 3
     services = []
-    for name in (*IMAGE_REWARDS, ANSWER_REWARD):
-        if name not in config.rewards and name not in gate:
-            continue
-        reward = config.rewards.get(name)
-        item = _TEXT_BYTES + (picture if name in IMAGE_REWARDS else 0)
-        references = config.sampling.prompts * MAX_REFERENCES * picture if name == "concept-consistency" else 0
-        final = work.finished if reward else (0, 0)
+    for name in dict.fromkeys((*config.rewards, *gate)):
+        use, reward = config.rewards.get(name), reward_of(name)
+        item = _TEXT_BYTES + (picture if reward in IMAGE_REWARDS else 0)
+        references = config.sampling.prompts * MAX_REFERENCES * picture if reward == "concept-consistency" else 0
+        final = work.finished if use else (0, 0)
         looked = work.proposed if name in gate else (0, 0)
         sent = (item * (final[0] + looked[0]), item * (final[1] + looked[1]) + references)
-        services.append(
-            Service(name, reward.variant if reward else "", reward.weight if reward else 0.0, gate.get(name, 0.0), sent)
-        )
+        variant = (use.variant if use else "") or variant_of(name)
+        services.append(Service(reward, variant, use.weight if use else 0.0, gate.get(name, 0.0), sent))
     return tuple(services)
 
 

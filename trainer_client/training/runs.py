@@ -21,7 +21,8 @@ from sync_r1.trainer_client.policies.base import Policy
 from sync_r1.trainer_client.policies.loading import load_policy, load_reference
 from sync_r1.trainer_client.reports.report import write_report
 from sync_r1.trainer_client.sdk.client import RewardClient
-from sync_r1.trainer_client.sdk.ensemble import RewardEnsemble, RewardUse
+from sync_r1.trainer_client.sdk.ensemble import RewardEnsemble
+from sync_r1.trainer_client.sdk.reward_use import AffineMap, RewardUse, reward_of
 from sync_r1.trainer_client.sdk.settings import settings_from_environment
 from sync_r1.trainer_client.training.checkpoint import latest_checkpoint
 from sync_r1.trainer_client.training.distributed import join, leave
@@ -145,7 +146,8 @@ def _check_folder(config: TrainConfig, out: Path, resume: bool) -> None:
 
 def reward_clients(config: TrainConfig, endpoints: Mapping[str, str]) -> dict[str, RewardClient]:
     """A client for every reward that the run or its gate uses. Raises ConfigError for one without an endpoint."""
-    wanted = set(config.rewards) | (set(config.selector.weights) if config.selector.kind == "dgs" else set())
+    wanted = {reward_of(name) for name in config.rewards}
+    wanted |= set(config.selector.weights) if config.selector.kind == "dgs" else set()
     if missing := wanted - set(endpoints):
         raise ConfigError(f"no endpoint for {sorted(missing)}; endpoints are given for {sorted(endpoints)}")
     settings = settings_from_environment()
@@ -159,10 +161,13 @@ def reward_ensemble(config: TrainConfig, clients: Mapping[str, RewardClient]) ->
             weight=reward.weight,
             variant=reward.variant,
             policy=config.failure if reward.weight > 0 else "monitor_only",
+            affine=AffineMap(*reward.affine) if reward.affine else None,
         )
         for name, reward in config.rewards.items()
     }
-    return RewardEnsemble({name: (clients[name], use) for name, use in uses.items()}, combination=config.combination)
+    return RewardEnsemble(
+        {name: (clients[reward_of(name)], use) for name, use in uses.items()}, combination=config.combination
+    )
 
 
 def _gate_ensemble(config: TrainConfig, clients: Mapping[str, RewardClient]) -> RewardEnsemble:

@@ -1,0 +1,62 @@
+"""How one reward takes part in an ensemble: weight, release, what a failure does, map to [0, 1].
+
+In an ensemble a use is named by its reward, `aesthetic`, or by reward and variant, `aesthetic/pickscore`, so that two
+variants of one service can both take part.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+FailurePolicy = Literal["drop_item", "drop_group", "required", "monitor_only"]
+_POLICIES = ("drop_item", "drop_group", "required", "monitor_only")
+
+
+def reward_of(name: str) -> str:
+    """The reward in the name of a use: the service that is asked."""
+    return name.partition("/")[0]
+
+
+def variant_of(name: str) -> str:
+    """The variant in the name of a use, "" if it has none."""
+    return name.partition("/")[2]
+
+
+@dataclass(frozen=True)
+class AffineMap:
+    """`unit = clip(raw * scale + shift, 0, 1)`."""
+
+    scale: float
+    shift: float
+
+
+@dataclass(frozen=True)
+class RewardUse:
+    """How one reward takes part."""
+
+    weight: float
+    """Share in the total, >= 0."""
+    variant: str = ""
+    """"" = the one in the use's name, else the service's default."""
+    release: str = ""
+    """Digest to pin; "" = the service's default."""
+    policy: FailurePolicy = "drop_item"
+    """What a failure does: takes out its item, its whole group, raises RewardFailed (`required`), or nothing
+    (`monitor_only`: the reward is reported and never part of the total, so its weight must be 0)."""
+    timeout_s: float | None = None
+    """This reward's own deadline for one call, within the ensemble's; None = the ensemble's."""
+    affine: AffineMap | None = None
+    """Map from the raw scale to [0, 1]; None = the one on the variant's card."""
+
+    def __post_init__(self) -> None:
+        if self.policy not in _POLICIES:
+            raise ValueError(f"expected a policy of {_POLICIES}, got {self.policy!r}")
+        if not (np.isfinite(self.weight) and self.weight >= 0):
+            raise ValueError(f"a weight must be finite and >= 0, got {self.weight}")
+        if self.policy == "monitor_only" and self.weight:
+            raise ValueError(f"a monitored reward is not part of the total: its weight must be 0, got {self.weight}")
+        if self.timeout_s is not None and not self.timeout_s > 0:
+            raise ValueError(f"a deadline must be > 0 seconds, got {self.timeout_s}")
