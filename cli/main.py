@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sync_r1.cli import learn_concept, serve_commands, top, train_commands
+from sync_r1.cli import graph_commands, learn_concept, serve_commands, top, train_commands
 from sync_r1.cli.screen import console as _console
 from sync_r1.cli.screen import errors_shown as _errors_shown
 
@@ -34,7 +34,7 @@ ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="ONN
 
 for command in (
     serve_commands.serve, serve_commands.token, train_commands.train, train_commands.evaluate, train_commands.densify,
-    train_commands.report, learn_concept.learn_concept, top.top,
+    train_commands.report, learn_concept.learn_concept, top.top, graph_commands.repository, graph_commands.bundle,
 ):  # fmt: skip
     app.command()(command)
 
@@ -160,31 +160,6 @@ def score(
         f"{len(result.values)} scored{mean}; {result.failed} failed, {result.not_applicable} not applicable, "
         f"{result.skipped} done before: {target}"
     )
-
-
-@app.command()
-def repository(
-    out: Annotated[Path, typer.Option("--out", help="Folder to write into.")],
-    profile: ProfileOption = "pocket",
-    backend: Annotated[
-        Literal["python", "onnxruntime"],
-        typer.Option("--backend", help="onnxruntime for NVIDIA's image, python for the embedded Triton."),
-    ] = "onnxruntime",
-    also: AlsoOption = None,
-    threads: ThreadsOption = None,
-) -> None:
-    """Write the Triton model repository of a profile (and of further ones, their versions side by side)."""
-    from sync_r1.reward_models.export import ensure_graphs
-    from sync_r1.reward_models.profiles import load_profile
-    from sync_r1.reward_models.repository import write_repository
-
-    with _errors_shown():
-        loaded, *others = [load_profile(name) for name in (profile, *(also or ()))]
-        with _console().status("exporting graphs that are missing"):
-            for one in (loaded, *others):
-                ensure_graphs(one)
-        write_repository(loaded, out, backend=backend, threads=threads, also=others)
-    _console().print(f"{len(loaded.graphs)} graphs for the {backend} backend: {out}")
 
 
 @app.command()

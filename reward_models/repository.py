@@ -19,6 +19,7 @@ from sync_r1.reward_models.graphs import DynamicBatching, GraphSpec, TensorSpec
 from sync_r1.reward_models.profiles import Profile, ProfileError
 
 Backend = Literal["python", "onnxruntime"]
+Device = Literal["cpu", "gpu"]
 _TRITON_TYPES = {"uint8": "TYPE_UINT8", "int64": "TYPE_INT64", "float32": "TYPE_FP32"}
 
 
@@ -30,13 +31,18 @@ def write_repository(
     graphs: Sequence[str] | None = None,
     threads: int | None = None,
     also: Sequence[Profile] = (),
+    device: Device = "cpu",
 ) -> None:
     """Write a model repository of `graphs` (all of the profile by default) into `directory`, made if absent.
 
     `also`: profiles whose versions of these graphs, and whose further graphs, are loaded side by side. `threads` is
-    ONNX Runtime's intra-op thread count per instance (1 by default). Raises GraphFileMissing when a weights file is
-    absent or changed, KeyError for a graph no profile has, ProfileError when two versions of a graph do not fit.
+    ONNX Runtime's intra-op thread count per instance (1 by default). `device`: where an instance of each graph runs; on
+    "gpu" there is one on every GPU that Triton sees. Raises GraphFileMissing when a weights file is absent or changed,
+    KeyError for a graph no profile has, ProfileError when two versions of a graph do not fit, ValueError for "gpu" with
+    the Python backend, whose model runs on the CPU.
     """
+    if device == "gpu" and backend == "python":
+        raise ValueError("the Python backend runs graphs on the CPU only; a GPU needs --backend onnxruntime")
     versions = _versions((profile, *also))
     for name in graphs if graphs is not None else versions:
         for graph in versions[name]:
@@ -46,7 +52,7 @@ def write_repository(
             _place(graph, version / "model.onnx")
             if backend == "python":
                 shutil.copyfile(Path(__file__).with_name("triton_model.py"), version / "model.py")
-        config = model_config(*versions[name], backend=backend, threads=threads or 1)
+        config = model_config(*versions[name], backend=backend, threads=threads or 1, device=device)
         (directory / name / "config.pbtxt").write_text(config)
 
 
@@ -68,7 +74,9 @@ def _versions(profiles: Sequence[Profile]) -> dict[str, list[GraphSpec]]:
     return found
 
 
-def model_config(graph: GraphSpec, *others: GraphSpec, backend: Backend, threads: int) -> str:
+def model_config(
+    graph: GraphSpec, *others: GraphSpec, backend: Backend, threads: int, device: Device = "cpu"
+) -> str:
     """The text of one `config.pbtxt`; nothing is left to Triton's auto-completion. `others`: further versions."""
     versions = ", ".join(str(version) for version in sorted(one.version for one in (graph, *others)))
     batching = graph.batching
@@ -90,7 +98,7 @@ input [
 output [
 {_tensors(graph.outputs)}
 ]
-instance_group [ {{ kind: KIND_CPU count: {graph.instances} }} ]
+instance_group [ {{ kind: KIND_{device.upper()} count: {graph.instances} }} ]
 dynamic_batching {{
   max_queue_delay_microseconds: {batching.max_queue_delay_us}
 {policy}}}
