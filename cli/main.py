@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sync_r1.cli import export, learn_concept, serve_commands, top, train_commands
+from sync_r1.cli import export, graph_commands, learn_concept, serve_commands, top, train_commands
 from sync_r1.cli.screen import console as _console
 from sync_r1.cli.screen import errors_shown as _errors_shown
 
@@ -34,8 +34,9 @@ JudgesOption = serve_commands.JudgesOption
 ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="ONNX Runtime's threads per graph.")]
 
 for command in (
-    serve_commands.serve, serve_commands.token, export.export, train_commands.train, train_commands.evaluate,
-    train_commands.densify, train_commands.report, learn_concept.learn_concept, top.top,
+    serve_commands.serve, serve_commands.token, export.export, graph_commands.repository, graph_commands.bundle,
+    train_commands.train, train_commands.evaluate, train_commands.densify, train_commands.report,
+    learn_concept.learn_concept, top.top,
 ):  # fmt: skip
     app.command()(command)
 
@@ -166,29 +167,6 @@ def score(
 
 
 @app.command()
-def repository(
-    out: Annotated[Path, typer.Option("--out", help="Folder to write into.")],
-    profile: ProfileOption = "pocket",
-    backend: Annotated[
-        Literal["python", "onnxruntime"],
-        typer.Option("--backend", help="onnxruntime for NVIDIA's image, python for the embedded Triton."),
-    ] = "onnxruntime",
-    also: AlsoOption = None,
-    threads: ThreadsOption = None,
-    device: Annotated[Literal["cpu", "gpu"], typer.Option("--device", help="Where Triton's instances run.")] = "cpu",
-) -> None:
-    """Write the Triton model repository of a profile (and of further ones, their versions side by side)."""
-    from sync_r1.reward_models.export import ensure_graphs
-    from sync_r1.reward_models.profiles import load_profile
-    from sync_r1.reward_models.repository import write_repository
-
-    with _errors_shown():
-        loaded, *others = [load_profile(name) for name in (profile, *(also or ()))]
-        with _console().status("exporting graphs that are missing"):
-            for one in (loaded, *others):
-                ensure_graphs(one)
-        write_repository(loaded, out, backend=backend, threads=threads, also=others, device=device)
-    _console().print(f"{len(loaded.graphs)} graphs for the {backend} backend: {out}")
 
 
 def _started(

@@ -39,10 +39,13 @@ def write_repository(
     """Write a model repository of `graphs` (all of the profile by default) into `directory`, made if absent.
 
     `also`: profiles whose versions of these graphs, and whose further graphs, are loaded side by side. `threads` is
-    the intra-op thread count per instance (1 by default), `device` where instances run. Raises GraphFileMissing when a
-    weights file is absent or changed, KeyError for a graph no profile has, ProfileError when two versions of a graph
-    do not fit.
+    the intra-op thread count per instance (1 by default). `device`: where an instance of each graph runs; on "gpu"
+    there is one on every GPU that Triton sees. Raises GraphFileMissing when a weights file is absent or changed,
+    KeyError for a graph no profile has, ProfileError when two versions of a graph do not fit, ValueError for "gpu" with
+    the Python backend, whose ONNX graphs run on the CPU.
     """
+    if device == "gpu" and backend == "python":
+        raise ValueError("the Python backend runs graphs on the CPU only; a GPU needs --backend onnxruntime")
     versions = _versions((profile, *also))
     directory.mkdir(parents=True, exist_ok=True)
     for name in graphs if graphs is not None else versions:

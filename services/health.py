@@ -1,4 +1,8 @@
-"""Health: `grpc.health.v1` says SERVING exactly while Triton has every graph of every release of this service."""
+"""Health: `grpc.health.v1` says SERVING exactly while Triton has every graph of every release of this service.
+
+Under the name `liveness` it says SERVING for as long as the process answers at all: a Triton that is away must take a
+replica out of the load balancing, but restarting the front would not bring it back.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ from grpc_health.v1.health import aio as health_aio
 logger = logging.getLogger(__name__)
 
 SERVICE = "sync_r1.rewards.v1.RewardService"
+LIVENESS = "liveness"
 
 
 class HealthWatcher:
@@ -27,6 +32,7 @@ class HealthWatcher:
 
     async def start(self) -> None:
         """Look once, then keep looking in the background."""
+        await self.servicer.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
         await self._tell(False)
         await self._look()
         self._task = asyncio.create_task(self._watch())

@@ -53,6 +53,14 @@ def test_config_is_the_golden_text() -> None:
     assert model_config(load_profile("pocket").graphs["minilm"], backend="python", threads=2) == GOLDEN
 
 
+def test_a_gpu_runs_every_graph_and_is_refused_where_the_model_runs_on_the_cpu(tmp_path: Path) -> None:
+    graph = load_profile("pocket").graphs["minilm"]
+    on_gpu = model_config(graph, backend="onnxruntime", threads=1, device="gpu")
+    assert on_gpu == model_config(graph, backend="onnxruntime", threads=1).replace("KIND_CPU", "KIND_GPU")
+    with pytest.raises(ValueError, match="--backend onnxruntime"):
+        write_repository(load_profile("pocket"), tmp_path, backend="python", device="gpu")
+
+
 def test_production_differs_only_in_backend_thread_parameter_and_queue_policy() -> None:
     graph = load_profile("pocket").graphs["minilm"]
     expected = GOLDEN.replace('"python"', '"onnxruntime"').replace('"threads"', '"intra_op_thread_count"')

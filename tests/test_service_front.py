@@ -221,6 +221,9 @@ async def test_health_follows_triton_and_calls_are_unavailable_without_it(
             await wait_for(health_pb2.HealthCheckResponse.SERVING)
             triton.stop()
             await wait_for(health_pb2.HealthCheckResponse.NOT_SERVING)
+            # Nobody is helped if the front is restarted for it.
+            alive = await health.Check(health_pb2.HealthCheckRequest(service="liveness"), timeout=2)
+            assert alive.status == health_pb2.HealthCheckResponse.SERVING
             error = await refused(Stub(channel).Score(toys.request(1), timeout=5))
             assert error.code() == grpc.StatusCode.UNAVAILABLE
             assert "127.0.0.1" not in error.details()

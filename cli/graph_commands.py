@@ -1,0 +1,87 @@
+"""`sync-r1 repository`, what Triton loads, and `sync-r1 bundle`, how its graphs travel to a cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from sync_r1.cli.screen import console, errors_shown
+from sync_r1.cli.serve_commands import AlsoOption, ProfileOption
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sync_r1.reward_models.profiles import Profile
+
+
+def repository(
+    out: Annotated[Path, typer.Option("--out", help="Folder to write into.")],
+    profile: ProfileOption = "pocket",
+    backend: Annotated[
+        Literal["python", "onnxruntime"],
+        typer.Option("--backend", help="onnxruntime for NVIDIA's image, python for the embedded Triton."),
+    ] = "onnxruntime",
+    also: AlsoOption = None,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="ONNX Runtime's threads per graph.")] = None,
+    device: Annotated[Literal["cpu", "gpu"], typer.Option("--device", help="Where the graphs run.")] = "cpu",
+    reward: Annotated[list[str] | None, typer.Option("--reward", help="Only the graphs of this reward.")] = None,
+    bundle: Annotated[
+        str, typer.Option("--bundle", help="Folder or http(s) address of a bundle: graphs come from it, not by export.")
+    ] = "",
+    digest: Annotated[str, typer.Option("--digest", help="sha256:… of that bundle; other bytes are refused.")] = "",
+) -> None:
+    """Write the Triton model repository of a profile (and of further ones, their versions side by side)."""
+    from sync_r1.reward_models.export import ensure_graphs
+    from sync_r1.reward_models.profiles import load_profile
+    from sync_r1.reward_models.repository import write_repository
+    from sync_r1.services.bundle_source import fetch_bundle
+
+    if bool(bundle) != bool(digest):
+        raise typer.BadParameter("--bundle and --digest belong together: a bundle is only trusted by its digest")
+    with errors_shown():
+        profiles = [load_profile(name) for name in (profile, *(also or ()))]
+        graphs = graphs_of(profiles, reward)
+        if bundle:
+            shown = lambda name: console().print(f"fetching {name}")  # noqa: E731
+            fetched = fetch_bundle(bundle, digest, profiles, graphs=graphs, on_file=shown)
+            console().print(f"bundle {digest[:19]}… of {bundle}: {fetched:,} bytes fetched, all verified")
+        with console().status("exporting graphs that are missing"):
+            for one in profiles:
+                ensure_graphs(one, graphs=[name for name in graphs if name in one.graphs])
+        write_repository(
+            profiles[0], out, backend=backend, graphs=graphs, threads=threads, also=profiles[1:], device=device
+        )
+    console().print(f"{len(graphs)} graphs for the {backend} backend on the {device}: {out}")
+
+
+def bundle(
+    out: Annotated[Path, typer.Option("--out", help="Folder of bundles; what it holds already stays.")],
+    profile: ProfileOption = "pocket",
+    also: AlsoOption = None,
+) -> None:
+    """Put the graph files of a profile into a folder of blobs for pods to fetch, and print the bundle's digest."""
+    from sync_r1.reward_models.bundles import write_bundle
+    from sync_r1.reward_models.export import ensure_graphs
+    from sync_r1.reward_models.profiles import load_profile
+
+    with errors_shown():
+        profiles = [load_profile(name) for name in (profile, *(also or ()))]
+        for one in profiles:
+            ensure_graphs(one)
+        digest = write_bundle(profiles, out)
+    console().print(digest, highlight=False, soft_wrap=True)
+
+
+def graphs_of(profiles: Sequence[Profile], rewards: Sequence[str] | None) -> list[str]:
+    """Names of the graphs that these rewards run in any of their variants; of all graphs where none is named.
+
+    Raises ValueError naming the rewards there are.
+    """
+    if not rewards:
+        return sorted({name for profile in profiles for name in profile.graphs})
+    if unknown := set(rewards) - set(profiles[0].rewards):
+        raise ValueError(f"there is no reward {', '.join(sorted(unknown))}; there are {', '.join(profiles[0].rewards)}")
+    variants = [v for profile in profiles for name in rewards for v in profile.rewards[name].variants.values()]
+    return sorted({graph for variant in variants for graph in variant.graphs})
