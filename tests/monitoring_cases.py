@@ -75,7 +75,7 @@ def _inflight(items: str) -> dict[str, str]:
 
 def _releases(second: str, values: str) -> dict[str, str]:
     name = f'sync_r1_release_info{{{REWARD},variant="v",'
-    return {f'{name}pod="a",release="one"}}': "1x3000", f'{name}pod="b",release="{second}"}}': values}
+    return {f'{name}pod="a",release="one"}}': "1x800", f'{name}pod="b",release="{second}"}}': values}
 
 
 _CERTIFICATE = 'certmanager_certificate_expiration_timestamp_seconds{namespace="n",name="sync-r1-aesthetic"}'
@@ -105,7 +105,7 @@ CASES = {
         minutes=60,
     ),
     "SyncR1ShadowFails": Case(_shadow(50), _shadow(0)),
-    "SyncR1TwoDefaults": Case(_releases("two", "1x3000"), _releases("two", "1x2000 _x1000"), minutes=2990),
+    "SyncR1TwoDefaults": Case(_releases("two", "1x800"), _releases("two", "1x600 _x200"), minutes=790),
     # Seconds since 1970 are the test's own clock: in six days, and in a month.
     "SyncR1CertificateExpires": Case({_CERTIFICATE: "518400x90"}, {_CERTIFICATE: "2592000x90"}, minutes=70),
 }
