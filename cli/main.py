@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from sync_r1.cli import learn_concept, serve_commands, top, train_commands
+from sync_r1.cli import export, learn_concept, serve_commands, top, train_commands
 from sync_r1.cli.screen import console as _console
 from sync_r1.cli.screen import errors_shown as _errors_shown
 
@@ -34,8 +34,8 @@ JudgesOption = serve_commands.JudgesOption
 ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="ONNX Runtime's threads per graph.")]
 
 for command in (
-    serve_commands.serve, serve_commands.token, train_commands.train, train_commands.evaluate, train_commands.densify,
-    train_commands.report, learn_concept.learn_concept, top.top,
+    serve_commands.serve, serve_commands.token, export.export, train_commands.train, train_commands.evaluate,
+    train_commands.densify, train_commands.report, learn_concept.learn_concept, top.top,
 ):  # fmt: skip
     app.command()(command)
 
@@ -175,6 +175,7 @@ def repository(
     ] = "onnxruntime",
     also: AlsoOption = None,
     threads: ThreadsOption = None,
+    device: Annotated[Literal["cpu", "gpu"], typer.Option("--device", help="Where Triton's instances run.")] = "cpu",
 ) -> None:
     """Write the Triton model repository of a profile (and of further ones, their versions side by side)."""
     from sync_r1.reward_models.export import ensure_graphs
@@ -186,22 +187,8 @@ def repository(
         with _console().status("exporting graphs that are missing"):
             for one in (loaded, *others):
                 ensure_graphs(one)
-        write_repository(loaded, out, backend=backend, threads=threads, also=others)
+        write_repository(loaded, out, backend=backend, threads=threads, also=others, device=device)
     _console().print(f"{len(loaded.graphs)} graphs for the {backend} backend: {out}")
-
-
-@app.command()
-def export(profile: ProfileOption = "pocket") -> None:
-    """Make the graphs whose weights come from packages, once, in the graph store (env SYNC_R1_GRAPHS)."""
-    from sync_r1.reward_models.export import ensure_graphs
-    from sync_r1.reward_models.profiles import load_profile
-
-    with _errors_shown():
-        loaded = load_profile(profile)
-        with _console().status("exporting graphs that are missing"):
-            ensure_graphs(loaded)
-    for graph in loaded.graphs.values():
-        _console().print(f"{graph.name} version {graph.version}: {graph.file}")
 
 
 def _started(

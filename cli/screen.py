@@ -27,5 +27,7 @@ def errors_shown() -> Iterator[None]:
     try:
         yield
     except (RewardError, RewardClientError, RuntimeError, ValueError, OSError) as error:
-        console().print(f"[bold red]error:[/bold red] {error}", markup=True, highlight=False, soft_wrap=True)
+        from rich.markup import escape  # "[size, size, 3]" of a message is no markup
+
+        console().print(f"[bold red]error:[/bold red] {escape(str(error))}", highlight=False, soft_wrap=True)
         sys.exit(1)

@@ -270,10 +270,16 @@ def ensure_graphs(profile: Profile, *, graphs: Sequence[str] | None = None) -> N
     """Export those of `graphs` (all of the profile by default) that are missing, and check every file against its pin.
 
     Two processes may call it at once: one exports, the other waits (at most LOCK_TIMEOUT_S) and finds the files.
-    Raises GraphFileMissing.
+    Raises GraphFileMissing, for published graphs naming all that are missing: their weights are somebody's to give.
     """
-    for name in graphs if graphs is not None else profile.graphs:
-        graph = profile.graphs[name]
+    wanted = [profile.graphs[name] for name in (graphs if graphs is not None else profile.graphs)]
+    models = sorted({graph.published for graph in wanted if graph.published and not graph.file.is_file()})
+    if len(models) > 1:
+        raise GraphFileMissing(
+            f"profile {profile.name} needs graphs that are not in {graph_store()} yet; run `sync-r1 export MODEL "
+            f"--weights …` for each of {', '.join(models)}"
+        )
+    for graph in wanted:
         if (graph.package or graph.library) and not _complete(graph):
             _export_locked(graph)
         _ = graph.sha256

@@ -137,6 +137,11 @@ class GraphSpec:
         return dict(json.loads(file.read_text())) if file.is_file() else {}
 
     @property
+    def random_weights(self) -> bool:
+        """Whether it was exported with `--weights random`, to try things out: its numbers mean nothing."""
+        return self.facts.get("source_weights_sha256") == ""
+
+    @property
     def disabled_optimizers(self) -> tuple[str, ...]:
         """What ONNX Runtime must leave out on a CPU."""
         return disabled_optimizers(self.facts.get("precision", "fp32"))

@@ -1,4 +1,4 @@
-"""`LocalRunner`: graphs by ONNX Runtime, or by the library they are, in this process.
+"""`LocalRunner`: graphs by ONNX Runtime, by torch, or by the library they are, in this process.
 
 For tests, and as the "bare backend" that benchmarks compare Triton against. Like Triton it has `instances` workers per
 graph; a call that is out of time or cancelled stops an ONNX graph at the next operator.
@@ -17,7 +17,7 @@ from typing import Any
 import numpy.typing as npt
 
 from sync_r1.reward_models.graphs import GraphSpec
-from sync_r1.reward_models.library.catalogue import load
+from sync_r1.reward_models.library import catalogue
 from sync_r1.reward_models.profiles import Profile
 from sync_r1.reward_models.runner import RunContext, RunResult, Tensors, joined
 from sync_r1.reward_models.types import GraphDeadline, GraphError
@@ -104,7 +104,11 @@ class LocalRunner:
         with self._lock:
             if spec.name not in self._engines:
                 _ = spec.sha256  # missing or changed files are told apart from graphs that do not load
-                self._engines[spec.name] = (_library if spec.library else _onnx)(spec, self._threads)
+                make = _library if spec.library else _torch if spec.engine == "torch" else _onnx
+                try:
+                    self._engines[spec.name] = make(spec, self._threads)
+                except Exception as error:  # as in `_run`
+                    raise GraphError(f"graph {spec.name!r} could not be loaded from {spec.file}: {error}") from error
             return self._engines[spec.name]
 
 
@@ -115,22 +119,23 @@ def _onnx(spec: GraphSpec, threads: int) -> _Engine:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # as in triton_model.py
-    try:
-        session = onnxruntime.InferenceSession(
-            str(spec.file),
-            options,
-            providers=["CPUExecutionProvider"],
-            disabled_optimizers=spec.disabled_optimizers,
-        )
-    except Exception as error:  # as in `_run`
-        raise GraphError(f"graph {spec.name!r} could not be loaded from {spec.file}: {error}") from error
+    session = onnxruntime.InferenceSession(
+        str(spec.file), options, providers=["CPUExecutionProvider"], disabled_optimizers=spec.disabled_optimizers
+    )
     names = [tensor.name for tensor in spec.outputs]
     return lambda inputs, run_options: session.run(names, inputs, run_options)
 
 
 def _library(spec: GraphSpec, threads: int) -> _Engine:
-    engine = load(spec.library, spec.file, threads)
+    engine = catalogue.load(spec.library, spec.file, threads)
     return lambda inputs, run_options: engine(inputs)
+
+
+def _torch(spec: GraphSpec, threads: int) -> _Engine:
+    from sync_r1.reward_models.published.torch_engine import load
+
+    run = load(spec.file, threads=threads)
+    return lambda inputs, run_options: run(inputs)
 
 
 def _batch_size(spec: GraphSpec, inputs: Tensors) -> int:

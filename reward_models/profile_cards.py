@@ -12,6 +12,8 @@ from sync_r1.reward_models.cards import Card
 from sync_r1.reward_models.graphs import GraphSpec
 from sync_r1.reward_models.judges import PICTURE_SIDE
 from sync_r1.reward_models.profile_files import CardFile
+from sync_r1.reward_models.published.catalogue import MODELS
+from sync_r1.reward_models.types import ProfileError
 from sync_r1.reward_models.whole_pictures import LONGEST_SIDE
 
 _HERE = Path(__file__).parent
@@ -52,12 +54,13 @@ class CardMaker:
             preprocessing = f"prompt {judge.judge.prompt.name!r} version {judge.judge.prompt.version}"
             preprocessing += f", pictures as PNG, reduced where their longer side is above {size}" if size else ""
         scale = 1 / (file.one_at - file.zero_at)
+        random = [graph.name for graph in graphs if graph.random_weights]
         return Card(
             reward=self.reward,
             variant=self.variant,
-            summary=file.summary,
+            summary=f"RANDOM WEIGHTS, the score means nothing: {file.summary}" if random else file.summary,
             source=file.source,
-            licence=file.licence,
+            licence=file.licence or _licence(graphs),
             required_fields=required,
             raw_min=file.raw_min,
             raw_max=file.raw_max,
@@ -67,10 +70,21 @@ class CardMaker:
             preprocessing=preprocessing,
             preferred_image_size=size,
             groupwise=groupwise,
-            validity=_validity(file.validity),
+            validity={} if random else _validity(file.validity),
             validity_command=file.validity_command,
-            failure_modes=file.failure_modes,
+            failure_modes=(
+                *(f"RANDOM WEIGHTS in graph {name}, for trying out only" for name in random),
+                *file.failure_modes,
+            ),
         )
+
+
+def _licence(graphs: Sequence[GraphSpec]) -> str:
+    """What the catalogue says of the published models that a variant runs. Raises ProfileError when there are none."""
+    models = [MODELS[name] for name in dict.fromkeys(graph.published for graph in graphs) if name]
+    if not models:
+        raise ProfileError("a card needs a `licence` when no graph of its variant is published")
+    return ", ".join(f"{model.licence} ({model.source})" for model in models)
 
 
 def _validity(places: dict[str, str]) -> dict[str, float]:

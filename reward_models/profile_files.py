@@ -112,7 +112,8 @@ class CardFile(Strict):
 
     summary: str
     source: str
-    licence: str
+    licence: str = ""
+    """Of the weights; empty where the catalogue of published models says it."""
     zero_at: float = 0.0
     """The raw score that the suggested map takes to 0."""
     one_at: float = 1.0
@@ -158,6 +159,15 @@ class ClausesVariantFile(Strict):
     card: CardFile
 
 
+class YesVariantFile(Strict):
+    """A question about each of the sample's nouns, and the probability of yes."""
+
+    kind: Literal["yes"]
+    encoder: str
+    """A graph that reads a picture and a question."""
+    card: CardFile
+
+
 class StringVariantFile(Strict):
     """The string metric of the variant's name; runs no graph."""
 
@@ -178,6 +188,23 @@ class RatingVariantFile(Strict):
 
     kind: Literal["rating"]
     image_encoder: str
+    card: CardFile
+
+
+class ImageTextVariantFile(Strict):
+    """Picture against prompt by a model trained on preferences: the dot product of two embeddings."""
+
+    kind: Literal["image_text"]
+    image_encoder: str
+    text_encoder: str
+    card: CardFile
+
+
+class PairVariantFile(Strict):
+    """The rating of a graph that reads picture and prompt together."""
+
+    kind: Literal["pair"]
+    encoder: str
     card: CardFile
 
 
@@ -250,19 +277,26 @@ ConceptVariantFile = Annotated[
     Field(discriminator="kind"),
 ]
 TextVariantFile = Annotated[
-    CosineVariantFile | ClausesVariantFile | OcrVariantFile | VqaScoreVariantFile, Field(discriminator="kind")
+    CosineVariantFile | ClausesVariantFile | YesVariantFile | OcrVariantFile | VqaScoreVariantFile,
+    Field(discriminator="kind"),
 ]
 UnderstandingVariantFile = Annotated[
     StringVariantFile | SemanticVariantFile | JudgedAnswerVariantFile, Field(discriminator="kind")
 ]
 AestheticVariantFile = Annotated[
-    RatingVariantFile | DistortionVariantFile | JudgedPicturesVariantFile, Field(discriminator="kind")
+    RatingVariantFile
+    | ImageTextVariantFile
+    | PairVariantFile
+    | DistortionVariantFile
+    | JudgedPicturesVariantFile,
+    Field(discriminator="kind"),
 ]
 
 VariantFile = (
     EmbeddingVariantFile
     | CosineVariantFile
     | ClausesVariantFile
+    | YesVariantFile
     | StringVariantFile
     | SemanticVariantFile
     | RatingVariantFile
@@ -273,6 +307,8 @@ VariantFile = (
     | JudgedAnswerVariantFile
     | JudgedPicturesVariantFile
     | VqaScoreVariantFile
+    | ImageTextVariantFile
+    | PairVariantFile
 )
 
 
@@ -303,5 +339,7 @@ class RewardsFile(Strict):
 
 class ProfileFile(Strict):
     name: str
+    base: str = ""
+    """A built-in profile: rewards that are not stated here are its, with the graphs they run."""
     graphs: dict[str, GraphFile]
     rewards: RewardsFile

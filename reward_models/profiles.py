@@ -4,14 +4,17 @@
     profile.rewards["concept-consistency"].variants["dino"].score(samples, runner, context)
 
 A profile is a YAML file (`profile_files.py` says what may stand in it); `profiles/*.yaml` are built in. Reading one
-loads and exports nothing: digests of graph files are computed when a release is first asked for.
+loads and exports nothing: digests of graph files are computed when a release is first asked for. Cards say then already
+which graphs were exported with random weights.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
@@ -68,17 +71,33 @@ def load_profile(name_or_path: str) -> Profile:
         names = sorted(file.stem for file in _BUILT_IN.glob("*.yaml"))
         raise ProfileError(f"there is no profile {name_or_path!r}: neither a file nor one of {names}")
     try:
-        return build_profile(ProfileFile.model_validate(yaml.safe_load(path.read_text())))
+        raw = yaml.safe_load(path.read_text())
+        own = set(raw.get("graphs") or {}) if isinstance(raw, dict) else set()
+        return build_profile(ProfileFile.model_validate(_with_base(raw)), own)
     except (ValidationError, yaml.YAMLError, ProfileError) as error:
         raise ProfileError(f"profile {path}: {error}") from error
 
 
-def build_profile(file: ProfileFile) -> Profile:
-    """Graphs and rewards of a validated file. Raises ProfileError."""
+def _with_base(raw: Any) -> Any:
+    """A file's content with the graphs and rewards of its base that it does not state itself."""
+    if not (isinstance(raw, dict) and raw.get("base")):
+        return raw
+    path = _BUILT_IN / f"{raw['base']}.yaml"
+    if not path.is_file():
+        raise ProfileError(f"there is no built-in profile {raw['base']!r} to be its `base`")
+    base = _with_base(yaml.safe_load(path.read_text()))
+    return raw | {part: base[part] | (raw.get(part) or {}) for part in ("graphs", "rewards")}
+
+
+def build_profile(file: ProfileFile, own: Collection[str] = ()) -> Profile:
+    """Graphs and rewards of a validated file; graphs not in `own` only if a variant runs them. Raises ProfileError."""
     graphs = {name: graph_spec(name, graph) for name, graph in file.graphs.items()}
     rewards = {}
     for field, info in type(file.rewards).model_fields.items():
         reward, name = getattr(file.rewards, field), str(info.alias or field)
         variants = {variant: build_reward(name, variant, one, graphs) for variant, one in reward.variants.items()}
         rewards[name] = ServedReward(name, reward.default, variants, graphs)
+    used = {graph for served in rewards.values() for reward in served.variants.values() for graph in reward.graphs}
+    for name in set(graphs) - used - set(own):
+        del graphs[name]
     return Profile(file.name, graphs, rewards)

@@ -3,8 +3,9 @@
     sync-r1 repository --profile pocket --out DIR
 
 The same graphs serve everywhere. With `backend="onnxruntime"` (NVIDIA's image) Triton runs the ONNX file itself; with
-`backend="python"` (the embedded Triton, whose wheel has no other backend) `triton_model.py` does. Library graphs run in
-the Python backend on either, which then needs sync-r1[scorers]; judges run on none and are left out.
+`backend="python"` (the embedded Triton, whose wheel has no other backend) `triton_model.py` does. Graphs of the torch
+engine and library graphs run in the Python backend on either, which then needs sync-r1[export] or sync-r1[scorers];
+judges run on none and are left out.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from sync_r1.reward_models.graphs import DynamicBatching, GraphSpec, TensorSpec
+from sync_r1.reward_models.graphs import DynamicBatching, GraphSpec, TensorSpec, data_path
 from sync_r1.reward_models.profiles import Profile
 from sync_r1.reward_models.types import ProfileError
 
 Backend = Literal["python", "onnxruntime"]
+Device = Literal["cpu", "gpu"]
 _TRITON_TYPES = {"uint8": "TYPE_UINT8", "int64": "TYPE_INT64", "float32": "TYPE_FP32"}
 
 
@@ -32,12 +34,14 @@ def write_repository(
     graphs: Sequence[str] | None = None,
     threads: int | None = None,
     also: Sequence[Profile] = (),
+    device: Device = "cpu",
 ) -> None:
     """Write a model repository of `graphs` (all of the profile by default) into `directory`, made if absent.
 
     `also`: profiles whose versions of these graphs, and whose further graphs, are loaded side by side. `threads` is
-    ONNX Runtime's intra-op thread count per instance (1 by default). Raises GraphFileMissing when a weights file is
-    absent or changed, KeyError for a graph no profile has, ProfileError when two versions of a graph do not fit.
+    the intra-op thread count per instance (1 by default), `device` where instances run. Raises GraphFileMissing when a
+    weights file is absent or changed, KeyError for a graph no profile has, ProfileError when two versions of a graph
+    do not fit.
     """
     versions = _versions((profile, *also))
     directory.mkdir(parents=True, exist_ok=True)
@@ -48,11 +52,16 @@ def write_repository(
             _ = graph.sha256
             version = directory / name / str(graph.version)
             version.mkdir(parents=True, exist_ok=True)
-            _place(graph, version / ("model.zip" if graph.library else "model.onnx"))
-            if backend == "python" or graph.library:
+            _place(graph, version)
+            if backend == "python" or not _is_onnx(graph):
                 shutil.copyfile(Path(__file__).with_name("triton_model.py"), version / "model.py")
-        config = model_config(*versions[name], backend=backend, threads=threads or 1)
+        config = model_config(*versions[name], backend=backend, threads=threads or 1, device=device)
         (directory / name / "config.pbtxt").write_text(config)
+
+
+def _is_onnx(graph: GraphSpec) -> bool:
+    """Whether Triton's own backend can run it."""
+    return graph.engine == "onnx" and not graph.library
 
 
 def _versions(profiles: Sequence[Profile]) -> dict[str, list[GraphSpec]]:
@@ -63,8 +72,11 @@ def _versions(profiles: Sequence[Profile]) -> dict[str, list[GraphSpec]]:
         same = next((other for other in versions if other.version == graph.version), None)
         if same is None:
             versions.append(graph)
-        if versions[0].inputs != graph.inputs or versions[0].outputs != graph.outputs:
-            raise ProfileError(f"graph {graph.name!r}: its versions differ in inputs or outputs; give it another name")
+        parts = ("inputs", "outputs", "engine", "library")
+        if any(getattr(versions[0], part) != getattr(graph, part) for part in parts):
+            raise ProfileError(
+                f"graph {graph.name!r}: its versions differ in inputs, outputs or engine; give it another name"
+            )
         if same is not None and same.sha256 != graph.sha256:
             raise ProfileError(
                 f"graph {graph.name!r} version {graph.version} is {same.file} in one profile and {graph.file} in "
@@ -73,7 +85,7 @@ def _versions(profiles: Sequence[Profile]) -> dict[str, list[GraphSpec]]:
     return found
 
 
-def model_config(graph: GraphSpec, *others: GraphSpec, backend: Backend, threads: int) -> str:
+def model_config(graph: GraphSpec, *others: GraphSpec, backend: Backend, threads: int, device: Device = "cpu") -> str:
     """The text of one `config.pbtxt`; nothing is left to Triton's auto-completion. `others`: further versions."""
     versions = ", ".join(str(version) for version in sorted(one.version for one in (graph, *others)))
     batching = graph.batching
@@ -82,10 +94,15 @@ def model_config(graph: GraphSpec, *others: GraphSpec, backend: Backend, threads
     # graph: 14 of 99 rounds stalled, none without a policy. There the fronts, its only callers, bound the queue: by
     # admission, and by cancelling what is past its deadline, which takes it out of the queue.
     policy = "" if backend == "python" else _queue_policy(batching)
-    runs_in: Backend = "python" if graph.library else backend
+    runs_in: Backend = backend if _is_onnx(graph) else "python"
     parameters = {"threads" if runs_in == "python" else "intra_op_thread_count": str(threads)}
     if graph.library:
         parameters["library"] = graph.library
+    elif graph.engine == "torch":
+        parameters["engine"] = "torch"
+    # On a CPU, ONNX Runtime's last level of optimisation crashes on some graphs (see `disabled_optimizers`).
+    careful = device == "cpu" and _is_onnx(graph) and any(one.disabled_optimizers for one in (graph, *others))
+    optimisation = "optimization { graph { level: 1 } }\n" if careful else ""
     warmup_inputs = "\n".join(_warmup_input(tensor, graph.warmup_length) for tensor in graph.inputs)
     return f"""\
 name: "{graph.name}"
@@ -98,11 +115,11 @@ input [
 output [
 {_tensors(graph.outputs)}
 ]
-instance_group [ {{ kind: KIND_CPU count: {graph.instances} }} ]
+instance_group [ {{ kind: KIND_{device.upper()} count: {graph.instances} }} ]
 dynamic_batching {{
   max_queue_delay_microseconds: {batching.max_queue_delay_us}
 {policy}}}
-{_parameters(parameters)}
+{optimisation}{_parameters(parameters)}
 model_warmup [
   {{
     name: "zeros"
@@ -143,21 +160,31 @@ def _warmup_input(tensor: TensorSpec, length: int) -> str:
     return f'    inputs {{ key: "{tensor.name}" value {{ data_type: {data_type} dims: {dims} zero_data: true }} }}'
 
 
-def _place(graph: GraphSpec, target: Path) -> None:
-    """Put the weights at `target`, replacing what is there at once.
+def _place(graph: GraphSpec, folder: Path) -> None:
+    """Put the weights into `folder` as `model` with their suffix, and what the file names beside it under that name."""
+    for file, name in (
+        (data_path(graph.file), data_path(graph.file).name),
+        (graph.file, f"model{graph.file.suffix}"),
+    ):
+        if file.is_file():
+            _place_file(file, folder / name, stored=bool(graph.package or graph.published or graph.library))
+
+
+def _place_file(file: Path, target: Path, *, stored: bool) -> None:
+    """Put a file at `target`, replacing what is there at once.
 
     Files of the graph store are only ever renamed into place, so a hard link is safe and free. Checked-in files may be
     rewritten where they lie (by a training run), which must not reach a running Triton: they are copied.
     """
-    if target.exists() and target.samefile(graph.file):
+    if target.exists() and target.samefile(file):
         return
-    draft = target.with_suffix(".draft")
+    draft = target.with_name(target.name + ".draft")
     draft.unlink(missing_ok=True)
     linked = False
-    if graph.package or graph.library:
+    if stored:
         with contextlib.suppress(OSError):  # another file system
-            os.link(graph.file, draft)
+            os.link(file, draft)
             linked = True
     if not linked:
-        shutil.copyfile(graph.file, draft)
+        shutil.copyfile(file, draft)
     draft.replace(target)

@@ -1,7 +1,8 @@
 """The generic model of Triton's Python backend: runs the weights file beside it.
 
 `repository.py` copies this file as `model.py` into a model repository, where Triton's stub process loads it. For an
-ONNX file it needs numpy and onnxruntime only, for a library graph (`library/catalogue.py`) sync-r1 and that library.
+ONNX file it needs numpy and onnxruntime only, for a library graph (`library/catalogue.py`) sync-r1 and that library,
+for a graph of the torch engine sync-r1 with its `export` extra.
 All requests of one call are run as one batch, so Triton's dynamic batching pays.
 
 Tensors pass through DLPack in both directions: the stub of Triton 2.51 was compiled against numpy 1 and misreads the
@@ -34,17 +35,25 @@ class TritonPythonModel:
     """One instance of one graph."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load this version's weights. Parameters: `threads` (intra-op), and `library`, which library graph it is."""
+        """Load this version's weights.
+
+        Parameters: `threads` (intra-op), and for what is no ONNX file `library`, which library graph it is, or
+        `engine`, "torch".
+        """
         config = json.loads(args["model_config"])
         folder = os.path.join(args["model_repository"], args["model_version"])
         parameters = {name: entry["string_value"] for name, entry in config["parameters"].items()}
         self.inputs = [entry["name"] for entry in config["input"]]
         self.outputs = [entry["name"] for entry in config["output"]]
         threads = int(parameters["threads"])
+        gpu = int(args["model_instance_device_id"]) if args["model_instance_kind"] == "GPU" else None
         if "library" in parameters:
             self.run = _library(parameters["library"], os.path.join(folder, "model.zip"), threads)
+        elif parameters.get("engine") == "torch":
+            self.run = _torch(os.path.join(folder, "model.safetensors"), threads, gpu, config["max_batch_size"])
         else:
-            self.run = _onnx(os.path.join(folder, "model.onnx"), self.outputs, threads)
+            careful = config.get("optimization", {}).get("graph", {}).get("level") == 1
+            self.run = _onnx(os.path.join(folder, "model.onnx"), self.outputs, threads, gpu, careful)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """One response per request, in order; a request that fails does not fail its neighbours."""
@@ -84,16 +93,27 @@ class TritonPythonModel:
         return answers
 
 
-def _onnx(file: str, outputs: list[str], threads: int) -> Run:
+def _onnx(file: str, outputs: list[str], threads: int, gpu: int | None, careful: bool) -> Run:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
+    if careful:  # as Triton's own onnxruntime backend reads `optimization { graph { level: 1 } }`
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     # Idle threads that spin would take the cores from the other graphs of this machine.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if gpu is not None:
+        providers.insert(0, ("CUDAExecutionProvider", {"device_id": gpu}))
+    session = onnxruntime.InferenceSession(file, options, providers=providers)
     return lambda inputs: session.run(outputs, inputs)
+
+
+def _torch(file: str, threads: int, gpu: int | None, max_batch: int) -> Run:
+    from sync_r1.reward_models.published.torch_engine import load
+
+    return load(Path(file), threads=threads, gpu=gpu, max_batch=max_batch)
 
 
 def _library(name: str, file: str, threads: int) -> Run:

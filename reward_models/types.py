@@ -142,3 +142,4 @@ class Sample:
     reference_answers: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
     target: int | None = None
+    nouns: tuple[str, ...] = ()

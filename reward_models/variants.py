@@ -8,7 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sync_r1.reward_models import judge_variants, library_variants
-from sync_r1.reward_models.encoders import ImageEncoder, TextEncoder, minilm_text_encoder, pocket_text_encoder
+from sync_r1.reward_models.encoders import (
+    ImageEncoder,
+    PairEncoder,
+    TextEncoder,
+    minilm_text_encoder,
+    pocket_text_encoder,
+)
 from sync_r1.reward_models.graphs import GraphSpec
 from sync_r1.reward_models.profile_cards import CardMaker
 from sync_r1.reward_models.profile_files import (
@@ -17,21 +23,43 @@ from sync_r1.reward_models.profile_files import (
     DistortionVariantFile,
     EmbeddingVariantFile,
     FaceVariantFile,
+    ImageTextVariantFile,
     JudgedAnswerVariantFile,
     JudgedPicturesVariantFile,
     OcrVariantFile,
+    PairVariantFile,
     RatingVariantFile,
     ReleasedIdentityVariantFile,
     SemanticVariantFile,
     StringVariantFile,
     VariantFile,
     VqaScoreVariantFile,
+    YesVariantFile,
 )
-from sync_r1.reward_models.rewards import aesthetic, concept_consistency, text_faithfulness, understanding
+from sync_r1.reward_models.published.texts import (
+    clip_text_encoder,
+    git_vqa_encode,
+    image_reward_encode,
+    siglip_text_encoder,
+)
+from sync_r1.reward_models.rewards import (
+    aesthetic,
+    concept_consistency,
+    preference,
+    questions,
+    text_faithfulness,
+    understanding,
+)
 from sync_r1.reward_models.rewards.base import Reward
 from sync_r1.reward_models.types import ProfileError
 
-_TEXT_ENCODERS = {"pocket": pocket_text_encoder, "minilm": minilm_text_encoder}
+_TEXT_ENCODERS = {
+    "pocket": pocket_text_encoder,
+    "minilm": minilm_text_encoder,
+    "clip": clip_text_encoder,
+    "siglip": siglip_text_encoder,
+}
+_PAIR_ENCODES = {"image_reward": image_reward_encode, "git_vqa": git_vqa_encode}
 
 
 @dataclass(frozen=True)
@@ -55,6 +83,15 @@ class Encoders:
             )
         return _TEXT_ENCODERS[graph.tokenizer](graph)
 
+    def pair(self, name: str, tokenizer: str) -> PairEncoder:
+        graph = self.graph(name)
+        if graph.tokenizer != tokenizer or not graph.takes_pictures:
+            raise ProfileError(
+                f"graph {name!r} does not read pictures with texts as this kind needs: its tokenizer is "
+                f"{graph.tokenizer or 'none'!r}, expected {tokenizer!r}"
+            )
+        return PairEncoder(graph, _PAIR_ENCODES[tokenizer](graph))
+
     def graph(self, name: str) -> GraphSpec:
         if name not in self.graphs:
             raise ProfileError(f"there is no graph {name!r}; the profile has {sorted(self.graphs)}")
@@ -71,6 +108,8 @@ def build_reward(reward: str, variant: str, file: VariantFile, graphs: dict[str,
             return _text_image(file, make, encoders, split=False)
         case ClausesVariantFile():
             return _text_image(file, make, encoders, split=True)
+        case YesVariantFile():
+            return _yes(file, make, encoders)
         case StringVariantFile():
             return _string(file, make)
         case SemanticVariantFile():
@@ -95,6 +134,10 @@ def build_reward(reward: str, variant: str, file: VariantFile, graphs: dict[str,
             return judge_variants.judged_pictures(file, make, encoders.graph(file.judge))
         case VqaScoreVariantFile():
             return judge_variants.vqascore(file, make, encoders.graph(file.judge))
+        case ImageTextVariantFile():
+            return _image_text(file, make, encoders)
+        case PairVariantFile():
+            return _pair(file, make, encoders)
 
 
 def _embedding(file: EmbeddingVariantFile, make: CardMaker, encoders: Encoders) -> Reward:
@@ -112,6 +155,13 @@ def _text_image(
     graphs = [images.graph, texts.graph]
     card = make.card(file.card, version=formula.FORMULA_VERSION, required=formula.REQUIRED_FIELDS, graphs=graphs)
     return formula.TextFaithfulness(card, images, texts, split)
+
+
+def _yes(file: YesVariantFile, make: CardMaker, encoders: Encoders) -> Reward:
+    formula, encoder = questions, encoders.pair(file.encoder, "git_vqa")
+    required = formula.REQUIRED_FIELDS
+    card = make.card(file.card, version=formula.FORMULA_VERSION, required=required, graphs=[encoder.graph])
+    return formula.YesProbability(card, encoder)
 
 
 def _string(file: StringVariantFile, make: CardMaker) -> Reward:
@@ -137,3 +187,17 @@ def _rating(file: RatingVariantFile, make: CardMaker, encoders: Encoders) -> Rew
         file.card, version=formula.FORMULA_VERSION, required=formula.REQUIRED_FIELDS, graphs=[encoder.graph]
     )
     return formula.Aesthetic(card, encoder)
+
+
+def _image_text(file: ImageTextVariantFile, make: CardMaker, encoders: Encoders) -> Reward:
+    formula, images, texts = preference, encoders.image(file.image_encoder), encoders.text(file.text_encoder)
+    graphs = [images.graph, texts.graph]
+    card = make.card(file.card, version=formula.FORMULA_VERSION, required=formula.REQUIRED_FIELDS, graphs=graphs)
+    return formula.ImageTextPreference(card, images, texts)
+
+
+def _pair(file: PairVariantFile, make: CardMaker, encoders: Encoders) -> Reward:
+    formula, encoder = preference, encoders.pair(file.encoder, "image_reward")
+    required = formula.REQUIRED_FIELDS
+    card = make.card(file.card, version=formula.FORMULA_VERSION, required=required, graphs=[encoder.graph])
+    return formula.PairPreference(card, encoder)

@@ -292,6 +292,7 @@ def _texts(message: Any) -> Iterator[tuple[str, str]]:
         ("concept.extra_info", concept.extra_info),
         ("reference_answers", message.reference_answers),
         ("choices", message.choices),
+        ("nouns", message.nouns),
     ):
         yield from ((f"{path}[{index}]", text) for index, text in enumerate(texts))
 
@@ -317,4 +318,5 @@ def _domain_sample(message: Any, image: Picture | None, references: tuple[Pictur
         choices=tuple(message.choices),
         # On the wire an absent target is 0; it means something only beside choices.
         target=message.target if message.choices else None,
+        nouns=tuple(message.nouns),
     )

@@ -2,29 +2,25 @@
 
     sync-r1 export clip_vit_b_32 --weights OWNER/NAME|FOLDER|FILE|random
 
-Beside every graph lies its pin: its sha256, and the source, file and sha256 of the weights it was made from.
+Beside every graph lies its pin: its sha256, and the source and sha256 of the weights it was made from.
 """
 
 from __future__ import annotations
 
-import importlib
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import torch
 
 from sync_r1.reward_models.export import Exportable, write_onnx, write_safetensors
 from sync_r1.reward_models.graphs import Engine
 from sync_r1.reward_models.published.catalogue import GRAPHS, MODELS, PublishedModel
-from sync_r1.reward_models.published.parts import TorchGraph
 from sync_r1.reward_models.published.texts import write_tokenizer
+from sync_r1.reward_models.published.torch_engine import DTYPES, Precision, family_of
 from sync_r1.reward_models.published.weights import WeightsError, read_weights
 
-Precision = Literal["fp32", "fp16", "bf16"]
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 TOLERANCES = {"fp32": 1e-4, "fp16": 5e-3, "bf16": 5e-2}
 """Largest difference that a written graph may have from torch, relative to outputs above 1."""
 RANDOM = "random"
@@ -60,19 +56,23 @@ def export_model(
     precision: Precision = "fp32",
     engine: Engine = "onnx",
     sha256: Sequence[str] = (),
+    on_step: Callable[[str], None] = lambda step: None,
 ) -> list[Exported]:
     """Write every graph of `model` into `out` and return them in order.
 
     `weights` has one entry for each part of the model, in its order (or the single word "random"); `sha256` likewise,
-    or is empty. Raises WeightsError.
+    or is empty. `on_step` is told what is being done, one line each. Raises WeightsError, and RuntimeError when a graph
+    does not give what torch gives.
     """
     if precision == "bf16" and engine == "onnx":
         raise WeightsError("ONNX Runtime lacks bf16 operators that graphs need; use --engine torch or --precision fp16")
+    on_step(f"{model.name}: reading weights")
     network, digest, source, folder = load_model(model, weights, sha256)
     network.to(DTYPES[precision])
     written = []
     for key, graph in family_of(model.family).graphs(network, model.config).items():
         name = model.graphs[key].name
+        on_step(f"{name}: writing, and comparing with torch" if engine == "onnx" else f"{name}: writing")
         with tempfile.TemporaryDirectory() as scratch:
             tokenizer = write_tokenizer(model.graphs[key].tokenizer, Path(scratch), folder)
             made = Exportable(
@@ -105,28 +105,12 @@ def load_model(
             f"{len(sha256)} digests; give --weights (and --sha256, if at all) once for each, in that order"
         )
     tensors: dict[str, dict[str, torch.Tensor]] = {}
-    digests, files = [], []
+    digests, files, folders = [], [], []
     for number, (part, where) in enumerate(zip(parts, weights)):
         found = read_weights(where, preferred=model.parts[part], sha256=sha256[number] if sha256 else "")
         tensors[part] = found.tensors
         digests.append(found.sha256)
         files.append(found.file)
+        folders.append(found.folder)
     network = family.load(model.config, tensors, " and ".join(files))
-    first = Path(weights[0]).expanduser()
-    folder = first if first.is_dir() else first.parent if first.is_file() else None
-    return network, "+".join(digests), f"{' and '.join(weights)} ({model.licence})", folder
-
-
-def build_graph(recipe: dict[str, Any]) -> TorchGraph:
-    """A graph with random weights by its recipe, as `write_safetensors` recorded it."""
-    family = family_of(recipe["family"])
-    network = family.build(recipe["config"])
-    return family.graphs(network, recipe["config"])[recipe["graph"]]
-
-
-def family_of(name: str) -> Any:
-    """The module of a family. Raises WeightsError when a library it needs is not installed."""
-    try:
-        return importlib.import_module(f"sync_r1.reward_models.published.{name}")
-    except ModuleNotFoundError as error:
-        raise WeightsError(f"family {name!r} needs {error.name!r}; install the `export` extra") from error
+    return network, "+".join(digests), f"{' and '.join(files)} of {model.source} ({model.licence})", folders[0]

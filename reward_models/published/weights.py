@@ -28,11 +28,12 @@ class WeightsError(RewardError):
 
 @dataclass(frozen=True)
 class Weights:
-    """Tensors by their published names, the file they came from and its sha256."""
+    """Tensors by their published names, the file they came from, its sha256, and what lies beside it."""
 
     tensors: dict[str, Tensor]
     file: str
     sha256: str
+    folder: Path
 
 
 def read_weights(where: str, *, preferred: tuple[str, ...] = (), sha256: str = "") -> Weights:
@@ -60,7 +61,7 @@ def read_weights(where: str, *, preferred: tuple[str, ...] = (), sha256: str = "
     tensors: dict[str, Tensor] = {}
     for shard in shards:
         tensors |= _read(shard)
-    return Weights(tensors, path.name, digest)
+    return Weights(tensors, path.name, digest, path.parent)
 
 
 def load_into(model: Any, weights: dict[str, Tensor], file: str) -> None:
@@ -106,7 +107,10 @@ def _pick(folder: Path, preferred: tuple[str, ...]) -> Path:
 def _shards(path: Path) -> list[Path]:
     if not path.name.endswith(_INDEX):
         return [path]
-    names = sorted(set(json.loads(path.read_text())["weight_map"].values()))
+    try:
+        names = sorted(set(json.loads(path.read_text())["weight_map"].values()))
+    except (ValueError, LookupError, AttributeError, TypeError):
+        raise WeightsError(f"{path} is cut off or no index of safetensors; fetch it again") from None
     absent = [name for name in names if Path(name).name != name or not (path.parent / name).is_file()]
     if absent:
         raise WeightsError(f"{path} names {absent[0]}, which is not beside it; fetch all {len(names)} parts")

@@ -57,6 +57,7 @@ class _SampleRow(_Row):
     reference_answers: tuple[str, ...] = ()
     choices: tuple[str, ...] = ()
     target: int | None = None
+    nouns: tuple[str, ...] = ()
 
 
 @dataclass

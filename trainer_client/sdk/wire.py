@@ -137,6 +137,7 @@ def _fill(message: rewards_pb2.Sample, packed: PackedSample, sent: set[str], inl
     message.id, message.group, message.prompt = packed.id, sample.group, sample.prompt
     message.question, message.answer = sample.question, sample.answer or ""
     message.reference_answers.extend(sample.reference_answers)
+    message.nouns.extend(sample.nouns)
     if sample.target is not None:  # without a target the wire would say 0, so choices alone are not sent
         message.choices.extend(sample.choices)
         message.target = sample.target
@@ -168,6 +169,7 @@ def _text_bytes(sample: Sample) -> int:
     texts = (
         sample.id, sample.group, sample.prompt, sample.question, sample.answer or "", concept.name, concept.class_noun,
         concept.info, concept.conversation_type, *concept.extra_info, *sample.reference_answers, *sample.choices,
+        *sample.nouns,
     )  # fmt: skip
     return sum(4 * len(text) + 8 for text in texts)  # 4: the longest UTF-8 character
 

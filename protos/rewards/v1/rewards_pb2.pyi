@@ -63,7 +63,7 @@ class Concept(_message.Message):
     def __init__(self, name: _Optional[str] = ..., class_noun: _Optional[str] = ..., references: _Optional[_Iterable[_Union[Image, _Mapping]]] = ..., info: _Optional[str] = ..., extra_info: _Optional[_Iterable[str]] = ..., conversation_type: _Optional[str] = ...) -> None: ...
 
 class Sample(_message.Message):
-    __slots__ = ("id", "group", "image", "prompt", "concept", "question", "answer", "reference_answers", "choices", "target", "metadata")
+    __slots__ = ("id", "group", "image", "prompt", "concept", "question", "answer", "reference_answers", "choices", "target", "metadata", "nouns")
     class MetadataEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -82,6 +82,7 @@ class Sample(_message.Message):
     CHOICES_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
     METADATA_FIELD_NUMBER: _ClassVar[int]
+    NOUNS_FIELD_NUMBER: _ClassVar[int]
     id: str
     group: str
     image: Image
@@ -93,7 +94,8 @@ class Sample(_message.Message):
     choices: _containers.RepeatedScalarFieldContainer[str]
     target: int
     metadata: _containers.ScalarMap[str, str]
-    def __init__(self, id: _Optional[str] = ..., group: _Optional[str] = ..., image: _Optional[_Union[Image, _Mapping]] = ..., prompt: _Optional[str] = ..., concept: _Optional[_Union[Concept, _Mapping]] = ..., question: _Optional[str] = ..., answer: _Optional[str] = ..., reference_answers: _Optional[_Iterable[str]] = ..., choices: _Optional[_Iterable[str]] = ..., target: _Optional[int] = ..., metadata: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    nouns: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, id: _Optional[str] = ..., group: _Optional[str] = ..., image: _Optional[_Union[Image, _Mapping]] = ..., prompt: _Optional[str] = ..., concept: _Optional[_Union[Concept, _Mapping]] = ..., question: _Optional[str] = ..., answer: _Optional[str] = ..., reference_answers: _Optional[_Iterable[str]] = ..., choices: _Optional[_Iterable[str]] = ..., target: _Optional[int] = ..., metadata: _Optional[_Mapping[str, str]] = ..., nouns: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ScoreRequest(_message.Message):
     __slots__ = ("samples", "variant", "release", "request_id")
