@@ -49,6 +49,7 @@ class Original:
     model: str
     library: str
     scores: Callable[[Any, PublishedModel, Sequence[Item]], list[float]]
+    note: str = ""
 
 
 def scenery(height: int, width: int) -> npt.NDArray[np.uint8]:
@@ -265,12 +266,20 @@ ORIGINALS = {
     (_CONCEPT, "dinov2"): Original("dinov2_vit_b_14", "transformers", _vision_references),
     (_TEXT, "clip_t"): Original("clip_vit_b_32", _OPEN_CLIP, _clip_cosines),
     (_TEXT, "clip_t_l_14"): Original("clip_vit_l_14", _OPEN_CLIP, _clip_cosines),
-    (_TEXT, "siglip"): Original("siglip_vit_b_16", _OPEN_CLIP, _clip_cosines),
-    (_TEXT, "clauses"): Original("clip_vit_l_14", _OPEN_CLIP, _clip_clauses),
+    (_TEXT, "siglip"): Original(
+        "siglip_vit_b_16", _OPEN_CLIP, _clip_cosines, "its tokenizer comes with its weights; here another stands in"
+    ),
+    (_TEXT, "clauses"): Original(
+        "clip_vit_l_14", _OPEN_CLIP, _clip_clauses, "cosines are the original's, their combination this project's"
+    ),
     (_TEXT, "vqa_yes"): Original("git_vqa", "transformers", _git),
     (_AESTHETIC, "laion_v2"): Original("laion_v2", _OPEN_CLIP, _laion),
-    (_AESTHETIC, "hps_v2_1"): Original("hps_v2_1", "open_clip, torchvision (hpsv2's steps)", _clip_cosines),
+    (_AESTHETIC, "hps_v2_1"): Original(
+        "hps_v2_1", "open_clip, torchvision", _clip_cosines, "the steps of hpsv2 1.2.0, whose stored inputs they equal"
+    ),
     (_AESTHETIC, "pickscore"): Original("pickscore", "transformers", _pickscore),
-    (_AESTHETIC, "image_reward"): Original("image_reward", "transformers (image-reward at small size)", _image_reward),
+    (_AESTHETIC, "image_reward"): Original(
+        "image_reward", "transformers", _image_reward, "at small size equal to stored scores of image-reward 1.5"
+    ),
 }
 """(reward, variant of the profile `full`) -> its original."""

@@ -132,7 +132,9 @@ class GraphSpec:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What was recorded at export: sha256, source, precision, …; empty for a file that is checked in."""
+        """What was recorded at export: sha256, source, precision, …; empty for files that are checked in and judges."""
+        if self.judge is not None:
+            return {}
         file = pin_path(self.file)
         return dict(json.loads(file.read_text())) if file.is_file() else {}
 

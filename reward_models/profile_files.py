@@ -1,27 +1,24 @@
 """What a profile file may say: the YAML's shape, validated by pydantic.
 
-A graph is told apart by its origin (`checked_in`, `package`, `published`), a variant by its `kind`.
-`profile_graphs.py` makes graphs of the first, `variants.py` rewards of the second.
+A graph is told apart by its origin (`checked_in`, `published`, …), and `profile_graphs.py` makes a `GraphSpec` of it; a
+variant by its `kind`: see `variant_files.py`.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from sync_r1.reward_models.graphs import DType, Engine
 from sync_r1.reward_models.images import ResizeMode
-from sync_r1.reward_models.rewards.concept_consistency import ReferenceMode
-
-
-class Strict(BaseModel):
-    """Unknown keys are errors: a misspelt option must not be ignored."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-# Graphs
+from sync_r1.reward_models.variant_files import (
+    AestheticVariantFile,
+    ConceptVariantFile,
+    Strict,
+    TextVariantFile,
+    UnderstandingVariantFile,
+)
 
 
 class TensorFile(Strict):
@@ -104,6 +101,7 @@ GraphFile = Annotated[
 ]
 
 
+<<<<<<< HEAD
 # Variants
 
 
@@ -314,6 +312,8 @@ VariantFile = (
 
 # The whole
 
+=======
+>>>>>>> zoo-models
 V = TypeVar("V", bound=Strict)
 
 

@@ -1,6 +1,6 @@
 """How a variant's YAML becomes a `Reward`: one small function per kind, all of them here.
 
-A new kind is a class in `profile_files.py`, its formula in `rewards/`, and a `case` with its function below.
+A new kind is a class in `variant_files.py`, its formula in `rewards/`, and a `case` with its function below.
 """
 
 from __future__ import annotations
@@ -17,7 +17,23 @@ from sync_r1.reward_models.encoders import (
 )
 from sync_r1.reward_models.graphs import GraphSpec
 from sync_r1.reward_models.profile_cards import CardMaker
-from sync_r1.reward_models.profile_files import (
+from sync_r1.reward_models.published.texts import (
+    clip_text_encoder,
+    git_vqa_encode,
+    image_reward_encode,
+    siglip_text_encoder,
+)
+from sync_r1.reward_models.rewards import (
+    aesthetic,
+    concept_consistency,
+    preference,
+    questions,
+    text_faithfulness,
+    understanding,
+)
+from sync_r1.reward_models.rewards.base import Reward
+from sync_r1.reward_models.types import ProfileError
+from sync_r1.reward_models.variant_files import (
     ClausesVariantFile,
     CosineVariantFile,
     DistortionVariantFile,
@@ -36,22 +52,6 @@ from sync_r1.reward_models.profile_files import (
     VqaScoreVariantFile,
     YesVariantFile,
 )
-from sync_r1.reward_models.published.texts import (
-    clip_text_encoder,
-    git_vqa_encode,
-    image_reward_encode,
-    siglip_text_encoder,
-)
-from sync_r1.reward_models.rewards import (
-    aesthetic,
-    concept_consistency,
-    preference,
-    questions,
-    text_faithfulness,
-    understanding,
-)
-from sync_r1.reward_models.rewards.base import Reward
-from sync_r1.reward_models.types import ProfileError
 
 _TEXT_ENCODERS = {
     "pocket": pocket_text_encoder,
@@ -116,6 +116,10 @@ def build_reward(reward: str, variant: str, file: VariantFile, graphs: dict[str,
             return _semantic(file, make, encoders)
         case RatingVariantFile():
             return _rating(file, make, encoders)
+        case ImageTextVariantFile():
+            return _image_text(file, make, encoders)
+        case PairVariantFile():
+            return _pair(file, make, encoders)
         case ReleasedIdentityVariantFile():
             return library_variants.released_identity(
                 file, make, encoders.image(file.image_encoder), detector=encoders.graph(file.detector),
@@ -134,10 +138,6 @@ def build_reward(reward: str, variant: str, file: VariantFile, graphs: dict[str,
             return judge_variants.judged_pictures(file, make, encoders.graph(file.judge))
         case VqaScoreVariantFile():
             return judge_variants.vqascore(file, make, encoders.graph(file.judge))
-        case ImageTextVariantFile():
-            return _image_text(file, make, encoders)
-        case PairVariantFile():
-            return _pair(file, make, encoders)
 
 
 def _embedding(file: EmbeddingVariantFile, make: CardMaker, encoders: Encoders) -> Reward:

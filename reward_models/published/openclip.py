@@ -7,6 +7,7 @@ Every embedding leaves its graph with length 1, as every score of this family us
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import open_clip
@@ -38,7 +39,8 @@ class TextTower(nn.Module):
 
     def __init__(self, clip: nn.Module) -> None:
         super().__init__()
-        self.clip = clip
+        self.clip = copy.copy(clip)  # the same tensors, but without the pictures' half, which no text needs
+        self.clip._modules = {name: part for name, part in clip._modules.items() if name != "visual"}
 
     def forward(self, tokens: Tensor) -> Tensor:
         return unit(self.clip.encode_text(tokens))  # type: ignore[operator]

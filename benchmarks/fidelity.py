@@ -1,0 +1,288 @@
+"""Every reward variant against its original at full size, and what an item costs: `python -m benchmarks.fidelity`.
+
+For each published model: export with random weights, score pictures and texts by the original library and by the
+variants that a service would run (encoded picture to score), and compare. Minutes per model; at most about 5 GB of
+memory at a time, one process per step. Writes `results/fidelity.json` and `docs/rewards.md`.
+
+    python -m benchmarks.fidelity [MODEL …]       # all, or some: the others keep their figures
+    python -m benchmarks.fidelity --prepare DIR   # only exports and originals' scores, the long part, into DIR
+    python -m benchmarks.fidelity --work DIR      # with what --prepare left there
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks import originals, rewards_page
+from benchmarks.harness import RESULTS, Report
+from sync_r1.reward_models.images import decode
+from sync_r1.reward_models.profiles import load_profile
+from sync_r1.reward_models.releases import GraphPin, Release
+from sync_r1.reward_models.rewards.base import Reward
+from sync_r1.reward_models.runner import GraphRunner, RunContext, RunResult, Tensors
+from sync_r1.reward_models.types import Concept, Outcome, Sample, Score
+
+IN_TORCH = ("image_reward", "hps_v2_1", "pickscore")
+"""Models of 2 to 4 GB: writing and loading their files takes thrice that, so their graphs are run as torch modules."""
+ROUNDS = 3
+TIMEOUT_S = 600.0
+COLUMNS = ("profile", "reward", "variant", "original", "engine", "max abs difference", "ms/item", "note")
+
+
+class ModuleRunner:
+    """A `GraphRunner` over the torch modules that `sync-r1 export` would write, without writing them."""
+
+    def __init__(self, model: str, network: Any) -> None:
+        from sync_r1.reward_models.published.catalogue import MODELS
+        from sync_r1.reward_models.published.torch_engine import family_of
+
+        entry = MODELS[model]
+        graphs = family_of(entry.family).graphs(network, entry.config)
+        self._graphs = {entry.graphs[key].name: graph for key, graph in graphs.items()}
+
+    async def run(self, context: RunContext, graph: str, inputs: Tensors) -> RunResult:
+        """See `GraphRunner.run`; one item at a time, as memory is scarce."""
+        import numpy as np
+        import torch
+
+        made, started_ns = self._graphs[graph], time.perf_counter_ns()
+        rows = []
+        for row in range(len(next(iter(inputs.values())))):
+            found = made.module(
+                *(torch.from_numpy(np.ascontiguousarray(inputs[name][row : row + 1])) for name in made.example)
+            )
+            rows.append([part.numpy() for part in (found if isinstance(found, tuple) else (found,))])
+        outputs = {name: np.concatenate(parts) for name, parts in zip(made.outputs, zip(*rows))}
+        return RunResult(outputs, 1, time.perf_counter_ns() - started_ns)
+
+
+def samples() -> list[Sample]:
+    """The items of `originals` as a service gets them."""
+    return [
+        Sample(
+            id=str(number),
+            image=decode(item.image),
+            prompt=item.prompt,
+            nouns=item.nouns,
+            concept=Concept(references=tuple(map(decode, item.references))),
+        )
+        for number, item in enumerate(originals.items())
+    ]
+
+
+def variants_of(model: str) -> list[tuple[str, str]]:
+    """(reward, variant) of the profile `full` whose original is of that model."""
+    return [key for key, original in originals.ORIGINALS.items() if original.model == model]
+
+
+def prepare(model: str, folder: Path) -> None:
+    """Graphs of random weights into `folder`, and beside them the original's scores; each step a process of its own."""
+    scores = folder / f"{model}.original.json"
+    if scores.is_file():
+        return
+    if model in IN_TORCH:
+        return  # original and ours share one network, in `measure`
+    command = [sys.executable, "-m", "sync_r1.cli.main", "export", model, "--weights", "random", "--out", str(folder)]
+    subprocess.run(command, check=True)
+    _step("original", model, folder)
+
+
+def measure(model: str, folder: Path) -> dict[str, dict[str, Any]]:
+    """What `COLUMNS` has of each variant of the model, by "full/reward/variant"."""
+    _step("measure", model, folder)
+    found: dict[str, dict[str, Any]] = json.loads((folder / f"{model}.measured.json").read_text())
+    return found
+
+
+def _step(step: str, model: str, folder: Path) -> None:
+    environment = os.environ | {"SYNC_R1_GRAPHS": str(folder)}
+    subprocess.run(
+        [sys.executable, "-m", "benchmarks.fidelity", f"--step={step}", f"--work={folder}", model],
+        check=True, env=environment,
+    )  # fmt: skip
+
+
+def _original_scores(model: str, network: Any) -> dict[str, list[float]]:
+    import torch
+
+    from sync_r1.reward_models.published.catalogue import MODELS
+
+    with torch.inference_mode():
+        return {
+            "/".join(key): originals.ORIGINALS[key].scores(network, MODELS[model], originals.items())
+            for key in variants_of(model)
+        }
+
+
+def _network(model: str) -> Any:
+    import torch
+
+    from sync_r1.reward_models.published import convert
+    from sync_r1.reward_models.published.catalogue import MODELS
+
+    torch.set_num_threads(1)
+    return convert.load_model(MODELS[model], [convert.RANDOM])[0]
+
+
+def step_original(model: str, folder: Path) -> None:
+    """Scores by the original library."""
+    (folder / f"{model}.original.json").write_text(json.dumps(_original_scores(model, _network(model))))
+
+
+def step_measure(model: str, folder: Path) -> None:
+    """Scores by our variants, compared with the original's and timed."""
+    from sync_r1.reward_models.local_runner import LocalRunner
+
+    profile = load_profile("full")
+    if model in IN_TORCH:
+        import torch
+
+        network = _network(model)
+        theirs = _original_scores(model, network)
+        runner: GraphRunner = ModuleRunner(model, network)
+        with torch.inference_mode():
+            ours = {name: _timed(*profile_variant(name), runner) for name in theirs}
+    else:
+        theirs = json.loads((folder / f"{model}.original.json").read_text())
+        with LocalRunner(profile) as local:
+            ours = {name: _timed(*profile_variant(name), local) for name in theirs}
+    found = {}
+    for name, (values, ms) in ours.items():
+        original = originals.ORIGINALS[tuple(name.split("/"))]  # type: ignore[index]
+        found[f"full/{name}"] = {
+            "original": original.library,
+            "engine": "torch" if model in IN_TORCH else "onnx",
+            "max abs difference": max(abs(a - b) for a, b in zip(values, theirs[name])),
+            "ms/item": ms,
+            "note": original.note,
+        }
+    (folder / f"{model}.measured.json").write_text(json.dumps(found))
+
+
+def profile_variant(name: str) -> tuple[Reward, Release]:
+    """A variant of `full` by "reward/variant", and a release that names its graphs (their files may not exist)."""
+    served = load_profile("full").rewards[name.split("/")[0]]
+    reward = served.variants[name.split("/")[1]]
+    pins = tuple(GraphPin(graph, served.graphs[graph].version, "") for graph in reward.graphs)
+    return reward, Release(served.name, reward.card.variant, reward.card.formula_version, pins)
+
+
+def pocket() -> dict[str, dict[str, Any]]:
+    """What an item costs by each variant of the pocket profile. Most have no original but this project."""
+    from sync_r1.reward_models.export import ensure_graphs
+    from sync_r1.reward_models.local_runner import LocalRunner
+
+    profile, found = load_profile("pocket"), {}
+    ensure_graphs(profile)
+    asked = [
+        replace(
+            sample, prompt="a red dog left of two blue balls", question="What does <bo> wear?",
+            answer="<bo> wears a red hat.", reference_answers=("yes, a red hat.", "B"), choices=("a red hat", "a sofa"),
+            target=0,
+        )
+        for sample in samples()
+    ]  # fmt: skip
+    with LocalRunner(profile) as runner:
+        for served in profile.rewards.values():
+            for name, reward in served.variants.items():
+                _, ms = _timed(reward, served.release(name), runner, asked)
+                found[f"pocket/{served.name}/{name}"] = {"engine": "onnx" if reward.graphs else "none", "ms/item": ms}
+    return found
+
+
+def _timed(
+    reward: Reward, release: Release, runner: GraphRunner, asked: Sequence[Sample] | None = None
+) -> tuple[list[float], float]:
+    """Scores of the samples (NaN where an item has none), and the median time per item over some rounds, in ms."""
+    asked = samples() if asked is None else asked
+
+    async def rounds() -> tuple[list[Outcome], list[float]]:
+        times = []
+        for _ in range(ROUNDS + 1):  # the first loads the graphs
+            context, started = RunContext(release, time.monotonic() + TIMEOUT_S), time.perf_counter()
+            outcomes = await reward.score(asked, runner, context)
+            times.append((time.perf_counter() - started) * 1e3 / len(asked))
+        return outcomes, times[1:]
+
+    outcomes, times = asyncio.run(rounds())
+    values = [outcome.value if isinstance(outcome, Score) else float("nan") for outcome in outcomes]
+    return values, statistics.median(times)
+
+
+def main() -> None:
+    """Entry point."""
+    models = list(dict.fromkeys(original.model for original in originals.ORIGINALS.values()))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="*", metavar="MODEL", help=f"of {', '.join(models)}")
+    parser.add_argument("--work", type=Path, help="folder for exported graphs, kept; a temporary one if not given")
+    parser.add_argument("--prepare", type=Path, metavar="DIR", help="measure nothing, only fill DIR")
+    parser.add_argument("--page", action="store_true", help="measure nothing, only write docs/rewards.md again")
+    parser.add_argument("--step", choices=("original", "measure"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if unknown := set(arguments.models) - set(models):
+        parser.error(f"no variant has an original of {sorted(unknown)}; there are {models}")
+    if arguments.step:
+        (step_original if arguments.step == "original" else step_measure)(arguments.models[0], arguments.work)
+        return
+    if arguments.prepare:
+        arguments.prepare.mkdir(parents=True, exist_ok=True)
+        for model in arguments.models or models:
+            prepare(model, arguments.prepare)
+        return
+    if not arguments.page:
+        with tempfile.TemporaryDirectory() as temporary:
+            work = arguments.work or Path(temporary)
+            rows = _known_rows() | pocket()
+            for model in arguments.models or models:
+                prepare(model, work)
+                rows |= measure(model, work)
+        _report(rows)
+    rewards_page.write()
+
+
+def _known_rows() -> dict[str, dict[str, Any]]:
+    path = RESULTS / "fidelity.json"
+    rows = json.loads(path.read_text())["rows"] if path.is_file() else []
+    return {"/".join(row[:3]): dict(zip(COLUMNS[3:], row[3:])) for row in rows}
+
+
+def _report(rows: dict[str, dict[str, Any]]) -> None:
+    report = Report("fidelity", "Reward variants against their originals, random weights at full size, fp32", COLUMNS)
+    for name in sorted(rows):
+        row = rows[name]
+        report.rows.append(
+            (
+                *name.split("/"),
+                row.get("original", ""),
+                row["engine"],
+                _text(row.get("max abs difference", ""), ".1e"),
+                _text(row["ms/item"], ".3g"),
+                row.get("note", ""),
+            )
+        )
+    report.notes += [
+        "difference: of scores, from encoded picture and text, over six pictures of odd sizes, in fp32 on this CPU",
+        "ms/item: one thread, all six pictures in one request, decoding not counted, after a warm-up; median of three",
+        "engine torch: the graph's torch module in this process; files of these models are too large for this machine",
+    ]
+    report.finish()
+
+
+def _text(value: float | str, form: str) -> str:
+    return value if isinstance(value, str) else format(value, form)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""`docs/rewards.md`: every variant of the built-in profiles, from its card and what `benchmarks.fidelity` measured.
+
+Written by `python -m benchmarks.fidelity` (with `--page`, from the figures there are); a test compares.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import RESULTS
+from sync_r1.reward_models.cards import Card
+from sync_r1.reward_models.profiles import load_profile
+
+PAGE = Path(__file__).parents[1] / "docs" / "rewards.md"
+PROFILES = ("pocket", "full")
+_HEAD = """\
+# Rewards
+
+Every variant of the built-in profiles: `pocket` runs on two CPU cores with weights that come with the project, `full`
+runs the published models once `sync-r1 export MODEL --weights …` has made their graphs. This page is made from the
+variants' cards (`sync-r1 describe HOST:PORT` shows those of a running service) and
+`benchmarks/results/fidelity.json` by `python -m benchmarks.fidelity`; do not edit it.
+
+## Against the originals
+
+* **original**: the library that defines the score. **difference**: largest absolute difference of scores, from encoded
+  picture and text to the number, on the same random weights at full size, fp32.
+* **validity**: the card's first figure; all stand below. Published weights are not at hand where this page was made, so
+  their variants have none.
+* **ms/item**: on the machine named below, one thread, decoding not counted; a GPU is what the large ones are for.
+"""
+
+
+def write() -> None:
+    """Write the page."""
+    PAGE.write_text(render())
+
+
+def render() -> str:
+    """The page's text."""
+    path = RESULTS / "fidelity.json"
+    measured = json.loads(path.read_text()) if path.is_file() else {"rows": [], "columns": [], "machine": {}}
+    rows = {tuple(row[:3]): dict(zip(measured["columns"], row)) for row in measured["rows"]}
+    lines = [
+        _HEAD,
+        "| profile | reward | variant | original | max abs difference | validity | ms/item |",
+        "|" + "---|" * 7,
+    ]
+    sections: list[str] = []
+    for (profile, reward, variant), card in _cards():
+        row = rows.get((profile, reward, variant), {})
+        lines.append("| " + " | ".join((profile, reward, f"`{variant}`", *_figures(profile, card, row))) + " |")
+        sections += _section(profile, card, row)
+    machine = ", ".join(f"{key}: {value}" for key, value in measured["machine"].items())
+    return "\n".join([*lines, "", f"Machine: {machine}.", "", "## Cards", "", *sections]).rstrip() + "\n"
+
+
+def _figures(profile: str, card: Card, row: dict[str, Any]) -> tuple[str, str, str, str]:
+    engine = " (torch)" if row.get("engine") == "torch" else ""
+    original = row.get("original") or ("this project" if profile == "pocket" else "see its card")
+    difference = row.get("max abs difference") or ("–" if profile == "pocket" else "not measured")
+    return original, difference, _headline(profile, card), f"{row['ms/item']}{engine}" if row else "not measured"
+
+
+def _headline(profile: str, card: Card) -> str:
+    """The figure that says most: the first area under a curve, else the first of all."""
+    if not card.validity:
+        return "not measured (weights not at hand)" if profile == "full" else "not measured"
+    name = next((name for name in card.validity if name.endswith("_auc")), next(iter(card.validity)))
+    return f"{card.validity[name]:.3f} ({name})"
+
+
+def _section(profile: str, card: Card, row: dict[str, Any]) -> list[str]:
+    lines = [
+        f"### {card.reward}: `{card.variant}` ({profile})",
+        "",
+        f"{card.summary}.",
+        "",
+        f"* definition: {card.source}",
+        f"* licence of the weights: {card.licence}",
+        f"* needs: {', '.join(f'`{field}`' for field in card.required_fields)}"
+        + ("; scores a whole group at a time" if card.groupwise else ""),
+        f"* raw range {card.raw_min:g} … {card.raw_max:g}; suggested map clip({card.affine_scale:.4g} · raw "
+        f"{card.affine_shift:+.4g}, 0, 1)",
+    ]
+    if card.preprocessing:
+        lines.append(f"* preprocessing: {card.preprocessing}")
+    if row.get("note"):
+        lines.append(f"* original: {row['note']}")
+    if card.validity:
+        figures = ", ".join(f"{name} {value:.4g}" for name, value in card.validity.items())
+        lines.append(f"* validity (`{card.validity_command}`): {figures}")
+    lines += [f"* fails: {mode}" for mode in card.failure_modes]
+    return [*lines, ""]
+
+
+def _cards() -> Iterator[tuple[tuple[str, str, str], Card]]:
+    """(profile, reward, variant) and its card, as it is where nothing was exported. A base's variants appear once."""
+    seen: set[str] = set()
+    with _no_graphs():
+        for profile in PROFILES:
+            for reward, served in load_profile(profile).rewards.items():
+                for variant, made in served.variants.items():
+                    if made.card.to_json() not in seen:
+                        yield (profile, reward, variant), made.card
+                    seen.add(made.card.to_json())
+
+
+@contextmanager
+def _no_graphs() -> Iterator[None]:
+    """Cards tell of random weights in the graph store; the page is about none."""
+    before = os.environ.get("SYNC_R1_GRAPHS")
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["SYNC_R1_GRAPHS"] = folder
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ["SYNC_R1_GRAPHS"]
+            else:
+                os.environ["SYNC_R1_GRAPHS"] = before
