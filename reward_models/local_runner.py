@@ -17,7 +17,7 @@ from typing import Any
 import numpy.typing as npt
 
 from sync_r1.reward_models.graphs import GraphSpec
-from sync_r1.reward_models.library import catalogue
+from sync_r1.reward_models.library.catalogue import load
 from sync_r1.reward_models.profiles import Profile
 from sync_r1.reward_models.runner import RunContext, RunResult, Tensors, joined
 from sync_r1.reward_models.types import GraphDeadline, GraphError
@@ -104,14 +104,8 @@ class LocalRunner:
         with self._lock:
             if spec.name not in self._engines:
                 _ = spec.sha256  # missing or changed files are told apart from graphs that do not load
-<<<<<<< HEAD
-                make = _library if spec.library else _torch if spec.engine == "torch" else _onnx
-                try:
-                    self._engines[spec.name] = make(spec, self._threads)
-=======
                 try:
                     self._engines[spec.name] = _load(spec, self._threads)
->>>>>>> zoo-models
                 except Exception as error:  # as in `_run`
                     raise GraphError(f"graph {spec.name!r} could not be loaded from {spec.file}: {error}") from error
             return self._engines[spec.name]
@@ -137,27 +131,16 @@ def _onnx(spec: GraphSpec, threads: int) -> _Engine:
     return lambda inputs, run_options: session.run(names, inputs, run_options)
 
 
-<<<<<<< HEAD
-def _library(spec: GraphSpec, threads: int) -> _Engine:
-    engine = catalogue.load(spec.library, spec.file, threads)
-    return lambda inputs, run_options: engine(inputs)
-
-
-=======
->>>>>>> zoo-models
 def _torch(spec: GraphSpec, threads: int) -> _Engine:
     from sync_r1.reward_models.published.torch_engine import load
 
     run = load(spec.file, threads=threads)
     return lambda inputs, run_options: run(inputs)
-<<<<<<< HEAD
-=======
 
 
 def _library(spec: GraphSpec, threads: int) -> _Engine:
     engine = load(spec.library, spec.file, threads)
     return lambda inputs, run_options: engine(inputs)
->>>>>>> zoo-models
 
 
 def _batch_size(spec: GraphSpec, inputs: Tensors) -> int:

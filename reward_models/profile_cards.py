@@ -11,15 +11,9 @@ from typing import Any
 from sync_r1.reward_models.cards import Card
 from sync_r1.reward_models.graphs import GraphSpec
 from sync_r1.reward_models.judges import PICTURE_SIDE
-<<<<<<< HEAD
-from sync_r1.reward_models.profile_files import CardFile
-from sync_r1.reward_models.published.catalogue import MODELS
-from sync_r1.reward_models.types import ProfileError
-=======
 from sync_r1.reward_models.published.catalogue import MODELS
 from sync_r1.reward_models.types import ProfileError
 from sync_r1.reward_models.variant_files import CardFile
->>>>>>> zoo-models
 from sync_r1.reward_models.whole_pictures import LONGEST_SIDE
 
 _HERE = Path(__file__).parent

@@ -3,13 +3,8 @@
     sync-r1 repository --profile pocket --out DIR
 
 The same graphs serve everywhere. With `backend="onnxruntime"` (NVIDIA's image) Triton runs the ONNX file itself; with
-<<<<<<< HEAD
-`backend="python"` (the embedded Triton, whose wheel has no other backend) `triton_model.py` does. Graphs of the torch
-engine and library graphs run in the Python backend on either, which then needs sync-r1[export] or sync-r1[scorers];
-=======
 `backend="python"` (the embedded Triton, whose wheel has no other backend) `triton_model.py` does. Library graphs and
 graphs of the torch engine run in the Python backend on either, which then needs sync-r1[scorers] or sync-r1[export];
->>>>>>> zoo-models
 judges run on none and are left out.
 """
 
@@ -61,19 +56,10 @@ def write_repository(
             version = directory / name / str(graph.version)
             version.mkdir(parents=True, exist_ok=True)
             _place(graph, version)
-<<<<<<< HEAD
-            if backend == "python" or not _is_onnx(graph):
-=======
             if backend == "python" or _in_python(graph):
->>>>>>> zoo-models
                 shutil.copyfile(Path(__file__).with_name("triton_model.py"), version / "model.py")
         config = model_config(*versions[name], backend=backend, threads=threads or 1, device=device)
         (directory / name / "config.pbtxt").write_text(config)
-
-
-def _is_onnx(graph: GraphSpec) -> bool:
-    """Whether Triton's own backend can run it."""
-    return graph.engine == "onnx" and not graph.library
 
 
 def _versions(profiles: Sequence[Profile]) -> dict[str, list[GraphSpec]]:
@@ -84,8 +70,7 @@ def _versions(profiles: Sequence[Profile]) -> dict[str, list[GraphSpec]]:
         same = next((other for other in versions if other.version == graph.version), None)
         if same is None:
             versions.append(graph)
-        parts = ("inputs", "outputs", "engine", "library")
-        if any(getattr(versions[0], part) != getattr(graph, part) for part in parts):
+        if any(getattr(versions[0], part) != getattr(graph, part) for part in ("inputs", "outputs", "engine")):
             raise ProfileError(
                 f"graph {graph.name!r}: its versions differ in inputs, outputs or engine; give it another name"
             )
@@ -111,26 +96,14 @@ def model_config(graph: GraphSpec, *others: GraphSpec, backend: Backend, threads
     # graph: 14 of 99 rounds stalled, none without a policy. There the fronts, its only callers, bound the queue: by
     # admission, and by cancelling what is past its deadline, which takes it out of the queue.
     policy = "" if backend == "python" else _queue_policy(batching)
-<<<<<<< HEAD
-    runs_in: Backend = backend if _is_onnx(graph) else "python"
-    parameters = {"threads" if runs_in == "python" else "intra_op_thread_count": str(threads)}
-    if graph.library:
-        parameters["library"] = graph.library
-    elif graph.engine == "torch":
-=======
     runs_in: Backend = "python" if _in_python(graph) else backend
     parameters = {"threads" if runs_in == "python" else "intra_op_thread_count": str(threads)}
     if graph.engine == "torch":
->>>>>>> zoo-models
         parameters["engine"] = "torch"
     if graph.library:
         parameters["library"] = graph.library
     # On a CPU, ONNX Runtime's last level of optimisation crashes on some graphs (see `disabled_optimizers`).
-<<<<<<< HEAD
-    careful = device == "cpu" and _is_onnx(graph) and any(one.disabled_optimizers for one in (graph, *others))
-=======
     careful = device == "cpu" and not _in_python(graph) and any(one.disabled_optimizers for one in (graph, *others))
->>>>>>> zoo-models
     optimisation = "optimization { graph { level: 1 } }\n" if careful else ""
     warmup_inputs = "\n".join(_warmup_input(tensor, graph.warmup_length) for tensor in graph.inputs)
     return f"""\

@@ -1,4 +1,4 @@
-"""Where judges are is the operator's word alone: its file says so, or says what is wrong with it; releases name neither."""
+"""Where judges are is the operator's word alone: his file says it, or what is wrong with it; releases do not."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import copy
 from pathlib import Path
 
 import grpc
+import numpy as np
 import pytest
 import yaml
 from judge_endpoint import JudgeEndpoint
@@ -56,7 +57,8 @@ def test_http_is_for_loopback_and_for_those_who_say_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "message"), [(None, "cannot be read"), ("", "one key on one line"), ("a b", "one key"), ("schlüssel", "read")]
+    ("key", "message"),
+    [(None, "cannot be read"), ("", "one key on one line"), ("a b", "one key"), ("schlüssel", "cannot be read")],
 )
 async def test_a_key_that_cannot_be_used_stops_the_start(tmp_path: Path, key: str | None, message: str) -> None:
     file = tmp_path / "key"
@@ -80,11 +82,11 @@ async def test_a_variant_without_an_endpoint_is_left_out_unless_it_is_the_defaul
     await router.close()
 
 
-def test_an_endpoint_of_no_judge_is_a_mistake(tmp_path: Path) -> None:
+async def test_an_endpoint_of_no_judge_is_a_mistake(tmp_path: Path) -> None:
     served = load_profile(str(write_profile(tmp_path))).rewards[UNDERSTANDING]
     file = tmp_path / "judges.yaml"
     file.write_text(yaml.safe_dump({"anwsers": {"url": "https://models.example.com/v1"}}))
-    with pytest.raises(JudgesError, match=r"'anwsers' is no judge of the profile; it has \['answers', 'pictures', 'yes'\]"):
+    with pytest.raises(JudgesError, match=r"'anwsers' is no judge of the profile; it has \['answers', 'pictures'"):
         with_judges([served], TritonRunner(NOBODY), file)
 
 
@@ -119,10 +121,14 @@ async def test_judges_are_no_business_of_triton_or_the_local_runner(tmp_path: Pa
         await runner.run(RunContext(served.release("judge"), 1e12), "answers", {})
 
 
-def test_up_serves_every_judge_of_a_profile(tmp_path: Path) -> None:
+def test_up_serves_judges_beside_library_graphs(tmp_path: Path) -> None:
+    profile = copy.deepcopy(PROFILE)
+    profile["graphs"]["brisque"] = {"library": "brisque"}  # on Triton, where no judge is
+    variants = profile["rewards"]["aesthetic"]["variants"]
+    variants["technical"] = {"kind": "distortion", "graph": "brisque", "card": variants["visual_judge"]["card"]}
     with JudgeEndpoint() as endpoint:
         judges = write_endpoints(tmp_path, endpoint.url)
-        with up.start(str(write_profile(tmp_path)), judges=judges) as running:
+        with up.start(str(write_profile(tmp_path, profile)), judges=judges) as running:
             for reward, where in running.endpoints.items():
                 request = answers("red") if reward == UNDERSTANDING else shown(10)
                 with grpc.insecure_channel(where) as channel:
@@ -133,4 +139,13 @@ def test_up_serves_every_judge_of_a_profile(tmp_path: Path) -> None:
                 (graph,) = next(r for r in described.releases if r.variant == described.default_variant).graphs
                 assert len(graph.sha256) == 64
                 assert endpoint.url not in str(described)
-    assert len(endpoint.asked) == 4
+            assert len(endpoint.asked) == 4
+            noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+            request = rewards_pb2.ScoreRequest(variant="technical")
+            for pixels in (noise, np.full((64, 64, 3), 100, np.uint8)):
+                raw = rewards_pb2.RawImage(pixels=pixels.tobytes(), height=64, width=64)
+                request.samples.add(image=rewards_pb2.Image(raw=raw))
+            with grpc.insecure_channel(running.endpoints["aesthetic"]) as channel:
+                scored, flat = rewards_pb2_grpc.RewardServiceStub(channel).Score(request, timeout=30).outcomes
+    assert [part.name for part in scored.score.components] == ["brisque"]
+    assert flat.failure.code == rewards_pb2.FAILURE_CODE_NON_FINITE, "a picture of one colour has no BRISQUE"
