@@ -84,7 +84,11 @@ _SAID_IN_OUR_WORDS: dict[type[Exception], tuple[grpc.StatusCode, str]] = {
 async def abort(
     context: grpc.aio.ServicerContext, error: Exception, *, request_id: str, pushback_ms: int
 ) -> NoReturn:
-    """End the call with the status of `error`. Logs whatever the client is not told."""
+    """End the call with the status of `error`. Logs whatever the client is not told.
+
+    Then `error` and its cause forget the frames they went through: tasks hold the error, its frames hold the tasks and
+    the pictures, and all would stay until a garbage collection (30 MB a call of 8.7 MB that found a full queue).
+    """
     trailers: tuple[tuple[str, str], ...] = ()
     kind = type(error)
     if kind in _SAID_AS_IT_IS:
@@ -103,5 +107,8 @@ async def abort(
         )
     elif isinstance(error, Draining):
         trailers = ((REFUSED, "draining"),)
+    error.__traceback__ = None
+    if error.__cause__ is not None:
+        error.__cause__.__traceback__ = None
     await context.abort(code, message, trailers)
     raise AssertionError("context.abort always raises")

@@ -198,6 +198,8 @@ async def _answer(call: Any) -> Any:
         if not answer.done():
             call._cython_call.cancel("given up")
         raise
+    finally:
+        del answer  # it holds the error of a failed call, whose frames, this one too, hold the request
 
 
 def _pinned_version(release: Release, graph: str) -> int:

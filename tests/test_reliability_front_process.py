@@ -7,12 +7,19 @@ import ctypes
 import gc
 import subprocess
 import sys
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
 import pytest
-from fronts import refused, serving
+import toys
+from fronts import Stub, refused, serving
+from toys import ToyReward
 
+from sync_r1.reward_models.runner import GraphRunner, RunContext
+from sync_r1.reward_models.types import Outcome, Sample
 from sync_r1.services import gate, serve, triton_runner
 from sync_r1.services.embedded import EmbeddedTriton
 from sync_r1.trainer_client.sdk import endpoints
@@ -51,6 +58,35 @@ async def test_the_body_of_a_refused_call_is_gone_with_the_call(toy_triton: Embe
         finally:
             gc.enable()
     assert grown_mb < 100, f"{grown_mb:.0f} MB are held after 200 MB of refused bodies"
+
+
+@dataclass(frozen=True)
+class Watched(ToyReward):
+    """Keeps weak references to the samples it is given."""
+
+    ends: list[weakref.ref[Sample]] = field(default_factory=list, compare=False)
+
+    async def score(self, samples: Sequence[Sample], runner: GraphRunner, context: RunContext) -> list[Outcome]:
+        self.ends.extend(map(weakref.ref, samples))
+        return await super().score(samples, runner, context)
+
+
+async def test_the_pictures_of_a_call_that_found_a_full_queue_are_gone_with_it(toy_triton: EmbeddedTriton) -> None:
+    reward = Watched("narrow")  # one runs, one waits, the others find the queue full
+    async with serving(toy_triton.url, reward) as (_, channel):
+        gc.collect()
+        gc.disable()
+        try:
+            calls = [Stub(channel).Score(toys.request(n), timeout=20) for n in range(4)]
+            ended = await asyncio.gather(*calls, return_exceptions=True)
+            codes = [error.code() for error in ended if isinstance(error, grpc.aio.AioRpcError)]
+            await asyncio.sleep(0)
+            left = sum(end() is not None for end in reward.ends)
+        finally:
+            gc.enable()
+    assert codes
+    assert set(codes) == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+    assert (len(reward.ends), left) == (4, 0)
 
 
 async def _hang() -> None:

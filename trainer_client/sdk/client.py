@@ -201,8 +201,8 @@ class RewardClient:
         try:
             return [part for parts in await asyncio.gather(*tasks) for part in parts]
         finally:
-            for task in tasks:
-                task.cancel()
+            while tasks:  # none is kept: a failed one holds its error, whose frames, this one too, hold the samples
+                tasks.pop().cancel()
 
     async def _score_part(self, call: _Call, positions: list[int], *, inline: bool) -> list[_Part]:
         """One request, and those that resend the items whose references the replica lacked."""

@@ -24,7 +24,7 @@ from sync_r1.trainer_client.sdk import combination as combine
 from sync_r1.trainer_client.sdk import tracing
 from sync_r1.trainer_client.sdk.client import RewardClient
 from sync_r1.trainer_client.sdk.combination import Bools, Floats, Ints
-from sync_r1.trainer_client.sdk.errors import RequestRejected, RewardClientError, RewardFailed
+from sync_r1.trainer_client.sdk.errors import RequestRejected, RewardClientError, RewardFailed, without_frames
 from sync_r1.trainer_client.sdk.presets import preset_named
 from sync_r1.trainer_client.sdk.results import RequestTimings, ScoredBatch
 from sync_r1.trainer_client.sdk.reward_use import AffineMap, FailurePolicy, RewardUse, reward_of, variant_of
@@ -170,8 +170,8 @@ class RewardEnsemble:
             try:
                 results = dict(zip(self.rewards, await asyncio.gather(*tasks)))
             finally:
-                for task in tasks:
-                    task.cancel()
+                while tasks:  # none is kept: a failed one holds its error, whose frames hold the samples
+                    tasks.pop().cancel()
         groups_N = combine.group_numbers([sample.group for sample in samples])
         contributions, total_N, valid_N = self._combine(results, groups_N)
         return EnsembleResult(results, contributions, total_N, valid_N, groups_N, time.monotonic() - started_s)
@@ -193,6 +193,7 @@ class RewardEnsemble:
             fatal = use.policy == "required" or (isinstance(error, RequestRejected) and use.policy != "monitor_only")
             if fatal:
                 raise
+            without_frames(error)  # the result keeps it
             return _nothing_scored(reward_of(name), use, len(samples), error, time.monotonic() - started_s)
         if use.policy == "required" and result.failures:
             position, failure = next(iter(result.failures.items()))

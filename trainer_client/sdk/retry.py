@@ -22,6 +22,7 @@ from sync_r1.trainer_client.sdk.errors import (
     RewardClientError,
     ServiceUnreachable,
     Unauthenticated,
+    without_frames,
 )
 from sync_r1.trainer_client.sdk.hedging import Hedger
 from sync_r1.trainer_client.sdk.pool import EndpointPool
@@ -122,6 +123,7 @@ class Retrier:
                 renewed = True
                 continue
             except (ServiceUnreachable, Overloaded) as error:
+                without_frames(error)
                 failure = error
                 if endpoint is not None:
                     tried.add(endpoint)
@@ -134,12 +136,12 @@ class Retrier:
                 resume_s = max(resume_s, free_s) if free_s < float("inf") else resume_s + _POLL_S
             limit_s = self._limit_s(request)
             if resume_s >= limit_s:
-                raise self._gave_up(failure, request)
+                raise self._gave_up(failure, request) from failure
             await asyncio.sleep(max(0.0, resume_s - time.monotonic()))
             if failure is not None and failure.sent:  # somebody had to look at it: the next try is extra load
                 while not self._tokens.take():
                     if time.monotonic() + _POLL_S >= limit_s:
-                        raise self._gave_up(failure, request, "the retry budget is used up; ")
+                        raise self._gave_up(failure, request, "the retry budget is used up; ") from failure
                     await asyncio.sleep(_POLL_S)
                 self._stats.retries += 1
                 retried, failure.sent = True, False
@@ -153,11 +155,13 @@ class Retrier:
     def _gave_up(
         self, failure: ServiceUnreachable | Overloaded | None, request: _Request[Answer], why: str = ""
     ) -> ServiceUnreachable | Overloaded:
+        """A new error, not the last attempt's: raising one that a variable of `_ask` holds would close a circle."""
         targets = ", ".join([endpoint.target for endpoint in self._pool.endpoints] or self._pool.targets)
-        if failure is None:
-            failure = ServiceUnreachable(f"{targets} failed repeatedly and is left alone until it may have recovered")
-        failure.args = (f"{failure} ({why}gave up after {len(request.log)} attempts on {targets})",)
-        return failure
+        last = failure or f"{targets} failed repeatedly and is left alone until it may have recovered"
+        message = f"{last} ({why}gave up after {len(request.log)} attempts on {targets})"
+        if isinstance(failure, Overloaded):
+            return Overloaded(message, failure.pushback_s)
+        return ServiceUnreachable(message)
 
     async def _race(self, first: Endpoint, request: _Request[Answer]) -> Answer:
         """One attempt, and if it is slow and hedging allows it, a second one beside it; the first answer counts."""
@@ -168,25 +172,33 @@ class Retrier:
             if request.hedge:
                 self._hedger.observe(time.monotonic() - sent_s)
             return answer
-        tasks = [asyncio.ensure_future(self._attempt(first, request))]
+        task = await self._hedged(first, request, delay_s)
+        try:
+            answer = task.result()
+            self._hedger.observe(time.monotonic() - sent_s)
+            return answer
+        finally:
+            del task  # a failed one holds its error, whose frames, this one too, hold the request
+
+    async def _hedged(self, first: Endpoint, request: _Request[Answer], delay_s: float) -> asyncio.Task[Answer]:
+        """The attempt that decides: the first that is answered, or the one whose failure ends the race."""
+        tasks = [asyncio.create_task(self._attempt(first, request))]
         try:
             _, slow = await asyncio.wait(tasks, timeout=delay_s)
             second = self._pool.pick({first}, request.concepts, steady=True) if slow else None
             if second is not None and self._hedger.take():
                 self._stats.hedges += 1
-                tasks.append(asyncio.ensure_future(self._attempt(second, request, hedge=True)))
+                tasks.append(asyncio.create_task(self._attempt(second, request, hedge=True)))
             pending = set(tasks)
             while True:
                 done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-                failures = [task.exception() for task in done]
-                if None in failures:
-                    winner = next(task for task in tasks if task in done and task.exception() is None)
-                    self._stats.hedges_won += winner is not tasks[0]
-                    self._hedger.observe(time.monotonic() - sent_s)
-                    return winner.result()
-                for failure in failures:
-                    if failure is not None and not (pending and isinstance(failure, _TRANSIENT)):
-                        raise failure
+                for task in tasks:
+                    if task in done and task.exception() is None:
+                        self._stats.hedges_won += task is not tasks[0]
+                        return task
+                for task in done:
+                    if not (pending and isinstance(task.exception(), _TRANSIENT)):
+                        return task
         finally:
             for task in tasks:
                 task.cancel()
@@ -206,7 +218,7 @@ class Retrier:
             outcome = type(error).__name__
             if isinstance(error, Overloaded):
                 endpoint.resting_until_s = time.monotonic() + error.pushback_s
-            raise
+            raise without_frames(error) from error.__cause__
         finally:
             endpoint.in_flight -= 1
             elapsed_s = time.monotonic() - begun_s
