@@ -101,9 +101,8 @@ def write_comparison(folder: Path) -> Path:
         ("pickscore", NotApplicable("a landscape"), 1),
     ):
         scores_N = rng.uniform(size=12)
-        scores_N[at] = np.nan
         outcomes: list[Outcome] = [Score(value) for value in scores_N.tolist()]
-        outcomes[at] = refusal
+        outcomes[at], scores_N[at] = refusal, np.nan
         sides.append(Scorer("localhost:9001", "aesthetic", variant, "a" * 64, tuple(outcomes), scores_N, scores_N))
     found = compare([row.id for row in rows], *sides)
     file = folder / "comparison.html"
