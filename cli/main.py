@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sync_r1.cli import export, graph_commands, learn_concept, serve_commands, top, train_commands
+from sync_r1.cli import compare, export, graph_commands, learn_concept, serve_commands, top, train_commands
 from sync_r1.cli.screen import console as _console
 from sync_r1.cli.screen import errors_shown as _errors_shown
 
@@ -36,7 +36,7 @@ ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="ONN
 for command in (
     serve_commands.serve, serve_commands.token, export.export, graph_commands.repository, graph_commands.bundle,
     train_commands.train, train_commands.evaluate, train_commands.densify, train_commands.report,
-    learn_concept.learn_concept, top.top,
+    learn_concept.learn_concept, compare.compare, top.top,
 ):  # fmt: skip
     app.command()(command)
 

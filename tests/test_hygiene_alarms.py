@@ -32,7 +32,7 @@ def sound(seed: int = 0, steps: int = STEPS, rise: float = 0.15) -> Trace:
     def reward(mean: float) -> dict[str, Any]:
         return {
             "count": 48, "mean": mean + BATCH_NOISE * rng.standard_normal(), "std": 0.15, "group_std": 0.1,
-            "at_low": 0.0, "at_high": 0.05, "flat_groups": 0.1, "release": "a" * 64, "variant": "v",
+            "at_low": 0.0, "at_high": 0.05, "cut_off": 0.0, "flat_groups": 0.1, "release": "a" * 64, "variant": "v",
         }  # fmt: skip
 
     return [
@@ -122,8 +122,7 @@ def set_to(*path: str, value: object) -> Callable[[dict[str, Any], float], None]
         (set_to("rewards", "truth", "release", value="b" * 64), ("drift", "truth: release"), "by release bbbbbbbbbbbb"),
         (set_to("rewards", "truth", "mean", value=0.85), ("drift", "truth"), "within 5 steps, too fast to be learnt"),
         (set_to("rewards", "beauty", "group_std", value=0.02), ("drift", "beauty: spread"), "0.0200, at the start 0.1"),
-        (set_to("rewards", "beauty", "at_high", value=0.95), ("saturation", "beauty"), "95% of beauty scores"),
-        (set_to("rewards", "beauty", "at_low", value=0.95), ("saturation", "beauty"), "are the lowest"),
+        (set_to("rewards", "beauty", "at_low", value=0.95), ("saturation", "beauty"), "95% of beauty scores"),
         (set_to("rewards", "total", "flat_groups", value=0.6), ("saturation", "total"), "in 60% of the groups"),
         (set_to("duplicates", "pictures", value=0.7), ("duplicates", "pictures"), "70% of the pictures"),
         (set_to("duplicates", "picture_distance", value=0.04), ("duplicates", "pictures: distance"), "lie 0.040 apart"),
@@ -136,6 +135,17 @@ def test_each_fault_has_its_alarm_and_no_other(
     found = seen(changed(change))
     assert set(found) == {expected}
     assert said in found[expected].message
+
+
+def test_a_reward_at_its_end_is_a_notice_and_an_alarm_when_its_map_hides_differences() -> None:
+    def change(figures: dict[str, Any], progress: float) -> None:
+        figures["rewards"]["beauty"] |= {"at_high": 0.95, "cut_off": 0.93 if progress > 0.5 else 0.0}
+
+    trace = changed(change)
+    (solved,), (hidden,) = alarms(trace[: STEPS // 2], WEIGHTS), alarms(trace, WEIGHTS)
+    assert (solved.kind, solved.level, hidden.kind, hidden.level) == ("saturation", "notice", "saturation", "alarm")
+    assert "are the highest that there is: it hardly ranks" in solved.message
+    assert "give it a wider one (affine)" in hidden.message
 
 
 def test_a_reward_that_leaves_its_scale_slowly_drifts_but_does_not_jump() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,17 @@ async def test_scale_ends_spread_and_flat_groups_of_a_batch() -> None:
     assert aesthetic["flat_groups"] == figures["rewards"]["total"]["flat_groups"] == 0.5
     assert (aesthetic["variant"], aesthetic["release"], aesthetic["count"]) == ("toy", "0" * 64, 6)
     assert figures["pull"] == pytest.approx({"aesthetic": 1.0})
+    assert aesthetic["cut_off"] == 0  # what stands at the ends is all the same
     json.dumps(figures, allow_nan=False)
+
+
+async def test_raw_scores_that_differ_beyond_the_end_of_the_map_are_cut_off() -> None:
+    scorer = ToyScorer(lambda sample: {"aesthetic": 1.0}, {"aesthetic": 1.0})
+    result = await scorer.score([Sample(group="0", image=picture(grey(0))) for _ in range(6)])
+    raw_N = np.array([1.0, 1.2, 1.3, 1.0, 0.5, 0.5])
+    beyond = replace(result.rewards["aesthetic"], raw_N=raw_N, scores_N=np.minimum(raw_N, 1.0))
+    figures = score_figures(replace(result, rewards={"aesthetic": beyond}), GROUPS_6)["rewards"]["aesthetic"]
+    assert figures["cut_off"] == figures["at_high"] == pytest.approx(4 / 6)
 
 
 def test_correlation_is_that_within_groups_whatever_the_groups_means() -> None:

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 from toy_trainer import ToyPolicy, ToyScorer, toy_config
 
+from sync_r1.reward_models.types import Failure, FailureCode, NotApplicable, Outcome, Score
 from sync_r1.trainer_client.evaluation.bench_items import bench_items
 from sync_r1.trainer_client.evaluation.evaluation_run import BenchEvaluation
 from sync_r1.trainer_client.evaluation.outputs import policy_outputs
@@ -22,8 +23,11 @@ from sync_r1.trainer_client.evaluation.pocketbench import write_pocketbench
 from sync_r1.trainer_client.evaluation.unifybench import load_unifybench
 from sync_r1.trainer_client.evaluation.unifybench_metrics import Metric
 from sync_r1.trainer_client.hygiene.alarms import Alarm
+from sync_r1.trainer_client.hygiene.comparison import Scorer, compare
+from sync_r1.trainer_client.reports import comparison_page
 from sync_r1.trainer_client.reports.evaluation_page import write_pages
 from sync_r1.trainer_client.reports.report import write_report
+from sync_r1.trainer_client.sdk.sample_file import SampleRow
 from sync_r1.trainer_client.training.loop import train
 
 if TYPE_CHECKING:
@@ -79,7 +83,31 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     ]
     scores = {"clip_i": {(item.key, 0): 0.4 for item in items if item.task == "dreambooth"}}
     write_pages(folder, BenchEvaluation("a <b>system</b>", "pocket", metrics, scores, items, outputs, None, config))
-    return {"report": write_report(run), "evaluation": folder / "evaluation.html"}
+    return {
+        "report": write_report(run), "evaluation": folder / "evaluation.html", "comparison": write_comparison(folder),
+    }  # fmt: skip
+
+
+def write_comparison(folder: Path) -> Path:
+    """Twelve pictures that two variants see differently, two of them not at all."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(12):
+        Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(folder / f"item-{number}.png")
+        rows.append(SampleRow(id=f"<{number}>", image=f"item-{number}.png", prompt="a red dog & a <b>cat</b>"))
+    sides = []
+    for variant, refusal, at in (
+        ("laion_v2", Failure(FailureCode.BAD_IMAGE, "image: <script>not decodable</script>", "image"), 0),
+        ("pickscore", NotApplicable("a landscape"), 1),
+    ):
+        scores_N = rng.uniform(size=12)
+        outcomes: list[Outcome] = [Score(value) for value in scores_N.tolist()]
+        outcomes[at], scores_N[at] = refusal, np.nan
+        sides.append(Scorer("localhost:9001", "aesthetic", variant, "a" * 64, tuple(outcomes), scores_N, scores_N))
+    found = compare([row.id for row in rows], *sides)
+    file = folder / "comparison.html"
+    file.write_text(comparison_page.page(found, *sides, rows, folder), encoding="utf-8")
+    return file
 
 
 def opened(browser: Browser, file: Path, scheme: Any) -> tuple[Page, list[str], list[str]]:
@@ -94,7 +122,7 @@ def opened(browser: Browser, file: Path, scheme: Any) -> tuple[Page, list[str], 
     return page, errors, asked
 
 
-@pytest.mark.parametrize("name", ["report", "evaluation"])
+@pytest.mark.parametrize("name", ["report", "evaluation", "comparison"])
 def test_a_page_opens_without_errors_requests_or_missing_pictures(
     browser: Browser, pages: dict[str, Path], name: str
 ) -> None:
@@ -110,7 +138,7 @@ def test_a_page_opens_without_errors_requests_or_missing_pictures(
     assert overflow <= 0
 
 
-@pytest.mark.parametrize("name", ["report", "evaluation"])
+@pytest.mark.parametrize("name", ["report", "evaluation", "comparison"])
 def test_a_page_is_dark_where_the_reader_wants_it_and_white_on_paper(
     browser: Browser, pages: dict[str, Path], name: str
 ) -> None:

@@ -4,39 +4,65 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
+import shutil
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import grpc
+import numpy as np
 import pytest
 import toys
 import yaml
 
 from sync_r1.protos.rewards.v1 import rewards_pb2, rewards_pb2_grpc
 from sync_r1.reward_models.profiles import ServedReward
-from sync_r1.reward_models.types import Outcome
+from sync_r1.reward_models.rewards.fields import finite_score
+from sync_r1.reward_models.runner import GraphRunner, RunContext
+from sync_r1.reward_models.types import Outcome, Sample, Score
 from sync_r1.services.config import ServiceConfig
 from sync_r1.services.embedded import EmbeddedTriton
 from sync_r1.services.routing import Routes, RoutesError
 from sync_r1.services.server import RewardServer
 from sync_r1.services.triton_runner import TritonRunner
 from sync_r1.services.watch import Scrape, scrape
+from sync_r1.trainer_client import ClientSettings, Limits, RewardClient, ScoredBatch
+from sync_r1.trainer_client import picture as sdk_picture
 
 Stub = rewards_pb2_grpc.RewardServiceStub
 SWITCHES = 20
+REDS = (1, 2, 3, 4, 5, 6)
 
 
-def second(served: ServedReward) -> ServedReward:
-    """The same variants with `probe` in its version 2, which scores 100 higher."""
-    graphs = dict(served.graphs)
-    graphs["probe"] = replace(graphs["probe"], version=2)
-    return replace(served, graphs=graphs)
+class Pair(toys.ToyReward):
+    """The sum of two graphs' scores, run one after the other, so that a switch can fall in between."""
+
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        return ("probe", "twin")
+
+    async def score(
+        self, samples: Sequence[Sample], runner: GraphRunner, context: RunContext
+    ) -> list[Outcome]:
+        first = await toys.ToyReward("probe").score(samples, runner, context)
+        await asyncio.sleep(0.005)
+        then = await toys.ToyReward("twin").score(samples, runner, context)
+        return [finite_score(one.value + other.value, {}, self.graphs) for one, other in zip(first, then)
+                if isinstance(one, Score) and isinstance(other, Score)]  # fmt: skip
 
 
-OLD, NEW = toys.served(), second(toys.served())
-DIGEST = {name: served.releases["probe"].digest for name, served in (("old", OLD), ("new", NEW))}
+def with_pair(version: int) -> ServedReward:
+    """The toy variants and `pair`, whose graphs are in this version; both score 100 higher in version 2."""
+    served = toys.served()
+    probe = replace(served.graphs["probe"], version=version)
+    graphs = {**served.graphs, "probe": probe, "twin": replace(probe, name="twin")}
+    return replace(served, graphs=graphs, variants={**served.variants, "pair": Pair("pair")})
+
+
+OLD, NEW = with_pair(1), with_pair(2)
+SERVED = {"old": OLD, "new": NEW}
+DIGEST = {name: served.releases["probe"].digest for name, served in SERVED.items()}
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +74,9 @@ def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedTriton]
     (folder / "probe" / "2" / "model.py").write_text(higher)
     config = folder / "probe" / "config.pbtxt"
     config.write_text(config.read_text().replace("versions: [ 1 ]", "versions: [ 1, 2 ]"))
+    shutil.copytree(folder / "probe", folder / "twin")
+    twin = folder / "twin" / "config.pbtxt"
+    twin.write_text(twin.read_text().replace('"probe"', '"twin"'))
     with EmbeddedTriton(folder) as running:
         yield running
 
@@ -115,6 +144,46 @@ async def test_switching_the_default_under_load_loses_nothing_and_mixes_nothing(
     assert last.release == DIGEST["old"]  # rolled back
 
 
+async def test_a_release_of_two_graphs_is_never_mixed_whoever_asks_while_it_is_switched(
+    triton: EmbeddedTriton, tmp_path: Path
+) -> None:
+    """Clients of the SDK, whose calls are cut into three requests each: some take the default, one pins a release."""
+    routes = tmp_path / "routes.yaml"
+    write(routes)
+    digests = {name: served.releases["pair"].digest for name, served in SERVED.items()}
+    expected = {
+        digests["old"]: [2.0 * red for red in REDS],
+        digests["new"]: [2.0 * (red + 100) for red in REDS],
+    }
+    samples = [Sample(id=str(red), image=sdk_picture(np.full((8, 8, 3), red, np.uint8))) for red in REDS]
+    batches: dict[str, list[ScoredBatch]] = {"": [], digests["old"]: []}
+    switching = True
+    runner = TritonRunner(triton.url)
+    server = RewardServer([OLD, NEW], runner, ServiceConfig(routes=routes))
+    where = f"127.0.0.1:{await server.start()}"
+    settings = ClientSettings(limits=Limits(max_items_per_request=2))
+    clients = [RewardClient(where, settings) for _ in range(3)]
+
+    async def caller(client: RewardClient, release: str) -> None:
+        while switching:
+            batches[release].append(await client.score(samples, variant="pair", release=release, timeout_s=30))
+
+    callers = [asyncio.ensure_future(caller(*asked)) for asked in zip(clients, ("", "", digests["old"]))]
+    for turn in range(SWITCHES):
+        write(routes, releases={"pair": digests[("new", "old")[turn % 2]][:12]})
+        await asyncio.sleep(0.1)
+    switching = False
+    await asyncio.gather(*callers)
+    await asyncio.gather(*(client.close() for client in clients))
+    await server.drain()
+    await runner.close()
+    assert {batch.release for batch in batches[""]} == set(digests.values())
+    assert {batch.release for batch in batches[digests["old"]]} == {digests["old"]}
+    for batch in (*batches[""], *batches[digests["old"]]):
+        values = [outcome.value for outcome in batch.outcomes if isinstance(outcome, Score)]
+        assert values == expected[batch.release]
+
+
 async def test_a_file_that_cannot_be_used_changes_nothing(
     triton: EmbeddedTriton, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -160,7 +229,10 @@ async def shadow_counts(server: RewardServer, items: int) -> dict[str, float]:
     raise AssertionError(f"the shadow accounted for {counts}, expected {items} items")
 
 
-async def test_a_shadow_is_compared_and_never_returned(triton: EmbeddedTriton, tmp_path: Path) -> None:
+async def test_a_shadow_is_compared_logged_and_never_returned(
+    triton: EmbeddedTriton, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "sync_r1.services.shadow")
     routes = tmp_path / "routes.yaml"
     write(routes, shadow={"variant": "probe", "release": DIGEST["new"]})
     async with serving(triton, routes) as (stub, server):
@@ -169,6 +241,7 @@ async def test_a_shadow_is_compared_and_never_returned(triton: EmbeddedTriton, t
         seen = await asyncio.to_thread(scrape, f"127.0.0.1:{server.metrics_port}")
     assert response.release == DIGEST["old"]
     assert [outcome.score.value for outcome in response.outcomes[:2]] == [1, 2]
+    assert f"shadow probe ({DIGEST['new'][:12]}): 2 of 3 items compared, mean difference 0.3937" in caplog.text
     # 255 is the toy's NaN in both releases.
     assert counts == {"compared": 2, "not_compared": 1}
     bounds = {

@@ -185,12 +185,14 @@ def _saturation(history: Sequence[Figures]) -> list[Alarm]:
     for name in history[-1]["rewards"]:
         for end, place in (("at_high", "highest"), ("at_low", "lowest")):
             share = _recent(history, "rewards", name, end)
-            if name != "total" and share is not None and share >= SATURATED:
-                message = (
-                    f"{share:.0%} of {name} scores of the last {RECENT} steps are the {place} that its card's map to "
-                    "[0, 1] gives: it ranks nothing any more"
-                )
+            if name == "total" or share is None or share < SATURATED:
+                continue
+            message = f"{share:.0%} of {name} scores of the last {RECENT} steps are the {place} that there is"
+            if (_recent(history, "rewards", name, "cut_off") or 0.0) >= SATURATED:
+                message += ", because its map to [0, 1] cuts off what lies beyond: give it a wider one (affine)"
                 found.append(Alarm("saturation", name, message))
+            else:
+                found.append(Alarm("saturation", name, f"{message}: it hardly ranks any more", "notice"))
     flat = _recent(history, "rewards", "total", "flat_groups")
     if flat is not None and flat >= FLAT_GROUPS:
         message = (

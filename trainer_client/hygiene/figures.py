@@ -34,14 +34,15 @@ _CELLS = 16
 def score_figures(scores: EnsembleResult, groups_N: Ints) -> dict[str, Any]:
     """Everything that the scores of one batch tell, ready for JSON; None stands for what cannot be computed.
 
-    `rewards`: per reward and for "total" (see `_of_scores`). `pull`: which share of the total's variance within groups
-    each reward accounts for; they add up to 1. `correlations`: Pearson within groups by "one|other", with the number of
-    trajectories that have both.
+    `rewards`: per reward and for "total" (see `_of_scores`, `_cut_off`). `pull`: which share of the total's variance
+    within groups each reward accounts for; they add up to 1. `correlations`: Pearson within groups by "one|other", with
+    the number of trajectories that have both.
     """
     columns = {name: reward.scores_N for name, reward in scores.rewards.items()}
     rewards = {
         name: _of_scores(reward.scores_N, groups_N)
         | {
+            "cut_off": _cut_off(reward.scores_N, reward.raw_N),
             "raw_mean": _finite(_mean(reward.raw_N)),
             "raw_std": _finite(_std(reward.raw_N)),
             "variant": reward.variant,
@@ -153,6 +154,14 @@ def _of_scores(values_N: Floats, groups_N: Ints) -> dict[str, Any]:
         "group_std": float(np.mean(spreads)) if spreads else None,
         "flat_groups": float(np.mean([spread <= FLAT for spread in spreads])) if spreads else None,
     }
+
+
+def _cut_off(scores_N: Floats, raw_N: Floats) -> float | None:
+    """Share of scores at an end of the card's map at which raw scores differ: the map hides differences there."""
+    known_N = np.isfinite(scores_N)
+    ends = [raw_N[known_N & (scores_N <= END)], raw_N[known_N & (scores_N >= 1 - END)]]
+    cut = sum(len(raw) for raw in ends if len(raw) and np.ptp(raw) > END)
+    return cut / int(known_N.sum()) if known_N.any() else None
 
 
 def _groups(groups_N: Ints) -> Iterator[list[int]]:

@@ -113,6 +113,34 @@ def interval_chart(rows: Sequence[IntervalRow], *, zero: bool = False) -> str:
     )
 
 
+def scatter(title: str, across: str, up: str, points: Sequence[tuple[float, float]]) -> str:
+    """A card with one dot per pair of values in [0, 1], and the line on which both are the same."""
+    side, left, bottom = 420, 44, 40
+
+    def place(x: float, y: float) -> tuple[str, str]:
+        return f"{left + x * (side - left - 10):.1f}", f"{side - bottom - y * (side - bottom - 10):.1f}"
+
+    parts = []
+    for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
+        x, y = place(tick, tick)
+        parts.append(f'<line class="grid" x1="{x}" x2="{x}" y1="10" y2="{side - bottom}"/>')
+        parts.append(f'<line class="grid" x1="{left}" x2="{side - 10}" y1="{y}" y2="{y}"/>')
+        parts.append(f'<text x="{x}" y="{side - bottom + 15}" text-anchor="middle">{_number(tick)}</text>')
+        parts.append(f'<text x="{left - 6}" y="{float(y) + 3:.1f}" text-anchor="end">{_number(tick)}</text>')
+    (x1, y1), (x2, y2) = place(0, 0), place(1, 1)
+    parts.append(f'<line class="axis" x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}" stroke-dasharray="4 4"/>')
+    parts += ['<circle cx="{}" cy="{}" r="3" fill="var(--a)" opacity=".45"/>'.format(*place(x, y)) for x, y in points]
+    middle = (side + left) / 2
+    parts.append(f'<text x="{middle}" y="{side - 6}" text-anchor="middle">{html.escape(across)}</text>')
+    parts.append(
+        f'<text x="12" y="{middle}" text-anchor="middle" transform="rotate(-90 12 {middle})">{html.escape(up)}</text>'
+    )
+    return (
+        f'<div class="card"><h3>{html.escape(title)}</h3><svg viewBox="0 0 {side} {side}" role="img" '
+        f'aria-label="{html.escape(title)}">{"".join(parts)}</svg></div>'
+    )
+
+
 def bar(shares: Mapping[str, float]) -> str:
     """One stacked horizontal bar of non-negative amounts, with a legend in seconds."""
     total = sum(shares.values()) or 1.0

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING
 
-from PIL import Image
-
 from sync_r1.trainer_client.evaluation.bench_items import ANSWER_TASKS, Item
 from sync_r1.trainer_client.evaluation.unifybench_metrics import Metric
 from sync_r1.trainer_client.reports.charts import interval_chart
+from sync_r1.trainer_client.reports.thumbnails import thumbnail
 
 if TYPE_CHECKING:
     from sync_r1.trainer_client.evaluation.evaluation_run import BenchEvaluation
@@ -24,7 +21,6 @@ _FOLDER = Path(__file__).parent
 _SHOWN_PICTURES = 24
 """Of each picture task; spread evenly over what there is."""
 _SHOWN_ANSWERS = 24
-_LONGEST_SIDE = 256
 _TASKS = {
     "recognition": "Recognition",
     "vqa": "Questions about a picture",
@@ -112,7 +108,7 @@ def _pictures(result: BenchEvaluation, task: str) -> str:
         kind = "right" if result.scores.get("knowledge", {}).get((item.key, number)) == 1.0 else ""
         figures.append(
             f'<figure class="card shot"><img class="{kind}" alt="{html.escape(item.reference)}" '
-            f'src="{_thumbnail(file)}"><figcaption><b>{html.escape(item.prompt)}</b>'
+            f'src="{thumbnail(file)}"><figcaption><b>{html.escape(item.prompt)}</b>'
             f"<br>wanted: {html.escape(item.reference)}<br>{html.escape(verdicts)}</figcaption></figure>"
         )
     return (
@@ -159,16 +155,6 @@ def _releases(metrics: Sequence[Metric]) -> str:
         '<div class="card scroll"><table><tr><th>reward</th><th>variant</th><th>release</th></tr>'
         f"{rows}</table></div>"
     )  # fmt: skip
-
-
-def _thumbnail(file: Path) -> str:
-    """A data URI: small pictures as they are, large ones made smaller."""
-    with Image.open(file) as image:
-        small, buffer = image.convert("RGB"), io.BytesIO()
-        lossless = max(small.size) <= _LONGEST_SIDE
-        small.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
-        small.save(buffer, "PNG" if lossless else "JPEG", **({} if lossless else {"quality": 90}))
-    return f"data:image/{'png' if lossless else 'jpeg'};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _spread(rows: list, count: int) -> list:  # type: ignore[type-arg]

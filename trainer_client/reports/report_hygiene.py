@@ -89,8 +89,8 @@ def _table(steps: Steps, weights: Mapping[str, float]) -> str:
     head = "<th>reward, release</th>" + "".join(f'<th class="n">{title}</th>' for title in titles)
     note = (
         "All scores of the run (calibration.json). Pull: the share of the total's variance within groups that the "
-        "reward accounts for, which is what it really weighs. At 0, at 1: scores at the ends of the card's map, where nothing "
-        "is told apart any more. Flat groups: all trajectories have the same score."
+        "reward accounts for, which is what it really weighs. At 0, at 1: scores at the ends of the card's map, where "
+        "nothing is told apart any more. Flat groups: all trajectories have the same score."
     )
     return f'<div class="card scroll"><table><tr>{head}</tr>{"".join(rows)}</table><p class="note">{note}</p></div>'
 

@@ -1,10 +1,7 @@
 """Scores a JSONL file with one reward service, resumably: what `sync-r1 score` does.
 
-A line of the input is one sample, with the field names of `Sample`; pictures are paths, relative to the file:
-
-    {"id": "1", "image": "out/1.png", "prompt": "a red dog", "concept": {"name": "<bo>", "references": ["bo/1.png"]}}
-
-A line of the output holds the id, what scored it, and exactly one of `score`, `not_applicable` and `failure`:
+A line of the input is one sample (`sample_file.py`). A line of the output holds the id, what scored it, and exactly one
+of `score`, `not_applicable` and `failure`:
 
     {"id": "1", "reward": "…", "variant": "…", "release": "…", "score": {"value": 0.81, "components": {}}}
 
@@ -19,45 +16,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from sync_r1.reward_models.types import Concept, Failure, FailureCode, NotApplicable, Outcome, Picture, Sample, Score
+from sync_r1.reward_models.types import NotApplicable, Outcome, Picture, Score
 from sync_r1.trainer_client.sdk.client import RewardClient
-from sync_r1.trainer_client.sdk.pictures import picture
 from sync_r1.trainer_client.sdk.results import ScoredBatch
+from sync_r1.trainer_client.sdk.sample_file import SampleRow, ScoreFileError, Unreadable, read_rows, to_sample
 
 BATCH = 64
-
-
-class ScoreFileError(ValueError):
-    """The input or the output file is not what it should be; the message names file and line."""
-
-
-class _Row(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class _ConceptRow(_Row):
-    name: str = ""
-    class_noun: str = ""
-    references: tuple[str, ...] = ()
-    info: str = ""
-    extra_info: tuple[str, ...] = ()
-    conversation_type: str = ""
-
-
-class _SampleRow(_Row):
-    id: str = ""
-    group: str = ""
-    image: str | None = None
-    prompt: str = ""
-    concept: _ConceptRow = _ConceptRow()
-    question: str = ""
-    answer: str | None = None
-    reference_answers: tuple[str, ...] = ()
-    choices: tuple[str, ...] = ()
-    target: int | None = None
-    nouns: tuple[str, ...] = ()
 
 
 @dataclass
@@ -84,7 +48,7 @@ async def score_file(
     `on_progress` is told (rows done, rows in all). Raises ScoreFileError before anything is scored, or what
     `RewardClient.score` raises; what was scored until then is in `target`, and the next call goes on from there.
     """
-    rows = _read_rows(source)
+    rows = read_rows(source)
     done, release, used_variant = _read_done(target)
     if used_variant and variant and variant != used_variant:
         raise ScoreFileError(f"{target} holds scores of variant {used_variant!r}, asked for is {variant!r}")
@@ -102,8 +66,8 @@ async def score_file(
             samples = []
             for row in part:
                 try:
-                    samples.append(_sample(row, source.parent, pictures))
-                except _Unreadable as error:
+                    samples.append(to_sample(row, source.parent, pictures))
+                except Unreadable as error:
                     outcomes[row.id] = error.failure
             batch: ScoredBatch | None = None
             if samples:
@@ -123,12 +87,12 @@ async def score_file(
     return result
 
 
-def _parts(rows: list[_SampleRow]) -> Iterator[list[_SampleRow]]:
+def _parts(rows: list[SampleRow]) -> Iterator[list[SampleRow]]:
     """The rows in parts of about BATCH; rows of one group are together, where the first of them stood."""
-    groups: dict[tuple[str, str], list[_SampleRow]] = {}
+    groups: dict[tuple[str, str], list[SampleRow]] = {}
     for row in rows:
         groups.setdefault((row.group, "" if row.group else row.id), []).append(row)
-    part: list[_SampleRow] = []
+    part: list[SampleRow] = []
     for group in groups.values():
         if part and len(part) + len(group) > BATCH:
             yield part
@@ -136,35 +100,6 @@ def _parts(rows: list[_SampleRow]) -> Iterator[list[_SampleRow]]:
         part.extend(group)
     if part:
         yield part
-
-
-class _Unreadable(Exception):
-    def __init__(self, failure: Failure) -> None:
-        self.failure = failure
-
-
-def _read_rows(source: Path) -> list[_SampleRow]:
-    if not source.is_file():
-        raise ScoreFileError(f"there is no file {source}")
-    rows: list[_SampleRow] = []
-    seen: dict[str, int] = {}
-    for number, line in enumerate(source.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = _SampleRow.model_validate_json(line)
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"]) or "the line"
-            raise ScoreFileError(f"{source}, line {number}: {place}: {first['msg']}") from error
-        row.id = row.id or str(number)
-        if row.id in seen:
-            raise ScoreFileError(f"{source}, line {number}: id {row.id!r} stands in line {seen[row.id]} too")
-        seen[row.id] = number
-        rows.append(row)
-    if not rows:
-        raise ScoreFileError(f"{source} has no samples; expected one JSON object per line")
-    return rows
 
 
 def _read_done(target: Path) -> tuple[set[str], str, str]:
@@ -185,31 +120,6 @@ def _read_done(target: Path) -> tuple[set[str], str, str]:
             raise ScoreFileError(f"{target}, line {number} was not written by `sync-r1 score`; move it away") from error
         release, variant = row.get("release", release), row.get("variant", variant)
     return ids, release, variant
-
-
-def _sample(row: _SampleRow, folder: Path, pictures: dict[Path, Picture]) -> Sample:
-    """Raises _Unreadable when a picture's file cannot be read."""
-
-    def read(path: str, field: str, *, keep: bool) -> Picture:
-        file = folder / path
-        if file in pictures:
-            return pictures[file]
-        try:
-            loaded = picture(file)
-        except OSError as error:
-            code = FailureCode.BAD_REFERENCE if keep else FailureCode.BAD_IMAGE
-            message = f"{field}: cannot read {file}: {error.strerror}"
-            raise _Unreadable(Failure(code, message, field)) from error
-        if keep:  # references are shared by many rows
-            pictures[file] = loaded
-        return loaded
-
-    image = read(row.image, "image", keep=False) if row.image is not None else None
-    references = tuple(
-        read(path, f"concept.references[{index}]", keep=True) for index, path in enumerate(row.concept.references)
-    )
-    concept = Concept(**{**row.concept.model_dump(), "references": references})
-    return Sample(**{**row.model_dump(), "image": image, "concept": concept})
 
 
 def _outcome_fields(outcome: Outcome, result: ScoreFileResult) -> dict[str, Any]:
