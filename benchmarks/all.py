@@ -19,7 +19,7 @@ SERVING = ("throughput", "front", "ensemble")
 LEARNING = ("learning", "oracle", "gradients", "likelihood", "arms", "overlap")
 TABLES = (
     *SERVING, "learning", "oracle", "gate_correlation", "gate_correlation_trained", "gradients", "gradients_trained",
-    "likelihood", "arms_selectors", "arms_learning", "overlap",
+    "likelihood", "arms_selectors", "arms_learning", "overlap", "fidelity",
 )  # fmt: skip
 """Order of the tables; a benchmark may make several."""
 _HEAD = """# Results
