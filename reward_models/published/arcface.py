@@ -62,7 +62,7 @@ def read(file: Path) -> Any:
 
 
 def write(file: Path, source: Path, described: str, digest: str) -> dict[str, Any]:
-    """Write the graph of `source` and its pin; `digest` is the source's, or "" for random weights. Raises WeightsError."""
+    """Write the graph of `source` and its pin; `digest` is the source's, "" if random. Raises WeightsError."""
     model = read(source)
     expected, pixels = _original(source), _example()
     graph = model.graph
