@@ -209,6 +209,18 @@ _MODELS = (
         },
         {"git": ("model.safetensors", "pytorch_model.bin")},
     ),
+    PublishedModel(
+        "facenet", "facenet", {}, "py-feat/facenet (facenet-pytorch's 20180402-114759-vggface2)",
+        "MIT; trained on VGGFace2, whose pictures are for research",
+        {"face": PublishedGraph("facenet", "facenet", (_pixels(160),), (_embedding(512),))},
+        {"facenet": ("facenet_20180402_114759_vggface2.pth", "20180402-114759-vggface2.pt")},
+    ),
+    PublishedModel(
+        "arcface", "arcface", {}, "glintr100.onnx of insightface's pack antelopev2",
+        "non-commercial research only",
+        {"face": PublishedGraph("arcface", "arcface", (_pixels(112),), (_embedding(512),))},
+        {"arcface": ("glintr100.onnx",)},
+    ),
 )  # fmt: skip
 
 MODELS = {model.name: model for model in _MODELS}

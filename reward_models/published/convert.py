@@ -20,6 +20,7 @@ from sync_r1.reward_models.published.catalogue import GRAPHS, MODELS, PublishedM
 from sync_r1.reward_models.published.texts import write_tokenizer
 from sync_r1.reward_models.published.torch_engine import DTYPES, Precision, family_of
 from sync_r1.reward_models.published.weights import WeightsError, read_weights
+from sync_r1.reward_models.releases import file_sha256
 
 TOLERANCES = {"fp32": 1e-4, "fp16": 5e-3, "bf16": 5e-2}
 """Largest difference that a written graph may have from torch, relative to outputs above 1."""
@@ -66,6 +67,8 @@ def export_model(
     """
     if precision == "bf16" and engine == "onnx":
         raise WeightsError("ONNX Runtime lacks bf16 operators that graphs need; use --engine torch or --precision fp16")
+    if model.family == "arcface":
+        return [_import_arcface(model, weights, out, precision, engine, sha256)]
     on_step(f"{model.name}: reading weights")
     network, digest, source, folder = load_model(model, weights, sha256)
     network.to(DTYPES[precision])
@@ -88,6 +91,38 @@ def export_model(
                 pin = write_safetensors(made, file, recipe)
         written.append(Exported(name, file, pin["sha256"], pin["largest_difference_from_torch"], digest))
     return written
+
+
+def _import_arcface(
+    model: PublishedModel,
+    weights: Sequence[str],
+    out: Path,
+    precision: Precision,
+    engine: Engine,
+    sha256: Sequence[str],
+) -> Exported:
+    """ArcFace comes as an ONNX file and stays one."""
+    arcface = family_of("arcface")
+    if precision != "fp32" or engine != "onnx" or len(weights) != 1 or len(sha256) > 1:
+        raise WeightsError("arcface is one ONNX file in fp32: give one --weights, and neither --dtype nor --engine")
+    with tempfile.TemporaryDirectory() as scratch:
+        if weights[0] == RANDOM:
+            source = Path(scratch) / "random.onnx"
+            arcface.random_network(source)
+        else:
+            source = arcface.find(weights[0], model.parts["arcface"])
+        digest = file_sha256(source)
+        if sha256 and digest != sha256[0].lower():
+            raise WeightsError(
+                f"{source} has sha256 {digest}, expected {sha256[0].lower()}; "
+                "fetch the file again, or drop --sha256 to accept it"
+            )
+        random = weights[0] == RANDOM
+        described = f"random weights, seed 0 ({model.name})" if random else f"{weights[0]} ({model.licence})"
+        digest = "" if random else digest
+        file = out / "arcface.onnx"
+        pin = arcface.write(file, source, described, digest)
+    return Exported("arcface", file, pin["sha256"], pin["largest_difference_from_torch"], digest)
 
 
 def load_model(
