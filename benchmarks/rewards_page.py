@@ -18,12 +18,14 @@ from sync_r1.reward_models.cards import Card
 from sync_r1.reward_models.profiles import load_profile
 
 PAGE = Path(__file__).parents[1] / "docs" / "rewards.md"
-PROFILES = ("pocket", "full")
+PROFILES = ("pocket", "full", "scorers", "faces", "arcface", "judges")
 _HEAD = """\
 # Rewards
 
 Every variant of the built-in profiles: `pocket` runs on two CPU cores with weights that come with the project, `full`
-runs the published models once `sync-r1 export MODEL --weights …` has made their graphs. This page is made from the
+runs the published models once `sync-r1 export MODEL --weights …` has made their graphs, `scorers` runs libraries
+(faces, text in pictures, distortion), `faces` and `arcface` need published face models, `judges` an endpoint of yours
+(docs/judges.md); `--also PROFILE` serves several side by side. This page is made from the
 variants' cards (`sync-r1 describe HOST:PORT` shows those of a running service) and
 `benchmarks/results/fidelity.json` by `python -m benchmarks.fidelity`; do not edit it.
 

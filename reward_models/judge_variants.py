@@ -15,7 +15,7 @@ def judged_answer(file: JudgedAnswerVariantFile, make: CardMaker, judge: GraphSp
     """`understanding-correctness` by a judge. Raises ProfileError."""
     _check(judge, ANSWER)
     return judged.JudgedAnswer(
-        make.card(file.card, version=judged.FORMULA_VERSION, required=judged.ANSWER_FIELDS, judge=judge), judge
+        make.card(file.card, version=judged.FORMULA_VERSION, required=judged.ANSWER_FIELDS, graphs=[judge]), judge
     )
 
 
@@ -23,7 +23,7 @@ def judged_pictures(file: JudgedPicturesVariantFile, make: CardMaker, judge: Gra
     """A group's pictures by a judge: their structure or their identity. Raises ProfileError."""
     _check(judge, PICTURES)
     card = make.card(
-        file.card, version=judged.FORMULA_VERSION, required=judged.PICTURE_FIELDS, judge=judge, groupwise=True
+        file.card, version=judged.FORMULA_VERSION, required=judged.PICTURE_FIELDS, graphs=[judge], groupwise=True
     )
     return judged.JudgedPictures(card, judge, file.mark, file.max_group)
 
@@ -32,7 +32,7 @@ def vqascore(file: VqaScoreVariantFile, make: CardMaker, judge: GraphSpec) -> Re
     """`text-faithfulness` by the probability of yes. Raises ProfileError."""
     _check(judge, VQASCORE)
     return judged.VqaScore(
-        make.card(file.card, version=judged.FORMULA_VERSION, required=judged.VQASCORE_FIELDS, judge=judge), judge
+        make.card(file.card, version=judged.FORMULA_VERSION, required=judged.VQASCORE_FIELDS, graphs=[judge]), judge
     )
 
 

@@ -28,13 +28,15 @@ def released_identity(
     dlib: GraphSpec,
 ) -> Reward:
     """`concept-consistency` as the released Sync-R1 has it. Raises ProfileError."""
-    card = make.card(file.card, version=faces.FORMULA_VERSION, required=faces.REQUIRED_FIELDS, whole_pictures=True)
+    graphs = [detector, facenet, dlib, clip.graph]
+    card = make.card(file.card, version=faces.FORMULA_VERSION, required=faces.REQUIRED_FIELDS, graphs=graphs)
     return faces.ReleasedIdentity(card, _cropped(detector, facenet), _detected(dlib), clip)
 
 
 def face(file: FaceVariantFile, make: CardMaker, detector: GraphSpec, embedder: GraphSpec | None) -> Reward:
     """`concept-consistency` by one face encoder. Raises ProfileError."""
-    card = make.card(file.card, version=faces.FORMULA_VERSION, required=faces.REQUIRED_FIELDS, whole_pictures=True)
+    graphs = [detector] if embedder is None else [detector, embedder]
+    card = make.card(file.card, version=faces.FORMULA_VERSION, required=faces.REQUIRED_FIELDS, graphs=graphs)
     encoder: FaceEncoder = _detected(detector) if embedder is None else _cropped(detector, embedder)
     return faces.FaceIdentity(card, encoder, file.likeness)
 
@@ -42,14 +44,14 @@ def face(file: FaceVariantFile, make: CardMaker, detector: GraphSpec, embedder: 
 def ocr(file: OcrVariantFile, make: CardMaker, reader: GraphSpec) -> Reward:
     """`text-faithfulness` of text that is to be rendered. Raises ProfileError."""
     formula = rendered_text
-    card = make.card(file.card, version=formula.FORMULA_VERSION, required=formula.REQUIRED_FIELDS, whole_pictures=True)
+    card = make.card(file.card, version=formula.FORMULA_VERSION, required=formula.REQUIRED_FIELDS, graphs=[reader])
     return formula.RenderedText(card, _whole(reader, "text", "confidence"))
 
 
 def distortion(file: DistortionVariantFile, make: CardMaker, graph: GraphSpec) -> Reward:
     """`aesthetic` by distortion alone. Raises ProfileError."""
     formula = technical
-    card = make.card(file.card, version=formula.FORMULA_VERSION, required=formula.REQUIRED_FIELDS, whole_pictures=True)
+    card = make.card(file.card, version=formula.FORMULA_VERSION, required=formula.REQUIRED_FIELDS, graphs=[graph])
     return formula.TechnicalQuality(card, _whole(graph, "score"))
 
 

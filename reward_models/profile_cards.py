@@ -34,25 +34,9 @@ class CardMaker:
         required: tuple[str, ...],
         graphs: Sequence[GraphSpec] = (),
         groupwise: bool = False,
-        whole_pictures: bool = False,
-        judge: GraphSpec | None = None,
     ) -> Card:
-        """`version` is that of the formula, `required` the paths in `Sample` it reads, `graphs` what it runs.
-
-        `whole_pictures`: pictures are seen as they are, not resized; `judge`: who is asked.
-        """
-        pictures = next((graph for graph in graphs if graph.takes_pictures), None)
-        size, preprocessing = 0, ""
-        if pictures:
-            size = pictures.picture_size
-            preprocessing = f"{pictures.preprocessing} to {size} x {size}, {pictures.inputs[0].dtype}"
-        elif whole_pictures:
-            size = LONGEST_SIDE
-            preprocessing = f"the picture itself, reduced where its longer side is above {size}, uint8"
-        elif judge is not None and judge.judge is not None:
-            size = PICTURE_SIDE if "image" in required else 0
-            preprocessing = f"prompt {judge.judge.prompt.name!r} version {judge.judge.prompt.version}"
-            preprocessing += f", pictures as PNG, reduced where their longer side is above {size}" if size else ""
+        """`version` is that of the formula, `required` the paths in `Sample` it reads, `graphs` what it runs."""
+        size, preprocessing = _preprocessing(graphs, required)
         scale = 1 / (file.one_at - file.zero_at)
         random = [graph.name for graph in graphs if graph.random_weights]
         return Card(
@@ -77,6 +61,23 @@ class CardMaker:
                 *file.failure_modes,
             ),
         )
+
+
+def _preprocessing(graphs: Sequence[GraphSpec], required: Sequence[str]) -> tuple[int, str]:
+    """The longest side worth sending, pixels, and what is done to a picture before the graphs see it."""
+    judge = next((graph.judge for graph in graphs if graph.judge is not None), None)
+    if judge is not None:
+        asked = f"prompt {judge.prompt.name!r} version {judge.prompt.version}"
+        if "image" not in required:
+            return 0, asked
+        return PICTURE_SIDE, f"{asked}, pictures as PNG, reduced where their longer side is above {PICTURE_SIDE}"
+    if any(graph.library for graph in graphs):
+        return LONGEST_SIDE, f"the picture itself, reduced where its longer side is above {LONGEST_SIDE}, uint8"
+    pictures = next((graph for graph in graphs if graph.takes_pictures), None)
+    if pictures is None:
+        return 0, ""
+    size = pictures.picture_size
+    return size, f"{pictures.preprocessing} to {size} x {size}, {pictures.inputs[0].dtype}"
 
 
 def _licence(graphs: Sequence[GraphSpec]) -> str:

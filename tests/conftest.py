@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from parity import TinyModels
+
     from sync_r1.services.embedded import EmbeddedTriton
     from sync_r1.services.up import Up
 
@@ -34,6 +36,14 @@ def toy_triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedTri
 
     with EmbeddedTriton(toys.write_toy_repository(tmp_path_factory.mktemp("toys"))) as triton:
         yield triton
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
+    """(published model, precision) -> its tiny sister, exported with random weights."""
+    from parity import TinyModels
+
+    return TinyModels(tmp_path_factory.mktemp("tiny-models"))
 
 
 @pytest.fixture(scope="session")

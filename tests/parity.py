@@ -6,9 +6,7 @@ through the same export as the published one. Sizes differ, code does not.
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 import torch
-from PIL import Image
 from torchvision.transforms import functional as F
 
+from benchmarks.originals import encoded
 from sync_r1.reward_models.graphs import GraphSpec, TensorSpec, disabled_optimizers
 from sync_r1.reward_models.images import Preprocessing, decode
 from sync_r1.reward_models.published import convert
@@ -26,37 +24,51 @@ from sync_r1.reward_models.published.catalogue import MODELS, PublishedModel
 
 Array = npt.NDArray[Any]
 TOLERANCE, HALF_TOLERANCE = 1e-4, 5e-3
-TEXTS = (
-    "a red dog, left of 2 blue balls",
-    "l’été: “naïve” café — 20,000 ＷＩＤＥ &amp; <b>bold</b>\n\tit's",
-    "word " * 120,
-    "x",
-)
-SIZES = ((97, 141), (301, 517), (224, 224), (64, 90), (777, 333), (513, 512))
 
-
-def scenery(height: int, width: int) -> Array:
-    """Smooth structure and fine texture, without any symmetry that would hide a mutant."""
-    y, x = np.mgrid[:height, :width].astype(np.float64)
-    noise = np.random.default_rng(height * width).normal(0, 40, (height, width, 3))
-    waves = [128 + 70 * np.sin(x / (5 + 9 * c) + y / (21 - 4 * c)) for c in range(3)]
-    return np.clip(np.stack(waves, axis=-1) + noise, 0, 255).astype(np.uint8)
-
-
-@cache
-def encoded() -> tuple[bytes, ...]:
-    """PNG and JPEG files of `SIZES`."""
-    files = []
-    for number, size in enumerate(SIZES):
-        stream = io.BytesIO()
-        Image.fromarray(scenery(*size)).save(stream, "JPEG" if number % 2 else "PNG", quality=93)
-        files.append(stream.getvalue())
-    return tuple(files)
-
-
-def opened(data: bytes) -> Image.Image:
-    """The picture as an original opens it."""
-    return Image.open(io.BytesIO(data)).convert("RGB")
+SIZE = 112
+_VISION = {"image_size": SIZE, "layers": 2, "width": 64, "head_width": 32, "patch_size": 14}
+_TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2}
+_CLIP = {"architecture": {"embed_dim": 32, "vision_cfg": _VISION, "text_cfg": _TEXT}}
+_SIGLIP = {
+    "embed_dim": 32,
+    "init_logit_bias": -10,
+    "custom_text": True,
+    "vision_cfg": {
+        "image_size": 160, "timm_model_name": "test_vit", "timm_model_pretrained": False, "timm_pool": "avg",
+        "timm_proj": "linear",
+    },
+    "text_cfg": {
+        "context_length": 64, "vocab_size": 32000, "width": 64, "heads": 2, "layers": 2, "no_causal_mask": True,
+        "proj_bias": True, "pool_type": "last", "norm_kwargs": {"eps": 1e-6},
+    },
+}  # fmt: skip
+_LAYERS = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+_NARROW = {**_LAYERS, "intermediate_size": 96}
+TINY: dict[str, dict[str, Any]] = {
+    "clip_vit_b_32": _CLIP,
+    "clip_vit_h_14": _CLIP,
+    "hps_v2_1": _CLIP,
+    "siglip_vit_b_16": {"architecture": _SIGLIP},
+    "laion_v2": _CLIP,
+    "dino_vit_s_16": {"settings": {**_NARROW, "patch_size": 16, "image_size": 224}},
+    "dinov2_vit_b_14": {"settings": {**_LAYERS, "patch_size": 14, "image_size": 518}},
+    "pickscore": {
+        "settings": {
+            "projection_dim": 32,
+            "vision_config": {**_NARROW, "patch_size": 14, "image_size": SIZE, "hidden_act": "gelu"},
+            "text_config": {**_NARROW, "hidden_act": "gelu"},
+        }
+    },
+    "image_reward": {
+        "vision": {**_LAYERS, "intermediate_size": 256, "patch_size": 16, "image_size": SIZE, "layer_norm_eps": 1e-6},
+        "text": {
+            **_NARROW, "encoder_hidden_size": 64, "vocab_size": 30524, "max_position_embeddings": 64,
+            "layer_norm_eps": 1e-12, "is_decoder": True,
+        },
+    },
+    "git_vqa": {"settings": {**_NARROW, "vision_config": {**_NARROW, "patch_size": 14, "image_size": SIZE}}},
+}  # fmt: skip
+"""Model -> what its tiny sister changes."""
 
 
 def tiny(name: str, **changes: Any) -> PublishedModel:
@@ -104,6 +116,20 @@ class Exported:
         graph = self.graph(key)
         size = graph.inputs[0].shape[0]
         return np.stack([graph.preprocessing(decode(data).pixels, size) for data in encoded()])
+
+
+class TinyModels:
+    """Exports of tiny models with random weights, each made when it is first asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._made: dict[tuple[str, str], Exported] = {}
+
+    def __call__(self, name: str, precision: str = "fp32") -> Exported:
+        if (name, precision) not in self._made:
+            folder = self._folder / f"{name}-{precision}"
+            self._made[name, precision] = export(tiny(name, **TINY[name]), folder, precision)
+        return self._made[name, precision]
 
 
 def export(model: PublishedModel, folder: Path, precision: str = "fp32") -> Exported:

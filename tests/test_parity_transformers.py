@@ -2,56 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import parity
 import pytest
 import torch
-from parity import HALF_TOLERANCE, MUTANTS, TEXTS, TOLERANCE, Exported, encoded, largest, opened
-from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
-from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from parity import HALF_TOLERANCE, MUTANTS, TOLERANCE, largest
 
-from sync_r1.reward_models.published.catalogue import IMAGENET_MEAN, IMAGENET_STD
+from benchmarks.originals import TEXTS, encoded, opened, transformers_clip_inputs, vision_inputs
+from sync_r1.reward_models.published import catalogue
 from sync_r1.reward_models.published.parts import Normalise
 from sync_r1.reward_models.published.texts import clip_text_encoder, git_vqa_encode
 
-LAYERS = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-TINY: dict[str, dict[str, Any]] = {
-    "dino_vit_s_16": {"settings": {**LAYERS, "intermediate_size": 96, "patch_size": 16, "image_size": 224}},
-    "dinov2_vit_b_14": {"settings": {**LAYERS, "patch_size": 14, "image_size": 518}},
-    "pickscore": {
-        "settings": {
-            "projection_dim": 32,
-            "vision_config": {
-                **LAYERS, "intermediate_size": 96, "patch_size": 14, "image_size": 112, "hidden_act": "gelu",
-            },
-            "text_config": {**LAYERS, "intermediate_size": 96, "hidden_act": "gelu"},
-        }
-    },
-    "git_vqa": {
-        "settings": {
-            **LAYERS,
-            "intermediate_size": 96,
-            "vision_config": {**LAYERS, "intermediate_size": 96, "patch_size": 14, "image_size": 112},
-        }
-    },
-}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Exported]:
-    made: dict[tuple[str, str], Exported] = {}
-
-    def get(name: str, precision: str = "fp32") -> Exported:
-        if (name, precision) not in made:
-            folder = tmp_path_factory.mktemp(name)
-            made[name, precision] = parity.export(parity.tiny(name, **TINY[name]), folder, precision)
-        return made[name, precision]
-
-    return get
+MODELS = ("dino_vit_s_16", "dinov2_vit_b_14", "pickscore", "git_vqa")
 
 
 def side(name: str) -> int:
@@ -60,26 +24,16 @@ def side(name: str) -> int:
 
 def original_inputs(name: str) -> torch.Tensor:
     """(N, 3, S, S) by each original's own preprocessing."""
-    pictures = [opened(data) for data in encoded()]
-    if name == "dino_vit_s_16":  # eval_knn.py of facebookresearch/dino
-        crop = [Resize(256, InterpolationMode.BICUBIC), CenterCrop(224)]
-        steps = Compose([*crop, ToTensor(), Normalize(IMAGENET_MEAN, IMAGENET_STD)])
-        return torch.stack([steps(picture) for picture in pictures])
-    if name == "dinov2_vit_b_14":  # preprocessor_config.json of facebook/dinov2-base
-        processor = BitImageProcessorPil(
-            size={"shortest_edge": 256}, crop_size={"height": 224, "width": 224},
-            image_mean=list(IMAGENET_MEAN), image_std=list(IMAGENET_STD),
-        )  # fmt: skip
-    else:
-        processor = CLIPImageProcessorPil(size={"shortest_edge": 112}, crop_size={"height": 112, "width": 112})
-    return torch.from_numpy(np.stack(processor(pictures)["pixel_values"]))
+    if name.startswith("dino"):
+        return vision_inputs(catalogue.MODELS[name], encoded())
+    return transformers_clip_inputs(side(name), encoded())
 
 
 def key(name: str) -> str:
     return "answers" if name == "git_vqa" else "image"
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", MODELS)
 def test_input_tensors_equal_the_originals_and_every_mutant_differs_tenfold(tiny: Any, name: str) -> None:
     exported = tiny(name)
     normalise = Normalise(exported.model.config["mean"], exported.model.config["std"])

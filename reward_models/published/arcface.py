@@ -53,7 +53,7 @@ def read(file: Path) -> Any:
     inputs = [value for value in model.graph.input if value.name not in weights]
     found = f"{_said(inputs)} -> {_said(model.graph.output)}"
     shapes = [_shape(value) for value in (*inputs, *model.graph.output)]
-    if len(inputs) != 1 or len(model.graph.output) != 1 or shapes[0][1:] != (3, SIDE, SIDE) or shapes[1][1:] != (WIDTH,):
+    if [shape[1:] for shape in shapes] != [(3, SIDE, SIDE), (WIDTH,)] or len(inputs) != 1:
         raise WeightsError(
             f"{file} is no network of aligned faces: expected float (N, 3, {SIDE}, {SIDE}) -> float (N, {WIDTH}), "
             f"it has {found}; give the recognition model of the pack, not a detector"
@@ -61,8 +61,8 @@ def read(file: Path) -> Any:
     return model
 
 
-def write(file: Path, source: Path, where: str, licence: str) -> dict[str, Any]:
-    """Write the graph of `source` with its pin beside it, and return the pin. Raises WeightsError."""
+def write(file: Path, source: Path, described: str, digest: str) -> dict[str, Any]:
+    """Write the graph of `source` and its pin; `digest` is the source's, "" if random. Raises WeightsError."""
     model = read(source)
     expected, pixels = _original(source), _example()
     graph = model.graph
@@ -95,7 +95,7 @@ def write(file: Path, source: Path, where: str, licence: str) -> dict[str, Any]:
     if not difference <= TOLERANCE:
         raise RuntimeError(f"{file.name}: the graph differs from {source} by {difference:.2e}")
     pin = {
-        "sha256": file_sha256(draft), "source": f"{where} ({licence})", "source_weights_sha256": file_sha256(source),
+        "sha256": file_sha256(draft), "source": described, "source_weights_sha256": digest,
         "precision": "fp32", "largest_difference_from_torch": difference,
     }  # fmt: skip
     draft_pin = file.with_suffix(".pin")

@@ -94,7 +94,12 @@ def export_model(
 
 
 def _import_arcface(
-    model: PublishedModel, weights: Sequence[str], out: Path, precision: Precision, engine: Engine, sha256: Sequence[str]
+    model: PublishedModel,
+    weights: Sequence[str],
+    out: Path,
+    precision: Precision,
+    engine: Engine,
+    sha256: Sequence[str],
 ) -> Exported:
     """ArcFace comes as an ONNX file and stays one."""
     arcface = family_of("arcface")
@@ -112,11 +117,12 @@ def _import_arcface(
                 f"{source} has sha256 {digest}, expected {sha256[0].lower()}; "
                 "fetch the file again, or drop --sha256 to accept it"
             )
-        where = f"random weights, seed 0 ({model.name})" if weights[0] == RANDOM else weights[0]
+        random = weights[0] == RANDOM
+        described = f"random weights, seed 0 ({model.name})" if random else f"{weights[0]} ({model.licence})"
+        digest = "" if random else digest
         file = out / "arcface.onnx"
-        pin = arcface.write(file, source, where, model.licence)
-    made_of = "" if weights[0] == RANDOM else digest
-    return Exported("arcface", file, pin["sha256"], pin["largest_difference_from_torch"], made_of)
+        pin = arcface.write(file, source, described, digest)
+    return Exported("arcface", file, pin["sha256"], pin["largest_difference_from_torch"], digest)
 
 
 def load_model(
