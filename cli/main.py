@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sync_r1.cli import graph_commands, learn_concept, serve_commands, top, train_commands
+from sync_r1.cli import capacity, graph_commands, learn_concept, serve_commands, top, train_commands
 from sync_r1.cli.screen import console as _console
 from sync_r1.cli.screen import errors_shown as _errors_shown
 
@@ -37,6 +37,7 @@ for command in (
     train_commands.report, learn_concept.learn_concept, top.top, graph_commands.repository, graph_commands.bundle,
 ):  # fmt: skip
     app.command()(command)
+app.add_typer(capacity.app, name="capacity")
 
 
 @app.command()

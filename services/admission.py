@@ -14,6 +14,7 @@ from typing import ClassVar
 _MIN_PUSHBACK_MS = 50
 _MAX_PUSHBACK_MS = 5000
 _BYTES_PUSHBACK_MS = 200
+_PEAK_S = 60
 
 
 class Overloaded(Exception):
@@ -72,11 +73,19 @@ class Admission:
         self._max = max_inflight_items
         self._inflight = 0
         self._typical_s = 0.1
+        # The last minute, a slot for each second: (which second, most items in it). A scrape reads it from its thread.
+        self._peaks = [(0, 0)] * _PEAK_S
 
     @property
     def inflight_items(self) -> int:
         """Items admitted and not yet answered."""
         return self._inflight
+
+    @property
+    def peak_items(self) -> int:
+        """Most items in work at any moment of the last minute: a burst between two looks at `inflight_items`."""
+        now = int(time.monotonic())
+        return max(self._inflight, *(items for second, items in self._peaks if now - second < _PEAK_S), 0)
 
     @property
     def pushback_ms(self) -> int:
@@ -96,5 +105,13 @@ class Admission:
         try:
             yield
         finally:
+            ended_s = time.monotonic()
+            self._remember(ended_s)
             self._inflight -= items
-            self._typical_s += 0.1 * (time.monotonic() - started_s - self._typical_s)
+            self._typical_s += 0.1 * (ended_s - started_s - self._typical_s)
+
+    def _remember(self, now_s: float) -> None:
+        """What is in work now, before some of it ends."""
+        now = int(now_s)
+        second, items = self._peaks[now % _PEAK_S]
+        self._peaks[now % _PEAK_S] = (now, max(self._inflight, items if second == now else 0))

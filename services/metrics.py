@@ -108,6 +108,7 @@ class ServiceMetrics:
         self,
         *,
         inflight_items: Callable[[], int],
+        inflight_peak_items: Callable[[], int],
         inflight_limit: int,
         ready: Callable[[], bool],
         releases: Callable[[], Mapping[str, str]],
@@ -123,6 +124,9 @@ class ServiceMetrics:
         gauge("inflight_items", "Items admitted and not yet answered.").labels(self._reward).set_function(
             inflight_items
         )
+        gauge("inflight_peak_items", "Most items in work at any moment of the last minute.").labels(
+            self._reward
+        ).set_function(inflight_peak_items)
         gauge("inflight_limit", "Items that may be admitted at once.").labels(self._reward).set(inflight_limit)
         gauge("ready", "1 while the service says SERVING.").labels(self._reward).set_function(
             lambda: float(ready())

@@ -83,6 +83,7 @@ class RewardServer:
         self._draining: asyncio.Task[None] | None = None
         self.metrics.watch(
             inflight_items=lambda: self.inflight_items,
+            inflight_peak_items=lambda: self._servicer.inflight_peak_items,
             inflight_limit=self._config.limits.max_inflight_items,
             ready=lambda: self._health.serving,
             releases=lambda: self._routes.default_releases,

@@ -51,6 +51,11 @@ class RewardServicer:
         return self._admission.inflight_items
 
     @property
+    def inflight_peak_items(self) -> int:
+        """Most of them at any moment of the last minute."""
+        return self._admission.peak_items
+
+    @property
     def reference_lookups(self) -> dict[str, int]:
         """How often references were found ("hit") and not found ("miss") by their digest."""
         return self._references.lookups

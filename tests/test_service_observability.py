@@ -95,6 +95,7 @@ async def test_a_refused_call_is_counted_with_the_bound_it_met(toy_triton: Embed
         seen = await look(server)
     assert dict(refused.value.trailing_metadata())["sync-r1-refused"] == "inflight"
     assert value(seen, "sync_r1_refused_total", reason="inflight") == 1
+    assert (value(seen, "sync_r1_inflight_items"), value(seen, "sync_r1_inflight_peak_items")) == (0, 2)
     assert value(seen, "sync_r1_requests_total", code="RESOURCE_EXHAUSTED", team="") == 1
 
 
@@ -127,7 +128,8 @@ async def test_numbered_components_share_one_label() -> None:
 def test_the_page_lists_exactly_the_metrics_there_are() -> None:
     metrics = ServiceMetrics("toy")
     metrics.watch(
-        inflight_items=lambda: 0, inflight_limit=1, ready=lambda: True, releases=dict, cache_lookups=lambda: {"hit": 1}
+        inflight_items=lambda: 0, inflight_peak_items=lambda: 0, inflight_limit=1, ready=lambda: True, releases=dict,
+        cache_lookups=lambda: {"hit": 1},
     )
     there = {
         family.name + ("_total" if family.type == "counter" else "") for family in metrics.registry.collect()
@@ -192,7 +194,8 @@ async def test_json_logs_are_one_object_a_line_and_hold_neither_pictures_nor_tex
 def test_rates_and_quantiles_are_those_of_the_time_between_two_scrapes() -> None:
     metrics = ServiceMetrics("toy")
     metrics.watch(
-        inflight_items=lambda: 3, inflight_limit=8, ready=lambda: True, releases=dict, cache_lookups=dict
+        inflight_items=lambda: 3, inflight_peak_items=lambda: 5, inflight_limit=8, ready=lambda: True, releases=dict,
+        cache_lookups=dict,
     )
 
     def now(at_s: float) -> Scrape:

@@ -77,6 +77,26 @@ def test_room_is_given_back_even_when_the_work_fails() -> None:
     assert admission.inflight_items == 0
 
 
+def test_the_peak_of_a_burst_is_known_for_a_minute_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = [1000.5]
+    monkeypatch.setattr(time, "monotonic", lambda: now_s[0])
+    admission = Admission(100)
+    assert admission.peak_items == 0
+    with admission.admit(70), admission.admit(20):
+        assert admission.peak_items == 90
+        now_s[0] += 300  # a long call counts until a minute after its end
+    assert (admission.inflight_items, admission.peak_items) == (0, 90)
+    now_s[0] += 30
+    with admission.admit(7):
+        pass
+    now_s[0] += 29
+    assert admission.peak_items == 90
+    now_s[0] += 1
+    assert admission.peak_items == 7
+    now_s[0] += 60
+    assert admission.peak_items == 0
+
+
 _TLS = TlsConfig(cert=Path("cert.pem"), key=Path("key.pem"))
 _MUTUAL = TlsConfig(cert=Path("cert.pem"), key=Path("key.pem"), client_ca=Path("ca.pem"))
 _TOKENS = Path("tokens.yaml")

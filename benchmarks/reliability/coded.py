@@ -70,16 +70,27 @@ class Coded:
         return [outcomes[place] for place in range(len(samples))]
 
 
-def profile_of(file: Path, reward: Coded | None = None) -> Profile:
+def profile_of(file: Path, reward: Coded | None = None, version: int = 1) -> Profile:
     """One reward over that graph."""
     pixels, value = TensorSpec("pixels", "uint8", (-1, -1, 3)), TensorSpec("value", "float32", (1,))
-    graph = GraphSpec(GRAPH, 1, file, (pixels,), (value,), MAX_BATCH)
+    graph = GraphSpec(GRAPH, version, file, (pixels,), (value,), MAX_BATCH)
     served = ServedReward(REWARD, "number", {"number": reward or Coded()}, {GRAPH: graph})
     return Profile(REWARD, {GRAPH: graph}, {REWARD: served})
 
 
 def write_models(folder: Path, sleep_s: float = 0.0) -> tuple[Path, Path]:
     """The ONNX file and a Triton repository around it, both in `folder`; each batch takes `sleep_s` longer."""
+    file, repository = folder / "coded.onnx", folder / "models"
+    write_graph(file)
+    write_repository(profile_of(file), repository, backend="python")
+    if sleep_s:
+        model = repository / GRAPH / "1" / "model.py"
+        model.write_text(model.read_text() + _SLEEPING.format(seconds=sleep_s))
+    return file, repository
+
+
+def write_graph(file: Path, more: int = 0) -> None:
+    """The ONNX file; `more` is added to every number, which makes another release of it."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -87,12 +98,14 @@ def write_models(folder: Path, sleep_s: float = 0.0) -> tuple[Path, Path]:
         **{name: np.array(value, np.int64) for name, value in (("start", [0, 0]), ("end", [1, 1]), ("axes", [1, 2]))},
         "shape": np.array([-1, 3], np.int64),
         "places": np.array([[65536.0], [256.0], [1.0]], np.float32),  # exact in float32 up to 2^24
+        "more": np.array([more], np.float32),
     }
     nodes = [
         helper.make_node("Slice", ["pixels", "start", "end", "axes"], ["first"]),
         helper.make_node("Reshape", ["first", "shape"], ["flat"]),
         helper.make_node("Cast", ["flat"], ["bytes"], to=TensorProto.FLOAT),
-        helper.make_node("MatMul", ["bytes", "places"], ["value"]),
+        helper.make_node("MatMul", ["bytes", "places"], ["number"]),
+        helper.make_node("Add", ["number", "more"], ["value"]),
     ]
     graph = helper.make_graph(
         nodes,
@@ -101,13 +114,7 @@ def write_models(folder: Path, sleep_s: float = 0.0) -> tuple[Path, Path]:
         [helper.make_tensor_value_info("value", TensorProto.FLOAT, ["N", 1])],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
-    file, repository = folder / "coded.onnx", folder / "models"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(file))
-    write_repository(profile_of(file), repository, backend="python")
-    if sleep_s:
-        model = repository / GRAPH / "1" / "model.py"
-        model.write_text(model.read_text() + _SLEEPING.format(seconds=sleep_s))
-    return file, repository
 
 
 def pixels(number: int, side: int = SIDE) -> np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]:

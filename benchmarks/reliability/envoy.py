@@ -32,70 +32,87 @@ KEEPALIVE = {"interval": "5s", "timeout": "2s"}  # a service allows a ping each 
 _TYPES = "type.googleapis.com/envoy.extensions"
 
 
-def configuration(port: int, admin: int, replicas: list[int]) -> dict[str, Any]:
-    """Envoy's bootstrap."""
-
-    def at(port: int) -> dict[str, Any]:
-        return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
-
-    def percent(value: int) -> dict[str, Any]:
-        return {"numerator": value, "denominator": "HUNDRED"}
-
-    fault = {
-        "@type": f"{_TYPES}.filters.http.fault.v3.HTTPFault",
-        "delay": {"fixed_delay": DELAY_S, "percentage": percent(DELAYED)},
-        "abort": {"grpc_status": 14, "percentage": percent(ABORTED)},
-    }
+def bootstrap(
+    port: int, admin: int, routing: dict[str, Any], clusters: dict[str, list[int]], faults: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Envoy's own configuration. `routing`: `route_config` or `rds`; `clusters`: name -> ports of its replicas."""
+    router = {"name": "envoy.filters.http.router", "typed_config": {"@type": f"{_TYPES}.filters.http.router.v3.Router"}}
+    fault = {"name": "envoy.filters.http.fault", "typed_config": faults}
     connections = {
         "@type": f"{_TYPES}.filters.network.http_connection_manager.v3.HttpConnectionManager",
-        "stat_prefix": "rewards", "codec_type": "HTTP2",
-        "route_config": {"virtual_hosts": [{
-            "name": "rewards", "domains": ["*"],
-            "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "replicas", "timeout": "0s"}}],
-        }]},
-        "http_filters": [
-            {"name": "envoy.filters.http.fault", "typed_config": fault},
-            {"name": "envoy.filters.http.router", "typed_config": {"@type": f"{_TYPES}.filters.http.router.v3.Router"}},
-        ],
+        "stat_prefix": "rewards", "codec_type": "HTTP2", **routing,
+        "http_filters": [fault, router] if faults else [router],
     }  # fmt: skip
+    filters = [{"name": "envoy.filters.network.http_connection_manager", "typed_config": connections}]
+    return {
+        "node": {"id": "drill", "cluster": "drill"},
+        "admin": {"address": _at(admin)},
+        "static_resources": {
+            "listeners": [{"name": "rewards", "address": _at(port), "filter_chains": [{"filters": filters}]}],
+            "clusters": [_cluster(name, ports) for name, ports in clusters.items()],
+        },
+    }
+
+
+def _cluster(name: str, replicas: list[int]) -> dict[str, Any]:
     http2 = {
         "@type": f"{_TYPES}.upstreams.http.v3.HttpProtocolOptions",
         "explicit_http_config": {"http2_protocol_options": {"connection_keepalive": KEEPALIVE}},
     }
-    cluster = {
-        "name": "replicas", "type": "STATIC", "connect_timeout": "1s", "lb_policy": "ROUND_ROBIN",
+    return {
+        "name": name, "type": "STATIC", "connect_timeout": "1s", "lb_policy": "ROUND_ROBIN",
         "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": http2},
         "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
         "health_checks": [{
             "timeout": "0.5s", "interval": "0.5s", "no_traffic_interval": "0.5s", "unhealthy_threshold": 2,
             "healthy_threshold": 1, "grpc_health_check": {"service_name": SERVICE},
         }],
-        "load_assignment": {"cluster_name": "replicas", "endpoints": [
-            {"lb_endpoints": [{"endpoint": {"address": at(port)}} for port in replicas]}
+        "load_assignment": {"cluster_name": name, "endpoints": [
+            {"lb_endpoints": [{"endpoint": {"address": _at(port)}} for port in replicas]}
         ]},
     }  # fmt: skip
-    filters = [{"name": "envoy.filters.network.http_connection_manager", "typed_config": connections}]
-    return {
-        "admin": {"address": at(admin)},
-        "static_resources": {
-            "listeners": [{"name": "rewards", "address": at(port), "filter_chains": [{"filters": filters}]}],
-            "clusters": [cluster],
-        },
+
+
+def _at(port: int) -> dict[str, Any]:
+    return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
+
+
+def _faulty(port: int, admin: int, replicas: list[int]) -> dict[str, Any]:
+    def percent(value: int) -> dict[str, Any]:
+        return {"numerator": value, "denominator": "HUNDRED"}
+
+    faults = {
+        "@type": f"{_TYPES}.filters.http.fault.v3.HTTPFault",
+        "delay": {"fixed_delay": DELAY_S, "percentage": percent(DELAYED)},
+        "abort": {"grpc_status": 14, "percentage": percent(ABORTED)},
     }
+    route = {"match": {"prefix": "/"}, "route": {"cluster": "replicas", "timeout": "0s"}}
+    hosts = [{"name": "rewards", "domains": ["*"], "routes": [route]}]
+    return bootstrap(port, admin, {"route_config": {"virtual_hosts": hosts}}, {"replicas": replicas}, faults)
 
 
 @contextlib.contextmanager
 def envoy(running: Fleet) -> Iterator[tuple[str, int]]:
     """HOST:PORT of an Envoy before the replicas, and its admin port."""
     port, admin = free_port(), free_port()
-    file, log = running.folder / "envoy.json", running.folder / "envoy.log"
-    file.write_text(json.dumps(configuration(port, admin, [replica.port for replica in running.replicas])))
+    config = _faulty(port, admin, [replica.port for replica in running.replicas])
+    with started(config, running.folder, admin):
+        yield f"127.0.0.1:{port}", admin
+
+
+@contextlib.contextmanager
+def started(config: dict[str, Any], folder: Path, admin: int) -> Iterator[None]:
+    """An Envoy with this configuration, once all its replicas are healthy. Raises RuntimeError after 60 s."""
+    file, log = folder / "envoy.json", folder / "envoy.log"
+    file.write_text(json.dumps(config))
     program = Path(sys.executable).parent / "envoy"
     command = [str(program), "-c", str(file), "--disable-hot-restart", "--concurrency", "1", "-l", "warning"]
     process = processes.spawn(command, log=log, environment=os.environ)
     try:
-        asyncio.run(_all_healthy(admin, len(running.replicas)))
-        yield f"127.0.0.1:{port}", admin
+        for cluster in config["static_resources"]["clusters"]:
+            count = len(cluster["load_assignment"]["endpoints"][0]["lb_endpoints"])
+            asyncio.run(all_healthy(admin, count, cluster["name"]))
+        yield
     except BaseException:
         print(processes.tail(log), file=sys.stderr)
         raise
@@ -110,13 +127,14 @@ def stats(admin: int) -> dict[str, int]:
     return {stat["name"]: stat["value"] for stat in found if "name" in stat}
 
 
-async def _all_healthy(admin: int, count: int) -> None:
+async def all_healthy(admin: int, count: int, cluster: str = "replicas") -> None:
+    """Wait until Envoy finds so many replicas healthy. Raises RuntimeError."""
     for _ in range(600):
         with contextlib.suppress(OSError):
-            if stats(admin).get("cluster.replicas.membership_healthy") == count:
+            if stats(admin).get(f"cluster.{cluster}.membership_healthy") == count:
                 return
         await asyncio.sleep(0.1)
-    raise RuntimeError(f"Envoy did not find its {count} replicas healthy within 60 s")
+    raise RuntimeError(f"Envoy did not find {count} replicas of {cluster!r} healthy within 60 s")
 
 
 async def drill(running: Fleet, target: str, admin: int, short: bool) -> tuple[Account, dict[str, Any], list[str]]:
@@ -140,11 +158,11 @@ async def drill(running: Fleet, target: str, admin: int, short: bool) -> tuple[A
                 await asyncio.sleep(_HUNG_S)
                 second.send(signal.SIGCONT)
                 for replica in running.replicas:
-                    await _all_healthy(admin, 3)
+                    await all_healthy(admin, 3)
                     await replica.end(signal.SIGTERM)
                     await replica.restart()
                 names.append("restarted one by one")
-                await _all_healthy(admin, 3)
+                await all_healthy(admin, 3)
                 names.append("two killed at once")
                 await asyncio.gather(second.end(signal.SIGKILL), third.end(signal.SIGKILL))
                 await asyncio.gather(second.restart(), third.restart())

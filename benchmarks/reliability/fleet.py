@@ -62,6 +62,10 @@ class Replica:
         """Another one over the same Triton, with these changes; not started."""
         return Replica(self._folder, name, self._triton, service or self._service, **{**self._config, **config})
 
+    def become(self, **config: Any) -> None:
+        """These changes hold from its next start on."""
+        self._config |= config
+
     def spawn(self) -> None:
         """Start the process; `ready` waits for it."""
         self._announce.unlink(missing_ok=True)

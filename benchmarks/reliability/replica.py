@@ -32,6 +32,8 @@ class ReplicaConfig(BaseModel):
     triton: str
     graph: Path | None = None
     """The file of the coded graph; None = `reward` of the pocket profile."""
+    version: int = 1
+    """Of that graph."""
     reward: str = ""
     slow_share: float = 0.0
     slow_s: float = 0.0
@@ -62,7 +64,7 @@ async def run(config: ReplicaConfig) -> None:
         server.Observer = Unobserved  # type: ignore[misc, assignment]
     if config.graph is not None:
         reward = coded.Coded(config.slow_share, config.slow_s)
-        served = coded.profile_of(config.graph, reward).rewards[coded.REWARD]
+        served = coded.profile_of(config.graph, reward, config.version).rewards[coded.REWARD]
     else:
         served = serve.served_reward("pocket", config.reward)
     runner = TritonRunner(config.triton, shared_memory=True)

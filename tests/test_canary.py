@@ -1,0 +1,83 @@
+"""A new release of one reward reaches its callers by weight, and goes back, without a lost or mixed score.
+
+The drill (`benchmarks/reliability/canary.py`) does it with two real releases and a real Envoy; the route is the one
+that `k8s/components/canary` brings to a cluster.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from benchmarks.reliability import canary
+from sync_r1.trainer_client.config import ANSWER_REWARD, IMAGE_REWARDS
+
+K8S = Path(__file__).parents[1] / "k8s"
+DIGESTS = ("a" * 64, "b" * 64)
+CLUSTERS = {"stable": "stable", "canary": "canary"}
+
+
+def test_a_new_release_is_introduced_rolled_back_and_made_the_default_under_load() -> None:
+    result = canary.run(True)
+    assert len(result.rows) == len(canary.WEIGHTS) + 4
+    assert all(row.met for row in result.rows), [row for row in result.rows if not row.met]
+
+
+def test_pins_stand_before_weights_and_each_leads_to_its_own_side() -> None:
+    host = canary.virtual_host(canary.route_of((90, 10), DIGESTS), CLUSTERS)
+    new, old, weighted = host["routes"]
+    for route, digest, side in ((new, DIGESTS[1], "canary"), (old, DIGESTS[0], "stable")):
+        assert route["match"]["headers"] == [{"name": "sync-r1-release", "string_match": {"exact": digest}}]
+        assert [one["name"] for one in route["route"]["weighted_clusters"]["clusters"]] == [side]
+    assert weighted["match"]["headers"] == []
+    assert [(one["name"], one["weight"]) for one in weighted["route"]["weighted_clusters"]["clusters"]] == [
+        ("stable", 90), ("canary", 10),
+    ]  # fmt: skip
+
+
+def test_a_route_that_says_more_than_is_tested_is_refused() -> None:
+    route = canary.route_of((90, 10), DIGESTS)
+    route["spec"]["rules"][2]["filters"] = [{"type": "RequestMirror"}]
+    with pytest.raises(ValueError, match=r"by-weight.*filters"):
+        canary.virtual_host(route, CLUSTERS)
+    route = canary.route_of((90, 10), DIGESTS)
+    route["spec"]["rules"][0]["matches"][0]["headers"][0]["type"] = "RegularExpression"
+    with pytest.raises(ValueError, match="RegularExpression"):
+        canary.virtual_host(route, CLUSTERS)
+
+
+def test_the_bounds_of_a_share_hold_what_is_fair_and_not_what_is_not() -> None:
+    low, high = canary.bounds(4_000, 0.1)
+    assert low < 0.1 < high
+    assert high - low < 0.05
+    assert canary.bounds(4_000, 0.0) == (0.0, 0.0)
+    assert not low <= 0.15 <= high
+
+
+@pytest.mark.skipif(not (K8S / "base" / "reward").is_dir(), reason="k8s/base is not in this tree")
+@pytest.mark.parametrize("reward", [*IMAGE_REWARDS, ANSWER_REWARD])
+def test_the_canary_of_a_reward_renders_with_its_own_pods_beside_the_serving_ones(reward: str) -> None:
+    command = [str(Path(sys.executable).parent / "kubectl"), "kustomize", str(K8S / "components" / "canary" / reward)]
+    text = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+    objects: list[dict[str, Any]] = [one for one in yaml.safe_load_all(text) if one]
+    of = {one["kind"]: one for one in objects}
+    assert "ScaledObject" not in of
+    (pods,) = (one["spec"] for one in objects if one["kind"] == "Deployment")
+    for container in (pods["template"]["spec"]["initContainers"][0], pods["template"]["spec"]["containers"][0]):
+        assert {"name": "REWARD", "value": reward} in container["env"]
+    labels = pods["template"]["metadata"]["labels"]
+    assert labels["app.kubernetes.io/name"] == f"{reward}-canary"  # so the Service of `reward` does not find these pods
+    for service in (one for one in objects if one["kind"] == "Service"):
+        assert service["spec"]["selector"].items() <= labels.items()
+    route = of["GRPCRoute"]["spec"]
+    assert route["parentRefs"] == [{"name": of["Gateway"]["metadata"]["name"]}]
+    backends = [[one["name"] for one in rule["backendRefs"]] for rule in route["rules"]]
+    stable, new = f"{reward}-reward", f"{reward}-canary-reward"
+    assert backends == [[new], [stable], [stable, new]]
+    assert new in {one["metadata"]["name"] for one in objects if one["kind"] == "Service"}
+    assert of["BackendTrafficPolicy"]["spec"]["targetRefs"][0]["name"] == of["GRPCRoute"]["metadata"]["name"]
