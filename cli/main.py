@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sync_r1.cli import compare, export, graph_commands, learn_concept, serve_commands, top, train_commands
+from sync_r1.cli import (
+    capacity,
+    compare,
+    export,
+    graph_commands,
+    learn_concept,
+    serve_commands,
+    top,
+    train_commands,
+)
 from sync_r1.cli.screen import console as _console
 from sync_r1.cli.screen import errors_shown as _errors_shown
 
@@ -39,6 +48,7 @@ for command in (
     learn_concept.learn_concept, compare.compare, top.top,
 ):  # fmt: skip
     app.command()(command)
+app.add_typer(capacity.app, name="capacity")
 
 
 @app.command()

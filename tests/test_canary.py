@@ -1,7 +1,7 @@
 """A new release of one reward reaches its callers by weight, and goes back, without a lost or mixed score.
 
-The drill (`benchmarks/reliability/canary.py`) does it with two real releases and a real Envoy; the route is the one that
-`k8s/components/canary` brings to a cluster.
+The drill (`benchmarks/reliability/canary.py`) does it with two real releases and a real Envoy; the route is the one
+that `k8s/components/canary` brings to a cluster.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def test_pins_stand_before_weights_and_each_leads_to_its_own_side() -> None:
 def test_a_route_that_says_more_than_is_tested_is_refused() -> None:
     route = canary.route_of((90, 10), DIGESTS)
     route["spec"]["rules"][2]["filters"] = [{"type": "RequestMirror"}]
-    with pytest.raises(ValueError, match="by-weight.*filters"):
+    with pytest.raises(ValueError, match=r"by-weight.*filters"):
         canary.virtual_host(route, CLUSTERS)
     route = canary.route_of((90, 10), DIGESTS)
     route["spec"]["rules"][0]["matches"][0]["headers"][0]["type"] = "RegularExpression"
