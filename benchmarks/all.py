@@ -1,8 +1,8 @@
 """Run every benchmark in turn and gather their tables in RESULTS.md: `make bench`, `python -m benchmarks.all [NAME …]`.
 
-Without names: the serving benchmarks, about two minutes. `queue_policy` (two minutes) and `hpa` (a simulation, a minute)
-are what docs/capacity.md rests on. `learning` (about half an hour), `oracle`, `gradients` and
-`likelihood` (minutes each) and `arms` (about two hours) are run when they are named.
+Without names: the serving benchmarks, about two minutes. `queue_policy` and `hpa` (minutes each) are what
+docs/capacity.md rests on. `learning` (about half an hour), `oracle`, `gradients` and `likelihood` (minutes each) and
+`arms` (about two hours) are run when they are named.
 `--gather` only writes RESULTS.md again from `benchmarks/results/*.json`.
 """
 
@@ -20,7 +20,8 @@ SERVING = ("throughput", "front", "ensemble")
 SCALING = ("queue_policy", "hpa")
 LEARNING = ("learning", "oracle", "gradients", "likelihood", "arms", "overlap")
 TABLES = (
-    *SERVING, *SCALING, "hpa_windows", "learning", "oracle", "gate_correlation", "gate_correlation_trained", "gradients", "gradients_trained",
+    *SERVING, *SCALING, "hpa_windows", "learning", "oracle", "gate_correlation", "gate_correlation_trained",
+    "gradients", "gradients_trained",
     "likelihood", "arms_selectors", "arms_learning", "overlap",
 )  # fmt: skip
 """Order of the tables; a benchmark may make several."""
