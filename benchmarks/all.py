@@ -1,6 +1,6 @@
 """Run every benchmark in turn and gather their tables in RESULTS.md: `make bench`, `python -m benchmarks.all [NAME …]`.
 
-Without names: the serving benchmarks, about two minutes. `queue_policy` and `hpa` (minutes each) are what
+Without names: the serving benchmarks, about two minutes. `capacity`, `queue_policy` and `hpa` (minutes each) are what
 docs/capacity.md rests on. `learning` (about half an hour), `oracle`, `gradients` and `likelihood` (minutes each) and
 `arms` (about two hours) are run when they are named.
 `--gather` only writes RESULTS.md again from `benchmarks/results/*.json`.
@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmarks.harness import RESULTS
 
 SERVING = ("throughput", "front", "ensemble")
-SCALING = ("queue_policy", "hpa")
+SCALING = ("capacity", "queue_policy", "hpa")
 LEARNING = ("learning", "oracle", "gradients", "likelihood", "arms", "overlap")
 TABLES = (
     *SERVING, *SCALING, "hpa_windows", "learning", "oracle", "gate_correlation", "gate_correlation_trained",
