@@ -49,6 +49,12 @@ def measure(
     way = partial(
         measure_service, sizes=sizes, seconds=seconds, side=side, parallel=parallel, cores=cores or here, gpus=gpus
     )
+    load = os.getloadavg()[0]
+    if load > here / 2:
+        console().print(
+            f"[yellow]warning:[/] this machine has a load of {load:.1f} on {here:g} cores already; what is measured on it "
+            "now is too low"
+        )
     with errors_shown():
         speeds: list[Speed] = []
         if endpoints:
@@ -143,12 +149,12 @@ def _show_needs(demand: Demand, needs: list[Need]) -> None:
 
     screen = console()
     table = Table(
-        "reward", "items/s of a replica", "utilisation", "for the queue", "for the burst", "replicas", "GPUs", "cores",
-        "max_inflight_items", "burst done, s", title="Needed", title_justify="left",
+        "reward", "items/s", "in a call", "use", "queue", "burst", "replicas", "GPUs", "cores", "limit", "burst, s",
+        title="Needed", title_justify="left",
     )  # fmt: skip
     for one in needs:
         table.add_row(
-            one.speed.reward, f"{one.replica_rate:.0f} ({one.speed.items} a request)",
+            one.speed.reward, f"{one.replica_rate:.0f}", str(one.speed.items),
             "" if math.isnan(one.utilisation) else f"{one.utilisation:.2f}", str(one.for_queue), str(one.for_burst),
             f"[bold]{one.replicas}[/]", f"{one.gpus:g}", f"{one.cores:g}", str(one.limit), f"{one.burst_done_s:.1f}",
         )  # fmt: skip
@@ -157,12 +163,14 @@ def _show_needs(demand: Demand, needs: list[Need]) -> None:
     per_picture = max(one.speed.side for one in needs) ** 2 * 3
     within = f"within {demand.stall_s:g} s" if not demand.overlap_s else "a second"
     for line in (
+        "items/s: of one replica; use: the utilisation that the wait allows; queue, burst: replicas for either; limit: "
+        "max_inflight_items; burst, s: how long the last items take",
         f"a step: {demand.images:,} items, {demand.burst:,} of them together at the end, the others over "
         f"{demand.overlap_s:g} s; the last scores within {demand.stall_s:g} s",
         f"headroom {demand.headroom:.0%}; {demand.spare} replica(s) may be missing; calls arrive at random (c_a² = "
         f"{demand.arrival_variation:g}); 99 of 100 calls wait no longer than the stall allows (Kingman 1961)",
         f"each reward gets {peak:,.0f} items {within}: {peak * per_picture / 1e6:,.0f} MB of raw pictures",
-        "a replica is as large as what was measured; max_inflight_items makes it half full at this load, where the "
+        "a replica is as large as what was measured; the limit makes it half full at this load, where the "
         "autoscaler holds it",
     ):
         screen.print(f"  [dim]{line}[/]", highlight=False)

@@ -23,13 +23,12 @@ from sync_r1.trainer_client.sdk.client import RewardClient
 from sync_r1.trainer_client.sdk.combination import Floats, Ints
 from sync_r1.trainer_client.sdk.description import ServiceDescription
 from sync_r1.trainer_client.sdk.errors import RequestRejected
-from sync_r1.trainer_client.sdk.sample_file import SampleRow, Unreadable, read_rows, to_sample
+from sync_r1.trainer_client.sdk.sample_file import SampleRow, Unreadable, parts, read_rows, to_sample
 
 OUTCOMES = ("scored", "failed", "not applicable")
 _SIDE = re.compile(
     r"(?P<endpoint>(?:dns:///)?[^/@\s]+:\d+)?/?(?P<variant>[A-Za-z0-9_.-]*)(?:@(?P<release>[0-9a-f]{4,64}))?"
 )
-_REQUEST_ITEMS = 64
 _FEWEST = 3
 """Pairs below which no correlation is given."""
 
@@ -137,10 +136,11 @@ async def score_sides(
     if len(rewards := {one.reward for one in described}) > 1:
         raise ValueError(f"expected two scorings of one reward, but {' and '.join(sorted(rewards))} answer")
     asked = [resolve(side, one) for side, one in zip(sides, described)]
-    rows = read_rows(source)
+    requests = list(parts(read_rows(source)))
+    rows = [row for part in requests for row in part]
     pictures: dict[Path, Picture] = {}
     answers: list[list[Outcome]] = [[] for _ in sides]
-    for part in _parts(rows):
+    for part in requests:
         read: list[Sample | Failure] = []
         for row in part:
             try:
@@ -232,13 +232,3 @@ def _scorer(
 
 def _kind(outcome: Outcome) -> str:
     return OUTCOMES[0] if isinstance(outcome, Score) else OUTCOMES[1] if isinstance(outcome, Failure) else OUTCOMES[2]
-
-
-def _parts(rows: Sequence[SampleRow]) -> list[list[SampleRow]]:
-    """Rows in requests' sizes; neighbours of one group stay together, for rewards that compare within a group."""
-    parts: list[list[SampleRow]] = [[]]
-    for row in rows:
-        if len(parts[-1]) >= _REQUEST_ITEMS and not (row.group and row.group == parts[-1][-1].group):
-            parts.append([])
-        parts[-1].append(row)
-    return parts

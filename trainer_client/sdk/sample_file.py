@@ -7,12 +7,15 @@ Paths are relative to the file. A row without an id gets its line number.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sync_r1.reward_models.types import Concept, Failure, FailureCode, Picture, Sample
 from sync_r1.trainer_client.sdk.pictures import picture
+
+BATCH = 64
 
 
 class ScoreFileError(ValueError):
@@ -78,6 +81,21 @@ def read_rows(source: Path) -> list[SampleRow]:
     if not rows:
         raise ScoreFileError(f"{source} has no samples; expected one JSON object per line")
     return rows
+
+
+def parts(rows: Sequence[SampleRow]) -> Iterator[list[SampleRow]]:
+    """The rows in requests of about BATCH; rows of one group are together, where the first of them stood."""
+    groups: dict[tuple[str, str], list[SampleRow]] = {}
+    for row in rows:
+        groups.setdefault((row.group, "" if row.group else row.id), []).append(row)
+    part: list[SampleRow] = []
+    for group in groups.values():
+        if part and len(part) + len(group) > BATCH:
+            yield part
+            part = []
+        part.extend(group)
+    if part:
+        yield part
 
 
 def to_sample(row: SampleRow, folder: Path, pictures: dict[Path, Picture]) -> Sample:

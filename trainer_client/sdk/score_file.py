@@ -11,7 +11,7 @@ Ids that the output already has are skipped, and the rest is scored by the relea
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,7 @@ from typing import Any
 from sync_r1.reward_models.types import NotApplicable, Outcome, Picture, Score
 from sync_r1.trainer_client.sdk.client import RewardClient
 from sync_r1.trainer_client.sdk.results import ScoredBatch
-from sync_r1.trainer_client.sdk.sample_file import SampleRow, ScoreFileError, Unreadable, read_rows, to_sample
-
-BATCH = 64
+from sync_r1.trainer_client.sdk.sample_file import ScoreFileError, Unreadable, parts, read_rows, to_sample
 
 
 @dataclass
@@ -60,7 +58,7 @@ async def score_file(
     pictures: dict[Path, Picture] = {}
     missing = len(rows) - result.skipped
     with target.open("a", encoding="utf-8") as output:
-        for part in _parts(todo):
+        for part in parts(todo):
             on_progress(len(rows) - missing, len(rows))
             outcomes: dict[str, Outcome] = {}
             samples = []
@@ -85,21 +83,6 @@ async def score_file(
             output.flush()
     on_progress(len(rows), len(rows))
     return result
-
-
-def _parts(rows: list[SampleRow]) -> Iterator[list[SampleRow]]:
-    """The rows in parts of about BATCH; rows of one group are together, where the first of them stood."""
-    groups: dict[tuple[str, str], list[SampleRow]] = {}
-    for row in rows:
-        groups.setdefault((row.group, "" if row.group else row.id), []).append(row)
-    part: list[SampleRow] = []
-    for group in groups.values():
-        if part and len(part) + len(group) > BATCH:
-            yield part
-            part = []
-        part.extend(group)
-    if part:
-        yield part
 
 
 def _read_done(target: Path) -> tuple[set[str], str, str]:
