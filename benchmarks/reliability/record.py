@@ -17,7 +17,7 @@ _HEAD = """# Reliability: promise → test → figure
 
 `make soak` makes this page again ({minutes:.0f} minutes on the machine below), `make drill NAME=overload` one of its parts. How to replay a drill by hand:
 `docs/fault-drills.md`. Load generators, services, Triton and Envoy share the cores of one machine; each part says which side was the limit. Figures are those of one
-run, the last one; a row that misses its target says so.
+run each, whose date and load stand below it; a row that misses its target says so. Run drills alone: `docs/fault-drills.md`, "Reading the figures".
 """  # noqa: E501
 
 
