@@ -20,7 +20,7 @@ LEARNING = ("learning", "oracle", "gradients", "likelihood", "arms", "overlap")
 TABLES = (
     *SERVING, "learning", "oracle", "reward_variance", "reward_variance_trained", "gate_correlation",
     "gate_correlation_trained", "gradients", "gradients_trained", "likelihood", "arms_selectors", "arms_learning",
-    "overlap",
+    "overlap", "overlap_busy",
 )  # fmt: skip
 """Order of the tables; a benchmark may make several."""
 _HEAD = """# Results
