@@ -32,8 +32,8 @@ WEIGHTS = {
 """Of the total that all arms are measured by, whatever they were trained on."""
 _COMMON = (
     "steps=20", "threads=1", "budget_s=900", "checkpoint_every=10", "sampling.group_size=8", "sampling.prompts=4",
-    "selector.kind=none", "optimiser.warmup_steps=2", "evaluation.pictures_per_condition=6", "evaluation.shown=1",
-    "evaluation.every=5",
+    "sampling.chunks=1", "selector.kind=none", "optimiser.warmup_steps=2", "evaluation.pictures_per_condition=6",
+    "evaluation.shown=1", "evaluation.every=5",
 )  # fmt: skip
 _GATE = ("selector.kind=dgs", "sampling.prompts=3", "selector.preview_at=0.125", "selector.target_acceptance=0.534",
          "selector.max_rounds=1", "selector.group=fixed", "selector.threshold=quantile")  # fmt: skip
