@@ -97,20 +97,23 @@ def held_out_alarms(
     return found
 
 
-def _movement(history: Sequence[Figures], weights: Mapping[str, float]) -> list[Alarm]:
+def trained_means(history: Sequence[Figures], weights: Mapping[str, float]) -> list[float | None]:
+    """Of every step, the mean of the trained rewards' means by their weights: the reward before any normalisation."""
     trained = {name: weight for name, weight in weights.items() if weight > 0}
-    means = {name: _series(history, "rewards", name, "mean") for name in weights}
-    total = [_weighted_mean([means[name][i] for name in trained], list(trained.values())) for i in range(len(history))]
-    rise = _between_ends(total)
+    return _weighted({name: _series(history, "rewards", name, "mean") for name in trained}, trained)
+
+
+def _movement(history: Sequence[Figures], weights: Mapping[str, float]) -> list[Alarm]:
+    rise = _between_ends(trained_means(history, weights))
     if rise is not None and rise[0] <= -WORTH and rise[1] <= FALL_T:
         return [_declined("the training batches", rise[0])]
     if rise is None or rise[0] < WORTH or rise[1] < RISE_T:
         return []
     found = []
     for name in weights:
-        fall = _between_ends(means[name])
+        fall = _between_ends(_series(history, "rewards", name, "mean"))
         if fall is not None and fall[0] <= -WORTH and fall[1] <= FALL_T:
-            found.append(_moved("the training batches", name, rise[0], fall[0], name not in trained))
+            found.append(_moved("the training batches", name, rise[0], fall[0], not weights[name]))
     return found
 
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import combinations
 from typing import Any
 
-from sync_r1.trainer_client.hygiene.alarms import Alarm, held_out_alarms, mean_correlation
+from sync_r1.trainer_client.hygiene.alarms import Alarm, held_out_alarms, mean_correlation, trained_means
 from sync_r1.trainer_client.hygiene.calibration import Moments, calibrations
 from sync_r1.trainer_client.reports.charts import COLOURS, Points, line_chart
+from sync_r1.trainer_client.reports.report_training import series
 
 Steps = Sequence[dict[str, Any]]
 _SMOOTH = 5
@@ -117,47 +119,31 @@ def _correlations(steps: Steps, weights: Mapping[str, float]) -> str:
 
 
 def _charts(steps: Steps, weights: Mapping[str, float]) -> str:
-    trained = {name: weight for name, weight in weights.items() if weight > 0}
-    means: dict[str, Points] = {"trained": [(step["step"], _trained(step["hygiene"], trained)) for step in steps]}
-    means |= {f"{name} (held out)": _series(steps, "rewards", name, "mean") for name in weights if name not in trained}
+    figure = partial(series, steps, "hygiene")
+    trained = trained_means([step["hygiene"] for step in steps], weights)
+    means: dict[str, Points] = {"trained": [(step["step"], mean) for step, mean in zip(steps, trained)]}
+    means |= {
+        f"{name} (held out)": figure("rewards", name, "mean")
+        for name, weight in weights.items()
+        if not weight
+    }
     names = list(weights)[: len(COLOURS)]
     duplicates = {
-        "near-identical pictures": _series(steps, "duplicates", "pictures"),
-        "same answers": _series(steps, "duplicates", "answers"),
-        "same favourite answer in groups": _series(steps, "duplicates", "common_answer"),
+        "near-identical pictures": figure("duplicates", "pictures"),
+        "same answers": figure("duplicates", "answers"),
+        "same favourite answer in groups": figure("duplicates", "common_answer"),
     }
     charts = [
         line_chart("trained and held-out rewards, step means", means, smooth=_SMOOTH),
         line_chart("share of duplicates", duplicates, smooth=_SMOOTH),
         line_chart(
-            "distance between a group's pictures",
-            {"distance": _series(steps, "duplicates", "picture_distance")},
-            smooth=_SMOOTH,
+            "distance in a group, pictures", {"distance": figure("duplicates", "picture_distance")}, smooth=_SMOOTH
         ),
-        line_chart("std within groups", {name: _series(steps, "rewards", name, "group_std") for name in names}),
-        line_chart("share of scores at 1", {name: _series(steps, "rewards", name, "at_high") for name in names}),
-        line_chart("groups without spread, total", {"share": _series(steps, "rewards", "total", "flat_groups")}),
+        line_chart("std within groups", {name: figure("rewards", name, "group_std") for name in names}),
+        line_chart("share of scores at 1", {name: figure("rewards", name, "at_high") for name in names}),
+        line_chart("groups without spread, total", {"share": figure("rewards", "total", "flat_groups")}),
     ]
     return f'<div class="row wide">{"".join(charts)}</div>'
-
-
-def _trained(figures: Mapping[str, Any], weights: Mapping[str, float]) -> float | None:
-    known = [
-        (figures["rewards"][name]["mean"], weight)
-        for name, weight in weights.items()
-        if figures["rewards"].get(name, {}).get("mean") is not None
-    ]
-    return sum(mean * weight for mean, weight in known) / sum(weight for _, weight in known) if known else None
-
-
-def _series(steps: Steps, *path: str) -> list[tuple[float, float | None]]:
-    points: list[tuple[float, float | None]] = []
-    for step in steps:
-        value: Any = step["hygiene"]
-        for key in path:
-            value = value.get(key) if isinstance(value, Mapping) else None
-        points.append((step["step"], value))
-    return points
 
 
 def _average(values: Sequence[float | None]) -> float | None:

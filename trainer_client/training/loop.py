@@ -209,7 +209,8 @@ async def train(
         record = step_record(state.step, tasks, selected, scores, learned_N, groups_N) | gate_figures | figures
         waited = waiting_record(phases, batch, time.monotonic() - step_s, (scorer, gate_scorer))
         record |= of_ranks(ranks.gather(waited)) | {"elapsed_s": time.monotonic() - started_s}
-        hygiene, new_alarms = batch_figures(batch, whole, ranks), []
+        hygiene = batch_figures(batch, whole, ranks)
+        new_alarms: list[Alarm] = []
         if watch is not None:
             record["hygiene"], new_alarms = watch.step(hygiene)
             append_line(metrics, json.dumps(record))
