@@ -35,7 +35,7 @@ variants' cards (`sync-r1 describe HOST:PORT` shows those of a running service) 
   picture and text to the number, on the same random weights at full size, fp32.
 * **validity**: the card's first figure; all stand below. Published weights are not at hand where this page was made, so
   their variants have none.
-* **ms/item**: on the machine named below, one thread, decoding not counted; a GPU is what the large ones are for.
+* **CPU ms/item**: time of one core of the machine named below, decoding not counted; a GPU is what the large are for.
 """
 
 
@@ -51,7 +51,7 @@ def render() -> str:
     rows = {tuple(row[:3]): dict(zip(measured["columns"], row)) for row in measured["rows"]}
     lines = [
         _HEAD,
-        "| profile | reward | variant | original | max abs difference | validity | ms/item |",
+        "| profile | reward | variant | original | max abs difference | validity | CPU ms/item |",
         "|" + "---|" * 7,
     ]
     sections: list[str] = []
@@ -67,7 +67,7 @@ def _figures(profile: str, card: Card, row: dict[str, Any]) -> tuple[str, str, s
     engine = " (torch)" if row.get("engine") == "torch" else ""
     original = row.get("original") or ("this project" if profile == "pocket" else "see its card")
     difference = row.get("max abs difference") or ("–" if profile == "pocket" else "not measured")
-    return original, difference, _headline(profile, card), f"{row['ms/item']}{engine}" if row else "not measured"
+    return original, difference, _headline(profile, card), f"{row['CPU ms/item']}{engine}" if row else "not measured"
 
 
 def _headline(profile: str, card: Card) -> str:
