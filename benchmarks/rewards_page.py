@@ -26,7 +26,7 @@ Every variant of the built-in profiles: `pocket` runs on two CPU cores with weig
 runs the published models once `sync-r1 export MODEL --weights …` has made their graphs, `scorers` runs libraries
 (faces, text in pictures, distortion), `faces` and `arcface` need published face models, `judges` an endpoint of yours
 (docs/judges.md); `--also PROFILE` serves several side by side. This page is made from the
-variants' cards (`sync-r1 describe HOST:PORT` shows those of a running service) and
+variants' cards (`sync-r1 describe HOST:PORT --card VARIANT` shows one of a running service) and
 `benchmarks/results/fidelity.json` by `python -m benchmarks.fidelity`; do not edit it.
 
 ## Against the originals
