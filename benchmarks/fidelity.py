@@ -180,16 +180,21 @@ def profile_variant(name: str) -> tuple[Reward, Release]:
     return reward, Release(served.name, reward.card.variant, reward.card.formula_version, pins)
 
 
-def pocket() -> dict[str, dict[str, Any]]:
-    """What an item costs by each variant of the pocket profile. Most have no original but this project."""
+def packaged(name: str, besides: str = "") -> dict[str, dict[str, Any]]:
+    """What an item costs by each variant of a profile whose graphs come from packages: no original runs beside it.
+
+    Left out is what the profile `besides` has too.
+    """
+    rewards = load_profile(besides).rewards.values() if besides else ()
+    known = {variant.card.to_json() for served in rewards for variant in served.variants.values()}
     from sync_r1.reward_models.export import ensure_graphs
     from sync_r1.reward_models.local_runner import LocalRunner
 
-    profile, found = load_profile("pocket"), {}
+    profile, found = load_profile(name), {}
     ensure_graphs(profile)
     asked = [
         replace(
-            sample, prompt="a red dog left of two blue balls", question="What does <bo> wear?",
+            sample, prompt='a red dog left of a sign "OPEN"', question="What does <bo> wear?",
             answer="<bo> wears a red hat.", reference_answers=("yes, a red hat.", "B"), choices=("a red hat", "a sofa"),
             target=0,
         )
@@ -197,10 +202,12 @@ def pocket() -> dict[str, dict[str, Any]]:
     ]  # fmt: skip
     with LocalRunner(profile) as runner:
         for served in profile.rewards.values():
-            for name, reward in served.variants.items():
-                _, ms = _timed(reward, served.release(name), runner, asked)
-                engine = "onnx" if reward.graphs else "none"
-                found[f"pocket/{served.name}/{name}"] = {"engine": engine, "CPU ms/item": ms}
+            for variant, reward in served.variants.items():
+                if reward.card.to_json() in known:
+                    continue
+                _, ms = _timed(reward, served.release(variant), runner, asked)
+                engine = ("library" if name == "scorers" else "onnx") if reward.graphs else "none"
+                found[f"{name}/{served.name}/{variant}"] = {"engine": engine, "CPU ms/item": ms}
     return found
 
 
@@ -250,7 +257,7 @@ def main() -> None:
     if not arguments.page:
         with tempfile.TemporaryDirectory() as temporary:
             work = arguments.work or Path(temporary)
-            rows = _known_rows() | pocket()
+            rows = _known_rows() | packaged("pocket") | packaged("scorers", besides="pocket")
             for model in arguments.models or models:
                 prepare(model, work)
                 rows |= measure(model, work)

@@ -65,8 +65,9 @@ def render() -> str:
 
 def _figures(profile: str, card: Card, row: dict[str, Any]) -> tuple[str, str, str, str]:
     engine = " (torch)" if row.get("engine") == "torch" else ""
-    original = row.get("original") or ("this project" if profile == "pocket" else "see its card")
-    difference = row.get("max abs difference") or ("–" if profile == "pocket" else "not measured")
+    own = {"pocket": "this project", "scorers": "the library that runs"}.get(profile)
+    original = row.get("original") or own or "see its card"
+    difference = row.get("max abs difference") or ("–" if own else "not measured")
     return original, difference, _headline(profile, card), f"{row['CPU ms/item']}{engine}" if row else "not measured"
 
 
@@ -89,7 +90,7 @@ def _section(profile: str, card: Card, row: dict[str, Any]) -> list[str]:
         f"* needs: {', '.join(f'`{field}`' for field in card.required_fields)}"
         + ("; scores a whole group at a time" if card.groupwise else ""),
         f"* raw range {card.raw_min:g} … {card.raw_max:g}; suggested map clip({card.affine_scale:.4g} · raw "
-        f"{card.affine_shift:+.4g}, 0, 1)",
+        f"{card.affine_shift + 0.0:+.4g}, 0, 1)",
     ]
     if card.preprocessing:
         lines.append(f"* preprocessing: {card.preprocessing}")
