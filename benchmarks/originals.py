@@ -28,6 +28,7 @@ TEXTS = (
     "l’été: “naïve” café — 20,000 ＷＩＤＥ &amp; <b>bold</b>\n\tit's",
     "word " * 120,
     "a wooden table in front of a window; on it three green apples and a cup of coffee",
+    "x",
 )
 NOUNS = (("red dog", "blue ball"), ("wooden table",), ("cat", "hat", "green sofa"))
 

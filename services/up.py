@@ -80,12 +80,12 @@ def start(
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, directory, ignore_errors=True)
         on_step("graphs")
-        for one in (loaded, *others):
-            ensure_graphs(one)
         rewards_used = [
             reward for one in (loaded, *others) for name in names for reward in one.rewards[name].variants.values()
         ]
         graphs = sorted({graph for reward in rewards_used for graph in reward.graphs})
+        for one in (loaded, *others):
+            ensure_graphs(one, graphs=[graph for graph in graphs if graph in one.graphs])
         write_repository(loaded, directory / "models", backend="python", graphs=graphs, threads=threads, also=others)
         on_step("Triton")
         triton = stack.enter_context(EmbeddedTriton(directory / "models", ready_timeout_s=timeout_s))

@@ -16,8 +16,9 @@ import parity
 import pytest
 import torch
 from open_clip.transform import image_transform
-from parity import HALF_TOLERANCE, MUTANTS, TOLERANCE, Exported, encoded, largest, opened
+from parity import HALF_TOLERANCE, MUTANTS, TOLERANCE, Exported, largest
 
+from benchmarks.originals import encoded, opened
 from sync_r1.reward_models.published import blip, convert
 from sync_r1.reward_models.published.catalogue import CLIP_MEAN, CLIP_STD
 from sync_r1.reward_models.published.parts import Normalise

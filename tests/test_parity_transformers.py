@@ -8,9 +8,9 @@ import numpy as np
 import parity
 import pytest
 import torch
-from parity import HALF_TOLERANCE, MUTANTS, TEXTS, TOLERANCE, encoded, largest, opened
+from parity import HALF_TOLERANCE, MUTANTS, TOLERANCE, largest
 
-from benchmarks.originals import transformers_clip_inputs, vision_inputs
+from benchmarks.originals import TEXTS, encoded, opened, transformers_clip_inputs, vision_inputs
 from sync_r1.reward_models.published import catalogue
 from sync_r1.reward_models.published.parts import Normalise
 from sync_r1.reward_models.published.texts import clip_text_encoder, git_vqa_encode

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -13,16 +14,18 @@ import pytest
 import torch
 import yaml
 from parity import TOLERANCE, Exported, largest
+from test_rewards_formulas import Counting
 
 from benchmarks.originals import ORIGINALS, items
 from sync_r1.reward_models.graphs import GraphSpec, TensorSpec
 from sync_r1.reward_models.images import decode
+from sync_r1.reward_models.local_runner import LocalRunner
 from sync_r1.reward_models.profiles import Profile, load_profile
 from sync_r1.reward_models.published import catalogue, convert
 from sync_r1.reward_models.releases import GraphPin, Release
 from sync_r1.reward_models.repository import model_config, write_repository
 from sync_r1.reward_models.runner import RunContext
-from sync_r1.reward_models.types import Concept, NotApplicable, Sample, Score
+from sync_r1.reward_models.types import Concept, Failure, FailureCode, NotApplicable, Sample, Score
 from sync_r1.services.config import ServiceConfig
 from sync_r1.services.embedded import EmbeddedTriton
 from sync_r1.services.server import RewardServer
@@ -143,16 +146,37 @@ async def test_scores_over_grpc_equal_the_original_librarys(
     with torch.inference_mode():
         expected = original.scores(exported.original, exported.model, items())
     async with serving(profile, reward, triton) as client:
-        got = await client.score(samples(), variant=variant)
+        got = (await client.score(samples(), variant=variant)).outcomes
     assert all(isinstance(outcome, Score) for outcome in got), got
     assert largest([outcome.value for outcome in got], expected) <= TOLERANCE
     assert np.ptp(expected) > 10 * TOLERANCE, "pictures and texts must matter"
 
 
+@pytest.mark.parametrize(("reward", "variant"), EVERY)
+async def test_order_is_kept_work_is_shared_and_a_missing_field_fails_its_item_only(
+    reward: str, variant: str, profile: Profile
+) -> None:
+    served, group = profile.rewards[reward], samples()
+    made, context = served.variants[variant], RunContext(served.release(variant), time.monotonic() + 60)
+    lacking = replace(group[0], image=None)
+    with LocalRunner(profile) as local:
+        runner = Counting(local)
+        together = await made.score(group, runner, context)
+        once = dict(runner.items)
+        again = await made.score([lacking, *reversed(group), *group], runner, context)
+    assert isinstance(again[0], Failure)
+    assert (again[0].code, again[0].field) == (FailureCode.MISSING_FIELD, "image")
+    for other, outcome in zip([*reversed(again[1 : len(group) + 1]), *again[len(group) + 1 :]], [*together, *together]):
+        assert isinstance(outcome, Score)
+        assert other.value == pytest.approx(outcome.value, abs=1e-5)
+    assert runner.items == {graph: 2 * count for graph, count in once.items()}, "a group's repeats are run once"
+
+
 async def test_a_sample_without_nouns_is_not_applicable_to_questions(profile: Profile, triton: EmbeddedTriton) -> None:
     one, *_ = samples()
     async with serving(profile, "text-faithfulness", triton) as client:
-        without, with_nouns = await client.score([replace(one, id="a", nouns=(" ",)), one], variant="vqa_yes")
+        batch = await client.score([replace(one, id="a", nouns=(" ",)), one], variant="vqa_yes")
+    without, with_nouns = batch.outcomes
     assert isinstance(without, NotApplicable)
     assert isinstance(with_nouns, Score)
     assert set(with_nouns.components) == {"noun_0", "noun_1"}
@@ -174,7 +198,7 @@ async def test_other_engines_give_the_same_numbers_on_triton(
     expected = exported.run("image", {"pixels": pixels})["embedding"]
     release = Release("engines", name, "1", (GraphPin(name, 1, ""),))
     runner = TritonRunner(triton.url)
-    result = await runner.run(RunContext(release, deadline_s=float("inf")), name, {"pixels": pixels})
+    result = await runner.run(RunContext(release, time.monotonic() + 60), name, {"pixels": pixels})
     await runner.close()
     assert result.outputs["embedding"].dtype == np.float32
     scale = np.abs(expected).max()

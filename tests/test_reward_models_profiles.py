@@ -8,6 +8,7 @@ import pytest
 import yaml
 from tiny_graphs import BUILT_IN, write_tiny_profile
 
+from sync_r1.reward_models.export import ensure_graphs
 from sync_r1.reward_models.graphs import GraphFileMissing
 from sync_r1.reward_models.profiles import load_profile
 from sync_r1.reward_models.types import ProfileError, UnknownVariant
@@ -22,18 +23,25 @@ def test_pocket_serves_the_four_rewards_each_with_a_graph_by_default() -> None:
         assert served.variants[served.default_variant].graphs
 
 
-CARDS = [(reward, variant) for reward, served in load_profile("pocket").rewards.items() for variant in served.variants]
+CARDS = [
+    (profile, reward, variant)
+    for profile in ("pocket", "full")
+    for reward, served in load_profile(profile).rewards.items()
+    for variant in served.variants
+]
 
 
-@pytest.mark.parametrize(("reward", "variant"), CARDS)
-def test_every_card_is_complete(reward: str, variant: str) -> None:
-    card = load_profile("pocket").rewards[reward].variants[variant].card
+@pytest.mark.parametrize(("profile", "reward", "variant"), CARDS)
+def test_every_card_is_complete(profile: str, reward: str, variant: str) -> None:
+    card = load_profile(profile).rewards[reward].variants[variant].card
     assert (card.reward, card.variant) == (reward, variant)
-    for text in (card.summary, card.source, card.licence, card.formula_version, card.validity_command):
+    for text in (card.summary, card.source, card.licence, card.formula_version):
         assert text
     assert card.required_fields
     assert card.failure_modes
-    assert card.validity, "no variant without measured figures"
+    if profile == "pocket":
+        assert card.validity, "no variant without measured figures"
+        assert card.validity_command
     assert card.raw_min < card.raw_max
     assert 0 <= card.to_unit(card.raw_min) < card.to_unit(card.raw_max) <= 1
 
@@ -72,6 +80,34 @@ def test_reading_a_profile_needs_no_weights(tmp_path: Path, monkeypatch: pytest.
     served = load_profile("pocket").rewards["understanding-correctness"]
     with pytest.raises(GraphFileMissing, match=r"python -m sync_r1\.reward_models\.export"):
         _ = served.releases
+
+
+def test_full_serves_published_models_and_takes_from_its_base_only_what_it_runs() -> None:
+    full, pocket = load_profile("full"), load_profile("pocket")
+    assert tuple(full.rewards) == REWARDS
+    ours, base = (one.rewards["understanding-correctness"].variants for one in (full, pocket))
+    assert [made.card for made in ours.values()] == [made.card for made in base.values()]
+    assert [name for name, graph in full.graphs.items() if not graph.published] == ["minilm"]
+    for served in full.rewards.values():
+        assert served.variants[served.default_variant].graphs
+
+
+def test_a_graph_that_was_not_exported_names_the_command_that_makes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SYNC_R1_GRAPHS", str(tmp_path))
+    full = load_profile("full")
+    with pytest.raises(GraphFileMissing, match=r"sync-r1 export laion_v2 --weights"):
+        full.rewards["aesthetic"].release("laion_v2")
+    with pytest.raises(GraphFileMissing, match=r"sync-r1 export MODEL.*clip_vit_b_32, clip_vit_l_14, dino"):
+        ensure_graphs(full)
+
+
+def test_a_base_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text("name: own\nbase: tiny\ngraphs: {}\nrewards: {}\n")
+    with pytest.raises(ProfileError, match="no built-in profile 'tiny'"):
+        load_profile(str(path))
 
 
 def broken(change: str) -> dict:

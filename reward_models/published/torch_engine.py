@@ -64,7 +64,7 @@ def read_recipe(file: Path) -> dict[str, Any]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(file, "pt") as opened:  # type: ignore[no-untyped-call]
+        with safe_open(file, "pt") as opened:
             return dict(json.loads((opened.metadata() or {})["recipe"]))
     except (KeyError, SafetensorError) as error:
         raise WeightsError(
