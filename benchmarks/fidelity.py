@@ -4,9 +4,9 @@ For each published model: export with random weights, score pictures and texts b
 variants that a service would run (encoded picture to score), and compare. Minutes per model; at most about 5 GB of
 memory at a time, one process per step. Writes `results/fidelity.json` and `docs/rewards.md`.
 
-    python -m benchmarks.fidelity [MODEL …]       # all, or some: the others keep their figures
+    python -m benchmarks.fidelity [NAME …]        # all models and packaged profiles, or some: the others keep figures
     python -m benchmarks.fidelity --prepare DIR   # only exports and originals' scores, the long part, into DIR
-    python -m benchmarks.fidelity --work DIR      # with what --prepare left there
+    python -m benchmarks.fidelity --work DIR      # keeps all in DIR, and goes on where an earlier run was cut off
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import argparse
 import asyncio
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -36,9 +35,11 @@ from sync_r1.reward_models.types import Concept, Outcome, Sample, Score
 
 IN_TORCH = ("image_reward", "hps_v2_1", "pickscore")
 """Models of 2 to 4 GB: writing and loading their files takes thrice that, so their graphs are run as torch modules."""
-ROUNDS = 3
+PACKAGED = {"pocket": "", "scorers": "pocket"}
+"""Profiles whose graphs come from packages -> the profile whose variants they repeat."""
+ROUNDS = 2
 TIMEOUT_S = 600.0
-COLUMNS = ("profile", "reward", "variant", "original", "engine", "max abs difference", "ms/item", "note")
+COLUMNS = ("profile", "reward", "variant", "original", "engine", "max abs difference", "CPU ms/item", "note")
 
 
 class ModuleRunner:
@@ -101,8 +102,10 @@ def prepare(model: str, folder: Path) -> None:
 
 def measure(model: str, folder: Path) -> dict[str, dict[str, Any]]:
     """What `COLUMNS` has of each variant of the model, by "full/reward/variant"."""
-    _step("measure", model, folder)
-    found: dict[str, dict[str, Any]] = json.loads((folder / f"{model}.measured.json").read_text())
+    measured = folder / f"{model}.measured.json"
+    if not measured.is_file():
+        _step("measure", model, folder)
+    found: dict[str, dict[str, Any]] = json.loads(measured.read_text())
     return found
 
 
@@ -165,7 +168,7 @@ def step_measure(model: str, folder: Path) -> None:
             "original": original.library,
             "engine": "torch" if model in IN_TORCH else "onnx",
             "max abs difference": max(abs(a - b) for a, b in zip(values, theirs[name])),
-            "ms/item": ms,
+            "CPU ms/item": ms,
             "note": original.note,
         }
     (folder / f"{model}.measured.json").write_text(json.dumps(found))
@@ -179,16 +182,18 @@ def profile_variant(name: str) -> tuple[Reward, Release]:
     return reward, Release(served.name, reward.card.variant, reward.card.formula_version, pins)
 
 
-def pocket() -> dict[str, dict[str, Any]]:
-    """What an item costs by each variant of the pocket profile. Most have no original but this project."""
+def packaged(name: str) -> dict[str, dict[str, Any]]:
+    """What an item costs by each variant of a profile of `PACKAGED`: no original runs beside it."""
+    rewards = load_profile(PACKAGED[name]).rewards.values() if PACKAGED[name] else ()
+    known = {variant.card.to_json() for served in rewards for variant in served.variants.values()}
     from sync_r1.reward_models.export import ensure_graphs
     from sync_r1.reward_models.local_runner import LocalRunner
 
-    profile, found = load_profile("pocket"), {}
+    profile, found = load_profile(name), {}
     ensure_graphs(profile)
     asked = [
         replace(
-            sample, prompt="a red dog left of two blue balls", question="What does <bo> wear?",
+            sample, prompt='a red dog left of a sign "OPEN"', question="What does <bo> wear?",
             answer="<bo> wears a red hat.", reference_answers=("yes, a red hat.", "B"), choices=("a red hat", "a sofa"),
             target=0,
         )
@@ -196,58 +201,71 @@ def pocket() -> dict[str, dict[str, Any]]:
     ]  # fmt: skip
     with LocalRunner(profile) as runner:
         for served in profile.rewards.values():
-            for name, reward in served.variants.items():
-                _, ms = _timed(reward, served.release(name), runner, asked)
-                found[f"pocket/{served.name}/{name}"] = {"engine": "onnx" if reward.graphs else "none", "ms/item": ms}
+            for variant, reward in served.variants.items():
+                if reward.card.to_json() in known:
+                    continue
+                _, ms = _timed(reward, served.release(variant), runner, asked)
+                engine = ("library" if name == "scorers" else "onnx") if reward.graphs else "none"
+                found[f"{name}/{served.name}/{variant}"] = {"engine": engine, "CPU ms/item": ms}
     return found
 
 
 def _timed(
     reward: Reward, release: Release, runner: GraphRunner, asked: Sequence[Sample] | None = None
 ) -> tuple[list[float], float]:
-    """Scores of the samples (NaN where an item has none), and the median time per item over some rounds, in ms."""
+    """Scores of the samples (NaN where an item has none), and CPU milliseconds per item: the least of some rounds.
+
+    CPU time, because it hardly depends on what else the machine does.
+    """
     asked = samples() if asked is None else asked
 
     async def rounds() -> tuple[list[Outcome], list[float]]:
         times = []
-        for _ in range(ROUNDS + 1):  # the first loads the graphs
-            context, started = RunContext(release, time.monotonic() + TIMEOUT_S), time.perf_counter()
+        await reward.score(asked[:1], runner, RunContext(release, time.monotonic() + TIMEOUT_S))  # loads the graphs
+        for _ in range(ROUNDS):
+            context, started = RunContext(release, time.monotonic() + TIMEOUT_S), time.process_time()
             outcomes = await reward.score(asked, runner, context)
-            times.append((time.perf_counter() - started) * 1e3 / len(asked))
-        return outcomes, times[1:]
+            times.append((time.process_time() - started) * 1e3 / len(asked))
+        return outcomes, times
 
     outcomes, times = asyncio.run(rounds())
     values = [outcome.value if isinstance(outcome, Score) else float("nan") for outcome in outcomes]
-    return values, statistics.median(times)
+    return values, min(times)
 
 
 def main() -> None:
     """Entry point."""
     models = list(dict.fromkeys(original.model for original in originals.ORIGINALS.values()))
+    names = [*PACKAGED, *models]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", metavar="MODEL", help=f"of {', '.join(models)}")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(names)}")
     parser.add_argument("--work", type=Path, help="folder for exported graphs, kept; a temporary one if not given")
     parser.add_argument("--prepare", type=Path, metavar="DIR", help="measure nothing, only fill DIR")
     parser.add_argument("--page", action="store_true", help="measure nothing, only write docs/rewards.md again")
     parser.add_argument("--step", choices=("original", "measure"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if unknown := set(arguments.models) - set(models):
-        parser.error(f"no variant has an original of {sorted(unknown)}; there are {models}")
+    if unknown := set(arguments.names) - set(names):
+        parser.error(f"there is nothing to measure for {sorted(unknown)}; there are {names}")
     if arguments.step:
-        (step_original if arguments.step == "original" else step_measure)(arguments.models[0], arguments.work)
+        (step_original if arguments.step == "original" else step_measure)(arguments.names[0], arguments.work)
         return
+    chosen = [name for name in names if name in (arguments.names or names)]
     if arguments.prepare:
         arguments.prepare.mkdir(parents=True, exist_ok=True)
-        for model in arguments.models or models:
-            prepare(model, arguments.prepare)
+        for name in chosen:
+            if name in models:
+                prepare(name, arguments.prepare)
         return
     if not arguments.page:
         with tempfile.TemporaryDirectory() as temporary:
             work = arguments.work or Path(temporary)
-            rows = _known_rows() | pocket()
-            for model in arguments.models or models:
-                prepare(model, work)
-                rows |= measure(model, work)
+            rows = _known_rows()
+            for name in chosen:
+                if name in PACKAGED:
+                    rows |= packaged(name)
+                    continue
+                prepare(name, work)
+                rows |= measure(name, work)
         _report(rows)
     rewards_page.write()
 
@@ -268,13 +286,13 @@ def _report(rows: dict[str, dict[str, Any]]) -> None:
                 row.get("original", ""),
                 row["engine"],
                 _text(row.get("max abs difference", ""), ".1e"),
-                _text(row["ms/item"], ".3g"),
+                _text(row["CPU ms/item"], ".3g"),
                 row.get("note", ""),
             )
         )
     report.notes += [
         "difference: of scores, from encoded picture and text, over six pictures of odd sizes, in fp32 on this CPU",
-        "ms/item: one thread, all six pictures in one request, decoding not counted, after a warm-up; median of three",
+        "CPU ms/item: one thread, six pictures in a request, decoding not counted, after a warm-up; the lesser of two",
         "engine torch: the graph's torch module in this process; files of these models are too large for this machine",
     ]
     report.finish()

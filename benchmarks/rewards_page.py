@@ -26,7 +26,7 @@ Every variant of the built-in profiles: `pocket` runs on two CPU cores with weig
 runs the published models once `sync-r1 export MODEL --weights …` has made their graphs, `scorers` runs libraries
 (faces, text in pictures, distortion), `faces` and `arcface` need published face models, `judges` an endpoint of yours
 (docs/judges.md); `--also PROFILE` serves several side by side. This page is made from the
-variants' cards (`sync-r1 describe HOST:PORT` shows those of a running service) and
+variants' cards (`sync-r1 describe HOST:PORT --card VARIANT` shows one of a running service) and
 `benchmarks/results/fidelity.json` by `python -m benchmarks.fidelity`; do not edit it.
 
 ## Against the originals
@@ -35,7 +35,7 @@ variants' cards (`sync-r1 describe HOST:PORT` shows those of a running service) 
   picture and text to the number, on the same random weights at full size, fp32.
 * **validity**: the card's first figure; all stand below. Published weights are not at hand where this page was made, so
   their variants have none.
-* **ms/item**: on the machine named below, one thread, decoding not counted; a GPU is what the large ones are for.
+* **CPU ms/item**: time of one core of the machine named below, decoding not counted; a GPU is what the large are for.
 """
 
 
@@ -51,7 +51,7 @@ def render() -> str:
     rows = {tuple(row[:3]): dict(zip(measured["columns"], row)) for row in measured["rows"]}
     lines = [
         _HEAD,
-        "| profile | reward | variant | original | max abs difference | validity | ms/item |",
+        "| profile | reward | variant | original | max abs difference | validity | CPU ms/item |",
         "|" + "---|" * 7,
     ]
     sections: list[str] = []
@@ -65,9 +65,10 @@ def render() -> str:
 
 def _figures(profile: str, card: Card, row: dict[str, Any]) -> tuple[str, str, str, str]:
     engine = " (torch)" if row.get("engine") == "torch" else ""
-    original = row.get("original") or ("this project" if profile == "pocket" else "see its card")
-    difference = row.get("max abs difference") or ("–" if profile == "pocket" else "not measured")
-    return original, difference, _headline(profile, card), f"{row['ms/item']}{engine}" if row else "not measured"
+    own = {"pocket": "this project", "scorers": "the library that runs"}.get(profile)
+    original = row.get("original") or own or "see its card"
+    difference = row.get("max abs difference") or ("–" if own else "not measured")
+    return original, difference, _headline(profile, card), f"{row['CPU ms/item']}{engine}" if row else "not measured"
 
 
 def _headline(profile: str, card: Card) -> str:
@@ -89,7 +90,7 @@ def _section(profile: str, card: Card, row: dict[str, Any]) -> list[str]:
         f"* needs: {', '.join(f'`{field}`' for field in card.required_fields)}"
         + ("; scores a whole group at a time" if card.groupwise else ""),
         f"* raw range {card.raw_min:g} … {card.raw_max:g}; suggested map clip({card.affine_scale:.4g} · raw "
-        f"{card.affine_shift:+.4g}, 0, 1)",
+        f"{card.affine_shift + 0.0:+.4g}, 0, 1)",
     ]
     if card.preprocessing:
         lines.append(f"* preprocessing: {card.preprocessing}")

@@ -101,7 +101,10 @@ def up(
 
 
 @app.command()
-def describe(endpoint: Annotated[str, typer.Argument(help="HOST:PORT of a reward service.")]) -> None:
+def describe(
+    endpoint: Annotated[str, typer.Argument(help="HOST:PORT of a reward service.")],
+    card: Annotated[str, typer.Option("--card", help="Show the whole card of this variant instead.")] = "",
+) -> None:
     """Show what a service measures, what it needs and what it allows."""
     from dataclasses import asdict
 
@@ -112,6 +115,11 @@ def describe(endpoint: Annotated[str, typer.Argument(help="HOST:PORT of a reward
     with _errors_shown(), SyncRewardClient(endpoint, settings_from_environment()) as client:
         description = client.describe(timeout_s=10.0)
     console = _console()
+    if card:
+        if card not in description.variants:
+            raise typer.BadParameter(f"{endpoint} has no variant {card!r}; it has {', '.join(description.variants)}")
+        console.print_json(data=description.variants[card].card)
+        return
     console.print(f"[bold]{description.reward}[/bold] at {endpoint}, default variant {description.default_variant}")
     table = Table("variant", "measures", "needs", "raw range", "release", title="Variants")
     for name, variant in description.variants.items():

@@ -53,6 +53,42 @@ class _Answer:
     first_token: FirstToken = ()
 
 
+@dataclass(frozen=True)
+class _Question:
+    """One item's question; its body is made when its turn has come, because pictures take room."""
+
+    judge: Judge
+    text: str
+    pictures: tuple[bytes, ...]
+
+    @property
+    def digest(self) -> str:
+        """Of everything that decides the answer."""
+        parts = [self.judge.sha256.encode(), self.text.encode(), *self.pictures]
+        return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
+
+    def body(self) -> bytes:
+        """The request's JSON: pictures as data URLs, then the text."""
+        content: list[dict[str, Any]] = [
+            {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{base64.b64encode(file).decode()}"}}
+            for file in self.pictures
+        ]
+        content.append({"type": "text", "text": self.text})
+        prompt = self.judge.prompt
+        body: dict[str, Any] = {
+            "model": self.judge.model,
+            "messages": [{"role": "system", "content": prompt.system}, {"role": "user", "content": content}],
+            "temperature": 0,
+            "max_tokens": prompt.max_tokens,
+        }
+        if prompt.schema:
+            schema = {"name": prompt.name, "strict": True, "schema": prompt.schema}
+            body["response_format"] = {"type": "json_schema", "json_schema": schema}
+        if prompt.top_logprobs:
+            body |= {"logprobs": True, "top_logprobs": prompt.top_logprobs}
+        return json.dumps(body).encode()
+
+
 class _Transient(Exception):
     """An attempt that failed for a reason that may pass. `cause` is raised when no further attempt is made."""
 
@@ -84,11 +120,11 @@ class JudgeRunner:
             judge, endpoint = self._judges[graph, version], self._endpoints[graph]
         except KeyError as error:
             raise GraphError(f"judge {graph!r} in the version that the release pins is not served: {error}") from error
-        bodies = [_body(judge, text, pictures) for text, pictures in zip(inputs["text"], inputs["pictures"])]
+        questions = [_Question(judge, text, tuple(row)) for text, row in zip(inputs["text"], inputs["pictures"])]
         remaining_s = context.deadline_s - time.monotonic()
-        tasks = [asyncio.ensure_future(endpoint.ask(context, body)) for body in bodies]
+        tasks = [asyncio.ensure_future(endpoint.ask(context, question)) for question in questions]
         try:
-            with tracer.start_as_current_span(f"ask {graph}", attributes={"version": version, "items": len(bodies)}):
+            with tracer.start_as_current_span(f"ask {graph}", attributes={"version": version, "items": len(tasks)}):
                 answers = await asyncio.wait_for(asyncio.gather(*tasks), max(0.0, remaining_s))
         except asyncio.TimeoutError:
             raise GraphDeadline(f"judge {graph}: no answer within {remaining_s:.3f} s") from None
@@ -130,16 +166,16 @@ class _Endpoint:
     async def close(self) -> None:
         await self._client.aclose()
 
-    async def ask(self, context: RunContext, body: bytes) -> _Answer:
+    async def ask(self, context: RunContext, question: _Question) -> _Answer:
         """The answer to one question. Raises GraphUnavailable, GraphOverloaded, GraphError."""
-        digest = hashlib.sha256(body).hexdigest()
+        digest = await asyncio.to_thread(lambda: question.digest)
         if digest in self._known:
             self._known.move_to_end(digest)
             return self._known[digest]
         for attempt in range(1, self._config.attempts + 1):
             try:
                 async with self._slots:
-                    answer = await self._attempt(context, body)
+                    answer = await self._attempt(context, question)
                 break
             except _Transient as error:
                 pause_s = error.retry_after_s if error.retry_after_s is not None else _pause_s(attempt)
@@ -153,7 +189,8 @@ class _Endpoint:
                 self._known.popitem(last=False)
         return answer
 
-    async def _attempt(self, context: RunContext, body: bytes) -> _Answer:
+    async def _attempt(self, context: RunContext, question: _Question) -> _Answer:
+        body = await asyncio.to_thread(question.body)
         try:
             status, headers, content = await asyncio.wait_for(self._post(body), self._config.timeout_s)
         except asyncio.TimeoutError:
@@ -163,6 +200,8 @@ class _Endpoint:
             cause = GraphUnavailable(f"judge {self._name}: {type(error).__name__}: {error}")
             raise _Transient(cause) from None
         said = content[:_LONGEST_LOGGED].decode(errors="replace")
+        if self._key:
+            said = said.replace(self._key, "…")  # some endpoints repeat a wrong key
         if status == 429:
             full = GraphOverloaded(f"judge {self._name}: its endpoint takes no more questions now (429): {said!r}")
             raise _Transient(full, _retry_after_s(headers))
@@ -220,28 +259,6 @@ def _read_key(name: str, file: Path) -> str:
     return key
 
 
-def _body(judge: Judge, text: str, pictures: Sequence[bytes]) -> bytes:
-    """The request's JSON: pictures as data URLs, then the text."""
-    content: list[dict[str, Any]] = [
-        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{base64.b64encode(file).decode()}"}}
-        for file in pictures
-    ]
-    content.append({"type": "text", "text": text})
-    prompt = judge.prompt
-    body: dict[str, Any] = {
-        "model": judge.model,
-        "messages": [{"role": "system", "content": prompt.system}, {"role": "user", "content": content}],
-        "temperature": 0,
-        "max_tokens": prompt.max_tokens,
-    }
-    if prompt.schema:
-        schema = {"name": prompt.name, "strict": True, "schema": prompt.schema}
-        body["response_format"] = {"type": "json_schema", "json_schema": schema}
-    if prompt.top_logprobs:
-        body |= {"logprobs": True, "top_logprobs": prompt.top_logprobs}
-    return json.dumps(body).encode()
-
-
 def _parse(content: bytes) -> _Answer:
     """The first choice of a chat completion. Whatever else comes is a problem of the item."""
     try:
@@ -251,7 +268,7 @@ def _parse(content: bytes) -> _Answer:
         logprobs = (choice.get("logprobs") or {}).get("content") or []
         likeliest = logprobs[0]["top_logprobs"] if logprobs else []
         first_token = tuple((str(entry["token"]), float(entry["logprob"])) for entry in likeliest)
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError):
         return _Answer(problem="the judge's endpoint sent no chat completion; the service's log has it")
     if message.get("refusal") or finish == "content_filter":
         return _Answer(problem="the judge refused this item; the service's log says why")

@@ -15,7 +15,7 @@ from PIL import Image
 
 from sync_r1.protos.rewards.v1 import rewards_pb2, rewards_pb2_grpc
 from sync_r1.reward_models.profiles import load_profile
-from sync_r1.services.config import ServiceConfig
+from sync_r1.services.config import Limits, ServiceConfig
 from sync_r1.services.graph_router import with_judges
 from sync_r1.services.server import RewardServer
 from sync_r1.services.triton_runner import TritonRunner
@@ -75,17 +75,23 @@ def write_endpoints(folder: Path, url: str, **options: Any) -> Path:
 
 
 @asynccontextmanager
-async def judged(folder: Path, reward: str, url: str, **options: Any) -> AsyncIterator[Stub]:
-    """The service of one reward, asking the endpoint at `url` with the given options."""
+async def judging(folder: Path, reward: str, url: str, *, max_items: int = 64, **options: Any) -> AsyncIterator[str]:
+    """Where the service of one reward listens that asks the endpoint at `url` with the given options."""
     served = load_profile(str(write_profile(folder))).rewards[reward]
     kept, runner, _ = with_judges([served], TritonRunner(NOBODY), write_endpoints(folder, url, **options))
-    server = RewardServer(kept, runner, ServiceConfig())
+    server = RewardServer(kept, runner, ServiceConfig(limits=Limits(max_items=max_items)))
     try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{await server.start()}") as channel:
-            yield Stub(channel)
+        yield f"127.0.0.1:{await server.start()}"
     finally:
         await server.drain()
         await runner.close()
+
+
+@asynccontextmanager
+async def judged(folder: Path, reward: str, url: str, **options: Any) -> AsyncIterator[Stub]:
+    """As `judging`, with a stub for it."""
+    async with judging(folder, reward, url, **options) as where, grpc.aio.insecure_channel(where) as channel:
+        yield Stub(channel)
 
 
 def answers(*given: str) -> rewards_pb2.ScoreRequest:

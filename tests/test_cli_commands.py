@@ -60,6 +60,14 @@ def test_an_unknown_reward_is_told_the_known_ones() -> None:
     assert "concept-consistency" in run("serve", "beauty", "--triton", "127.0.0.1:9", expect=1)
 
 
+def test_describe_shows_the_whole_card_of_a_variant(services: Up) -> None:
+    said = run("describe", services.endpoints["concept-consistency"], "--card", "dino")
+    card = json.loads(said)
+    assert card["variant"] == "dino"
+    assert all(card[part] for part in ("licence", "failure_modes", "validity"))
+    assert "it has clip_i" in run("describe", services.endpoints["concept-consistency"], "--card", "x", expect=2)
+
+
 def test_describe_shows_variants_and_limits(services: Up) -> None:
     said = run("describe", services.endpoints["concept-consistency"])
     assert "concept-consistency" in said

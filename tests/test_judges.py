@@ -151,7 +151,7 @@ async def test_what_passes_by_itself_is_asked_again(endpoint: JudgeEndpoint, tmp
         (status(429), grpc.StatusCode.RESOURCE_EXHAUSTED),
         (status(500), grpc.StatusCode.UNAVAILABLE),
         (played.hang_up, grpc.StatusCode.UNAVAILABLE),
-        (status(401), grpc.StatusCode.INTERNAL),
+        (raw(b"incorrect API key provided: sk-secret", 401), grpc.StatusCode.INTERNAL),
         (status(404), grpc.StatusCode.INTERNAL),
         (status(302, {"Location": "http://127.0.0.1:1/"}), grpc.StatusCode.INTERNAL),
     ],
@@ -368,19 +368,21 @@ async def test_an_endpoint_without_log_probabilities_is_told_the_cure(endpoint: 
 
 
 @pytest.mark.parametrize(
-    ("top", "code"),
+    "top",
     [
-        ({"The": -0.1, "A": -2.0}, UNPARSABLE),
-        ({"Yes": float("nan"), "No": -1.0}, rewards_pb2.FAILURE_CODE_NON_FINITE),
+        {"The": -0.1, "A": -2.0},
+        {"Yes": float("nan"), "No": -1.0},
+        {"Yes": float("inf"), "No": -1.0},
+        {"Yes": 1e6, "No": -1.0},
+        {"Yes": 10**400, "No": -1.0},
+        {"Yes": None, "No": -1.0},
     ],
 )
-async def test_a_first_token_that_is_no_answer_is_a_failure(
-    top: dict, code: int, endpoint: JudgeEndpoint, tmp_path: Path
-) -> None:
+async def test_a_first_token_that_is_no_answer_is_a_failure(top: dict, endpoint: JudgeEndpoint, tmp_path: Path) -> None:
     endpoint.always = completion("The", top=top, finish="length")
     async with judged(tmp_path, TEXT, endpoint.url) as stub:
         (outcome,) = (await stub.Score(shown(10), timeout=20)).outcomes
-    assert outcome.failure.code == code
+    assert outcome.failure.code == UNPARSABLE
 
 
 async def test_a_sure_no_is_a_measured_zero(endpoint: JudgeEndpoint, tmp_path: Path) -> None:

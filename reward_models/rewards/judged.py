@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from sync_r1.reward_models.cards import Card
@@ -30,6 +29,8 @@ FORMULA_VERSION = "1"
 ANSWER_FIELDS = ("question", "answer", "reference_answers")
 PICTURE_FIELDS = ("image", "concept.references")
 VQASCORE_FIELDS = ("image", "prompt")
+_ROUNDING = 1e-3
+"""Engines compute in half precision: a sure token may have a log-probability just above 0."""
 LONGEST_RAW = 4000
 """Characters of an answer that are logged."""
 
@@ -242,6 +243,9 @@ class VqaScore:
                 "made of; serve the model with an engine that does (vLLM, SGLang), or use another variant"
             )
             return Failure(FailureCode.JUDGE_UNPARSABLE, message)
+        if not all(logprob <= _ROUNDING for _, logprob in tokens):  # NaN too
+            error = ValueError(f"expected log-probabilities of at most 0, got {tokens[:3]}")
+            return unparsable(self.judge.name, context, error, answer)
         p_yes, p_no = _probability(tokens, "yes"), _probability(tokens, "no")
         if p_yes + p_no == 0:
             return unparsable(self.judge.name, context, ValueError("expected yes or no as the first token"), answer)
@@ -283,5 +287,4 @@ def _wrong_when_empty(sample: Sample) -> Outcome | None:
 
 
 def _probability(tokens: FirstToken, word: str) -> float:
-    """In [0, 1] (engines round log-probabilities); NaN stays NaN."""
-    return float(np.minimum(1.0, sum(math.exp(logprob) for token, logprob in tokens if token.strip().lower() == word)))
+    return min(1.0, math.fsum(math.exp(logprob) for token, logprob in tokens if token.strip().lower() == word))
