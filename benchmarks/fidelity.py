@@ -4,7 +4,7 @@ For each published model: export with random weights, score pictures and texts b
 variants that a service would run (encoded picture to score), and compare. Minutes per model; at most about 5 GB of
 memory at a time, one process per step. Writes `results/fidelity.json` and `docs/rewards.md`.
 
-    python -m benchmarks.fidelity [MODEL …]       # all, or some: the others keep their figures
+    python -m benchmarks.fidelity [NAME …]        # all models and packaged profiles, or some: the others keep figures
     python -m benchmarks.fidelity --prepare DIR   # only exports and originals' scores, the long part, into DIR
     python -m benchmarks.fidelity --work DIR      # keeps all in DIR, and goes on where an earlier run was cut off
 """
@@ -35,6 +35,8 @@ from sync_r1.reward_models.types import Concept, Outcome, Sample, Score
 
 IN_TORCH = ("image_reward", "hps_v2_1", "pickscore")
 """Models of 2 to 4 GB: writing and loading their files takes thrice that, so their graphs are run as torch modules."""
+PACKAGED = {"pocket": "", "scorers": "pocket"}
+"""Profiles whose graphs come from packages -> the profile whose variants they repeat."""
 ROUNDS = 2
 TIMEOUT_S = 600.0
 COLUMNS = ("profile", "reward", "variant", "original", "engine", "max abs difference", "CPU ms/item", "note")
@@ -180,12 +182,9 @@ def profile_variant(name: str) -> tuple[Reward, Release]:
     return reward, Release(served.name, reward.card.variant, reward.card.formula_version, pins)
 
 
-def packaged(name: str, besides: str = "") -> dict[str, dict[str, Any]]:
-    """What an item costs by each variant of a profile whose graphs come from packages: no original runs beside it.
-
-    Left out is what the profile `besides` has too.
-    """
-    rewards = load_profile(besides).rewards.values() if besides else ()
+def packaged(name: str) -> dict[str, dict[str, Any]]:
+    """What an item costs by each variant of a profile of `PACKAGED`: no original runs beside it."""
+    rewards = load_profile(PACKAGED[name]).rewards.values() if PACKAGED[name] else ()
     known = {variant.card.to_json() for served in rewards for variant in served.variants.values()}
     from sync_r1.reward_models.export import ensure_graphs
     from sync_r1.reward_models.local_runner import LocalRunner
@@ -237,30 +236,36 @@ def _timed(
 def main() -> None:
     """Entry point."""
     models = list(dict.fromkeys(original.model for original in originals.ORIGINALS.values()))
+    names = [*PACKAGED, *models]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", metavar="MODEL", help=f"of {', '.join(models)}")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(names)}")
     parser.add_argument("--work", type=Path, help="folder for exported graphs, kept; a temporary one if not given")
     parser.add_argument("--prepare", type=Path, metavar="DIR", help="measure nothing, only fill DIR")
     parser.add_argument("--page", action="store_true", help="measure nothing, only write docs/rewards.md again")
     parser.add_argument("--step", choices=("original", "measure"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if unknown := set(arguments.models) - set(models):
-        parser.error(f"no variant has an original of {sorted(unknown)}; there are {models}")
+    if unknown := set(arguments.names) - set(names):
+        parser.error(f"there is nothing to measure for {sorted(unknown)}; there are {names}")
     if arguments.step:
-        (step_original if arguments.step == "original" else step_measure)(arguments.models[0], arguments.work)
+        (step_original if arguments.step == "original" else step_measure)(arguments.names[0], arguments.work)
         return
+    chosen = [name for name in names if name in (arguments.names or names)]
     if arguments.prepare:
         arguments.prepare.mkdir(parents=True, exist_ok=True)
-        for model in arguments.models or models:
-            prepare(model, arguments.prepare)
+        for name in chosen:
+            if name in models:
+                prepare(name, arguments.prepare)
         return
     if not arguments.page:
         with tempfile.TemporaryDirectory() as temporary:
             work = arguments.work or Path(temporary)
-            rows = _known_rows() | packaged("pocket") | packaged("scorers", besides="pocket")
-            for model in arguments.models or models:
-                prepare(model, work)
-                rows |= measure(model, work)
+            rows = _known_rows()
+            for name in chosen:
+                if name in PACKAGED:
+                    rows |= packaged(name)
+                    continue
+                prepare(name, work)
+                rows |= measure(name, work)
         _report(rows)
     rewards_page.write()
 
