@@ -119,6 +119,21 @@ def test_arcface_gets_faces_upright_with_the_eyes_where_it_wants_them(engine: Ca
     assert np.abs(again - np.array(ARCFACE_POINTS))[2:].max() < 14
 
 
+def test_the_alignment_is_the_one_that_insightface_computes() -> None:
+    from skimage.transform import estimate_transform
+
+    from sync_r1.reward_models.library.mtcnn import ARCFACE_POINTS, alignment
+
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        points = np.array(ARCFACE_POINTS) * rng.uniform(0.5, 4) + rng.normal(0, 6, (5, 2)) + rng.uniform(0, 300, 2)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            expected = estimate_transform("similarity", points, np.array(ARCFACE_POINTS)).params[:2]
+        assert np.abs(alignment(points) - expected).max() < 1e-6
+    assert np.isfinite(alignment(np.ones((5, 2)))).all(), "points that coincide"
+
+
 def test_ocr_reads_what_is_written_line_by_line(engine: Callable[[str], Engine]) -> None:
     from sync_r1.reward_models.rewards.rendered_text import text_of
 
