@@ -26,7 +26,7 @@ def build() -> None:
         _make("k8s-base", timeout_s=900)
     # Where the machine trusts a CA of its own, so must the build.
     certificates = f"-v {_CERTIFICATES}:{_CERTIFICATES}:ro" if _CERTIFICATES.is_file() else ""
-    flags = f"BUILD_FLAGS=--layers --runtime runc --network host {certificates}"
+    flags = f"BUILD_FLAGS=--runtime runc --network host {certificates}"
     _make("k8s-front", "k8s-models", "k8s-embedded", "CONTAINER=buildah", f"BASE={BASE}", flags, timeout_s=1800)
 
 

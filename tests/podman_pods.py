@@ -1,6 +1,6 @@
 """Rendered manifests as podman plays them: what stands in for a kubelet in `make k8s-test`.
 
-podman has no native sidecars, gRPC probes, variables in arguments, Services and autoscalers. So a sidecar becomes a
+podman has no native sidecars, gRPC probes, fsGroup, variables in arguments and Services. So a sidecar becomes a
 container, variables are put in here, a pod gets ports of this machine's loopback, and it is ended in the kubelet's
 order: preStop, SIGTERM to the containers, then to the sidecars. NVIDIA's Triton is replaced by the embedded one
 (k8s/images/embedded.Containerfile), whose backend is Python.
@@ -22,7 +22,7 @@ from k8s_manifests import Manifest, Workload, of_kind
 
 CONTAINERS_CONF = """
 [containers]
-default_ulimits = ["nofile=1024:1024", "nproc=1024:1024"]
+default_ulimits = ["nofile=4096:4096", "nproc=8192:8192"]
 [engine]
 runtime = "runc"
 cgroup_manager = "cgroupfs"
@@ -74,6 +74,8 @@ class Pod:
     def remove(self) -> None:
         """End it in any case, with its volumes."""
         podman("pod", "rm", "--force", "--time", "0", "--ignore", self.name, timeout_s=120)
+        for volume in self.manifest["spec"]["volumes"]:
+            podman("volume", "rm", "--force", volume["name"], check=False)
 
     def log(self, container: str, lines: int = 15) -> str:
         """The end of what a container wrote."""
@@ -85,6 +87,11 @@ def pod_of(load: Workload, documents: list[Manifest], name: str, ports: tuple[in
     spec = copy.deepcopy(load.pod) | {"restartPolicy": "OnFailure"}  # podman would restart init containers too
     for key in _UNKNOWN:
         spec.pop(key, None)
+    # fsGroup is unknown to podman, so a volume on /dev/shm would be root's; its pods share one /dev/shm as it is.
+    # And a volume's name is the machine's, not the pod's.
+    spec["volumes"] = [
+        volume | {"name": f"{name}-{volume['name']}"} for volume in spec["volumes"] if volume["name"] != "shm"
+    ]
     sidecars = [one for one in spec["initContainers"] if load.stays(one)]
     spec["initContainers"] = [one for one in spec["initContainers"] if not load.stays(one)]
     front = spec["containers"][0]
@@ -93,6 +100,9 @@ def pod_of(load: Workload, documents: list[Manifest], name: str, ports: tuple[in
     hosts = dict(zip(("grpc", "health", "metrics"), ports))
     for container in [*spec["containers"], *spec["initContainers"]]:
         container.pop("restartPolicy", None)
+        container["volumeMounts"] = [
+            mount | {"name": f"{name}-{mount['name']}"} for mount in container["volumeMounts"] if mount["name"] != "shm"
+        ]
         for probe in ("startupProbe", "readinessProbe", "livenessProbe", "lifecycle"):
             container.pop(probe, None)
         # podman publishes every port that is named, to everybody.
@@ -135,6 +145,5 @@ def podman(*arguments: str, timeout_s: float = 120, check: bool = True) -> str:
 def configuration() -> Path:
     """A containers.conf for machines without systemd."""
     file = Path(tempfile.gettempdir()) / "sync-r1-containers.conf"
-    if not file.exists():
-        file.write_text(CONTAINERS_CONF)
+    file.write_text(CONTAINERS_CONF)
     return file
