@@ -52,8 +52,8 @@ def measure(
     load = os.getloadavg()[0]
     if load > here / 2:
         console().print(
-            f"[yellow]warning:[/] this machine has a load of {load:.1f} on {here:g} cores already; what is measured on it "
-            "now is too low"
+            f"[yellow]warning:[/] this machine has a load of {load:.1f} on {here:g} cores already; what is measured "
+            "on it now is too low"
         )
     with errors_shown():
         speeds: list[Speed] = []

@@ -117,6 +117,14 @@ def test_every_alert_has_its_section_in_the_runbook_and_says_how_bad_it_is() -> 
     assert {name.lower() for name in ALERTS} == {section for section in sections if section.startswith("syncr1")}
 
 
+def test_the_certificates_that_are_watched_are_those_of_the_component() -> None:
+    manifests = yaml.safe_load_all((ROOT / "k8s" / "components" / "mtls" / "certificates.yaml").read_text())
+    names = {one["metadata"]["name"] for one in manifests if one["kind"] == "Certificate"}
+    (pattern,) = re.findall(r'name=~"([^"]+)"', ALERTS["SyncR1CertificateExpires"]["expr"])
+    assert names
+    assert {name for name in names if re.fullmatch(pattern, name)} == names
+
+
 def test_the_autoscalers_metrics_are_those_the_adapter_gives() -> None:
     spec = yaml.safe_load((FOLDER / "autoscaling.yaml").read_text())["spec"]
     wanted = {metric["pods"]["metric"]["name"] for metric in spec["metrics"]}
