@@ -9,7 +9,7 @@ PACKAGES := protos reward_models services trainer_client cli
 # Graphs exported from packages (EfficientNet, MiniLM) live in the checkout, so that a fresh clone leaves no trace elsewhere.
 export SYNC_R1_GRAPHS ?= $(CURDIR)/build/graphs
 
-.PHONY: train test test-all protos lint bench soak drill lock clean sbom audit
+.PHONY: train test test-all protos lint bench soak drill lock clean sbom audit k8s-render k8s-test
 
 train: $(STAMP)
 	$(BIN)/sync-r1 train --config trainer_client/configs/pocket.yaml --out runs/pocket \
@@ -52,6 +52,17 @@ audit: $(STAMP)
 	if grep -q "ConnectionError\|Timeout" build/audit.txt; then \
 		echo "NOT AUDITED: the advisory database api.osv.dev cannot be reached from this machine (build/audit.txt)" >&2; exit 2; \
 	fi; cat build/audit.txt; exit $$code
+
+# What a cluster would get: build/k8s/OVERLAY.yaml.
+k8s-render: $(STAMP)
+	mkdir -p build/k8s
+	for overlay in k8s/overlays/*; do $(BIN)/kubectl kustomize $$overlay > build/k8s/$$(basename $$overlay).yaml || exit 1; done
+
+# `cpu-pocket` for real: images from a Debian base, its pods under podman. Says SKIPPED and why where that cannot be.
+k8s-test: $(STAMP)
+	SYNC_R1_K8S=1 $(BIN)/python -m pytest -m slow tests/test_k8s_podman.py $(ARGS)
+
+include k8s/images/images.mk
 
 # mypy must see the folders under their installed names: a link folder stands in for the `sync_r1` namespace.
 build/mypy:

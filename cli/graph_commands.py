@@ -28,9 +28,19 @@ def repository(
     device: Annotated[Literal["cpu", "gpu"], typer.Option("--device", help="Where the graphs run.")] = "cpu",
     reward: Annotated[list[str] | None, typer.Option("--reward", help="Only the graphs of this reward.")] = None,
     bundle: Annotated[
-        str, typer.Option("--bundle", help="Folder or http(s) address of a bundle: graphs come from it, not by export.")
+        str,
+        typer.Option(
+            "--bundle",
+            envvar="SYNC_R1_BUNDLE",
+            help="Folder or http(s) address of a bundle: graphs come from it, not by export.",
+        ),
     ] = "",
-    digest: Annotated[str, typer.Option("--digest", help="sha256:… of that bundle; other bytes are refused.")] = "",
+    digest: Annotated[
+        str,
+        typer.Option(
+            "--digest", envvar="SYNC_R1_BUNDLE_DIGEST", help="sha256:… of that bundle; other bytes are refused."
+        ),
+    ] = "",
 ) -> None:
     """Write the Triton model repository of a profile (and of further ones, their versions side by side)."""
     from sync_r1.reward_models.export import ensure_graphs

@@ -1,8 +1,9 @@
 """Rendered manifests as podman plays them: what stands in for a kubelet in `make k8s-test`.
 
-podman has no native sidecars, gRPC probes, variables in arguments, Services and autoscalers. So a sidecar becomes a container, a pod gets ports
-of this machine's loopback, and a pod is ended in the kubelet's order: preStop, SIGTERM to the containers, then to the
-sidecars. NVIDIA's Triton is replaced by the embedded one (k8s/images/embedded.Containerfile), whose backend is Python.
+podman has no native sidecars, gRPC probes, variables in arguments, Services and autoscalers. So a sidecar becomes a
+container, variables are put in here, a pod gets ports of this machine's loopback, and it is ended in the kubelet's
+order: preStop, SIGTERM to the containers, then to the sidecars. NVIDIA's Triton is replaced by the embedded one
+(k8s/images/embedded.Containerfile), whose backend is Python.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ class Pod:
 
 def pod_of(load: Workload, documents: list[Manifest], name: str, ports: tuple[int, int, int]) -> Pod:
     """A replica of a rendered Deployment. `ports`: of this machine, for calls, health and metrics."""
-    spec = copy.deepcopy(load.pod)
+    spec = copy.deepcopy(load.pod) | {"restartPolicy": "OnFailure"}  # podman would restart init containers too
     for key in _UNKNOWN:
         spec.pop(key, None)
     sidecars = [one for one in spec["initContainers"] if load.stays(one)]
@@ -97,7 +98,8 @@ def pod_of(load: Workload, documents: list[Manifest], name: str, ports: tuple[in
         # podman publishes every port that is named, to everybody.
         container["ports"] = [
             port | {"hostPort": hosts[port["name"]], "hostIP": "127.0.0.1"}
-            for port in container.get("ports", []) if port["name"] in hosts
+            for port in container.get("ports", [])
+            if port["name"] in hosts
         ]
         if container["name"] == "triton":
             container["image"] = EMBEDDED
@@ -120,7 +122,7 @@ def pod_of(load: Workload, documents: list[Manifest], name: str, ports: tuple[in
 
 def podman(*arguments: str, timeout_s: float = 120, check: bool = True) -> str:
     """Its standard output and errors. Raises RuntimeError with them when it fails."""
-    environment = dict(os.environ, CONTAINERS_CONF=str(_configuration()))
+    environment = dict(os.environ, CONTAINERS_CONF=str(configuration()))
     done = subprocess.run(
         ["podman", *arguments], capture_output=True, text=True, timeout=timeout_s, check=False, env=environment
     )
@@ -130,7 +132,8 @@ def podman(*arguments: str, timeout_s: float = 120, check: bool = True) -> str:
     return said
 
 
-def _configuration() -> Path:
+def configuration() -> Path:
+    """A containers.conf for machines without systemd."""
     file = Path(tempfile.gettempdir()) / "sync-r1-containers.conf"
     if not file.exists():
         file.write_text(CONTAINERS_CONF)

@@ -155,3 +155,17 @@ def test_up_announces_its_services_and_a_sigterm_ends_everything(tmp_path: Path)
         process.kill()
         process.communicate()
     assert not [child for child in children if Path(f"/proc/{child}").exists()]
+
+
+def test_a_repository_of_one_reward_comes_from_a_bundle_that_only_its_digest_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = run("bundle", "--out", tmp_path / "bundle").strip()
+    monkeypatch.setenv("SYNC_R1_GRAPHS", str(tmp_path / "store"))
+    monkeypatch.setenv("SYNC_R1_BUNDLE", str(tmp_path / "bundle"))
+    monkeypatch.setenv("SYNC_R1_BUNDLE_DIGEST", digest)
+    run("repository", "--out", tmp_path / "models", "--reward", "understanding-correctness")
+    assert [path.name for path in (tmp_path / "models").iterdir()] == ["minilm"]
+    assert (tmp_path / "store" / "minilm.tokenizer.json").is_file()
+    said = run("repository", "--out", tmp_path / "models", "--digest", "unset", expect=1)
+    assert "`sync-r1 bundle --out DIR` prints it" in " ".join(said.split())
