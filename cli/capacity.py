@@ -89,7 +89,8 @@ def plan(
     from pydantic import ValidationError
 
     from sync_r1.trainer_client.sdk.speed import SPEEDS
-    from sync_r1.trainer_client.training.capacity import Demand, best, need
+    from sync_r1.trainer_client.training.capacity import Demand
+    from sync_r1.trainer_client.training.capacity import plan as plan_rewards
 
     with errors_shown():
         try:
@@ -103,7 +104,7 @@ def plan(
             raise ValueError(f"{speeds} holds no measurement")
         together = burst or (images if overlap_s == 0 else max(1, images // 8))
         demand = Demand(images, overlap_s, stall_s, together, headroom, spare)
-        needs = [need(demand, speed) for speed in best(measured).values()]
+        needs = plan_rewards(demand, measured)
     _show_needs(demand, needs)
 
 
