@@ -132,7 +132,8 @@ def test_the_command_prints_replicas_and_every_assumption(tmp_path: Path) -> Non
     command = ["capacity", "plan", str(file), "--images", "4096", "--stall", "10"]
     shown = CliRunner().invoke(app, command, env={"COLUMNS": "200"})
     assert shown.exit_code == 0, shown.output
-    assert "│ 14 " in shown.output  # 4096 · 1.25 / (10 · 40) = 12.8, and one to spare
+    assert "│14 " in shown.output  # 4096 · 1.25 / (10 · 40) = 12.8, and one to spare
+    assert "0|13|1" in shown.output
     for said in ("headroom 25%", "Kingman 1961", "1 replica(s) may be missing", "4,096 of them together at the end"):
         assert said in shown.output
 
