@@ -200,8 +200,10 @@ class _Run:
         if self.burst_s < 0 and now_s >= self.next_s:
             self.waiting, self.burst_s = trainer.burst * self.random.uniform(trainer.smallest, 1.0), now_s
         ready = [pod for pod in self.pods if now_s - pod.born_s >= self.service.start_s]
-        self._serve(ready, now_s)
+        if self.burst_s >= 0:
+            self._serve(ready, now_s)
         if self.burst_s >= 0 and self.waiting + self.inside < 1e-6:
+            self.leaving.clear()
             self.outcome.score_s.append(now_s + 1 - self.burst_s)
             pause_s = trainer.pause_s if self.step == trainer.steps[0] else 0.0
             self.next_s, self.burst_s = now_s + 1 + trainer.update_s + pause_s + trainer.rollout_s, -1.0

@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
+from k8s_manifests import K8S, REWARDS, ROOT, manifests
+from k8s_policies import POLICIES
 
 from benchmarks.reliability import canary
-from sync_r1.trainer_client.config import ANSWER_REWARD, IMAGE_REWARDS
 
-K8S = Path(__file__).parents[1] / "k8s"
 DIGESTS = ("a" * 64, "b" * 64)
 CLUSTERS = {"stable": "stable", "canary": "canary"}
 
@@ -61,15 +58,9 @@ def test_the_bounds_of_a_share_hold_what_is_fair_and_not_what_is_not() -> None:
     assert not low <= 0.15 <= high
 
 
-def rendered(folder: Path) -> list[dict[str, Any]]:
-    command = [str(Path(sys.executable).parent / "kubectl"), "kustomize", str(folder)]
-    text = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
-    return [one for one in yaml.safe_load_all(text) if one]
-
-
-@pytest.mark.parametrize("reward", [*IMAGE_REWARDS, ANSWER_REWARD])
+@pytest.mark.parametrize("reward", REWARDS)
 def test_the_canary_of_a_reward_renders_with_its_own_pods_beside_the_serving_ones(reward: str) -> None:
-    objects = rendered(K8S / "components" / "canary" / reward)
+    objects = manifests(f"components/canary/{reward}")
     of = {one["kind"]: one for one in objects}
     assert "ScaledObject" not in of
     (pods,) = (one["spec"] for one in objects if one["kind"] == "Deployment")
@@ -90,7 +81,7 @@ def test_the_canary_of_a_reward_renders_with_its_own_pods_beside_the_serving_one
 
 def test_the_overlay_of_the_page_gives_the_canary_all_that_the_serving_pods_have(tmp_path: Path) -> None:
     """`docs/swap.md`, copied into an overlay with the components of `gpu`."""
-    page = (K8S.parent / "docs" / "swap.md").read_text()
+    page = (ROOT / "docs" / "swap.md").read_text()
     text = next(block for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if "canary/aesthetic" in block)
     overlay, gpu = yaml.safe_load(text), K8S / "overlays" / "gpu"
     like = yaml.safe_load((gpu / "kustomization.yaml").read_text())
@@ -99,7 +90,8 @@ def test_the_overlay_of_the_page_gives_the_canary_all_that_the_serving_pods_have
     for key in ("resources", "components"):
         own[key] = [os.path.relpath((gpu / path).resolve(), tmp_path.resolve()) for path in own[key]]
     (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(own))
-    found = {(one["kind"], one["metadata"]["name"]): one for one in rendered(tmp_path)}
+    documents = manifests(str(tmp_path))
+    found = {(one["kind"], one["metadata"]["name"]): one for one in documents}
     serving, new = (found["Deployment", name]["spec"] for name in ("aesthetic-reward", "aesthetic-canary-reward"))
     for part in ("containers", "initContainers"):
         there, here = (spec["template"]["spec"][part] for spec in (serving, new))
@@ -123,3 +115,5 @@ def test_the_overlay_of_the_page_gives_the_canary_all_that_the_serving_pods_have
     assert values == ["DIGEST_OF_THE_NEW_RELEASE", "DIGEST_OF_THE_OLD_RELEASE"]
     assert ("NetworkPolicy", "gateways-to-fronts") in found
     assert len([name for kind, name in found if kind == "HorizontalPodAutoscaler"]) == 5
+    for policy in POLICIES:
+        assert list(policy(documents)) == []

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from k8s_manifests import K8S, REWARDS, manifests, of_kind
 
 from benchmarks import hpa
 from benchmarks.autoscaler import KUBERNETES_DEFAULT, Autoscaler, Behaviour, Direction, Metric, Policy
 from benchmarks.bursts import Outcome, simulate
 
-K8S = Path(__file__).parents[1] / "k8s"
 FREE = Behaviour(up=Direction(0, (Policy("Pods", 1000, 15),)), down=Direction(0, (Policy("Pods", 1000, 15),)))
 
 
@@ -116,11 +113,9 @@ def test_the_manifest_says_what_was_simulated() -> None:
         same_as_simulated(spec)
 
 
-@pytest.mark.skipif(not (K8S / "overlays" / "gpu").is_dir(), reason="k8s/overlays/gpu is not in this tree")
-def test_every_autoscaler_of_the_gpu_overlay_is_the_simulated_one() -> None:
-    command = [str(Path(sys.executable).parent / "kubectl"), "kustomize", str(K8S / "overlays" / "gpu")]
-    text = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
-    scalers = [one for one in yaml.safe_load_all(text) if one and one["kind"] == "HorizontalPodAutoscaler"]
-    assert len(scalers) == 4
+@pytest.mark.parametrize("overlay", ["gpu", "gpu-shared"])
+def test_every_autoscaler_of_an_overlay_is_the_simulated_one(overlay: str) -> None:
+    scalers = of_kind(manifests(f"overlays/{overlay}"), "HorizontalPodAutoscaler")
+    assert len(scalers) == len(REWARDS)
     for scaler in scalers:
         same_as_simulated(scaler["spec"])
