@@ -71,9 +71,6 @@ def serve(
     max_connection_age_s: Annotated[
         float, typer.Option("--max-connection-age-s", min=1, help="Then clients are asked to connect anew.")
     ] = 600.0,
-    max_inflight_items: Annotated[
-        int, typer.Option("--max-inflight-items", min=1, help="Items in work at once; what is over is refused at once.")
-    ] = 1024,
     max_inflight_bytes: Annotated[
         int, typer.Option("--max-inflight-bytes", min=1024, help="Bytes of requests in memory at once.")
     ] = 512 * 1024 * 1024,
@@ -91,7 +88,7 @@ def serve(
 
     from pydantic import ValidationError
 
-    from sync_r1.services.config import Limits, ServiceConfig, TlsConfig
+    from sync_r1.services.config import ServiceConfig, TlsConfig
     from sync_r1.services.serve import ServeConfig
     from sync_r1.services.serve import serve as run
 
@@ -100,12 +97,11 @@ def serve(
     with errors_shown():
         try:
             tls = TlsConfig(cert=tls_cert, key=tls_key, client_ca=tls_client_ca) if tls_cert and tls_key else None
-            limits = Limits(max_inflight_items=max_inflight_items, max_items=min(256, max_inflight_items))
             service = ServiceConfig(
-                limits=limits, max_inflight_bytes=max_inflight_bytes, host=host, port=port, tls=tls, tokens=tokens,
-                insecure=insecure, health_port=health_port,
-                metrics_port=metrics_port, drain_s=drain_seconds, max_connection_age_s=max_connection_age_s,
-                otlp_endpoint=otlp_endpoint, log_format=log_format, routes=routes, limits=_limits(limit or ()),
+                max_inflight_bytes=max_inflight_bytes, host=host, port=port, tls=tls, tokens=tokens, insecure=insecure,
+                health_port=health_port, metrics_port=metrics_port, drain_s=drain_seconds,
+                max_connection_age_s=max_connection_age_s, otlp_endpoint=otlp_endpoint, log_format=log_format,
+                routes=routes, limits=_limits(limit or ()),
             )  # fmt: skip
         except ValidationError as error:
             raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
@@ -117,13 +113,19 @@ def serve(
 
 
 def _limits(pairs: Sequence[str]) -> Limits:
-    """The limits of `--limit NAME=NUMBER`. Raises ValueError naming the option and the names there are."""
+    """The limits of `--limit NAME=NUMBER`; no request may hold more items than the service may.
+
+    Raises ValueError naming the option and the names there are.
+    """
     from pydantic import ValidationError
 
     from sync_r1.services.config import Limits
 
+    given = {name: value for name, _, value in (pair.partition("=") for pair in pairs)}
+    if (inflight := given.get("max_inflight_items", "")).isdigit() and int(inflight) < Limits().max_items:
+        given.setdefault("max_items", inflight)
     try:
-        return Limits.model_validate({name: value for name, _, value in (pair.partition("=") for pair in pairs)})
+        return Limits.model_validate(given)
     except ValidationError as error:
         first = error.errors()[0]
         where = " ".join(["--limit", *map(str, first["loc"])])
