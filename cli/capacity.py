@@ -169,8 +169,8 @@ def _show_needs(demand: Demand, needs: list[Need]) -> None:
     within = f"within {demand.stall_s:g} s" if not demand.overlap_s else "a second"
     for line in (
         "items/s: of one replica, by requests of so many; use: the utilisation that the wait allows; of which: for the "
-        "queue | for the last items (the larger counts) | to spare; limit: --limit max_inflight_items=…; last: how long "
-        "the last items take",
+        "queue | for the last items (the larger counts) | to spare; limit: "
+        "--limit max_inflight_items=…; last: how long the last items take",
         f"a step: {demand.images:,} items, {demand.burst:,} of them together at the end, the others over "
         f"{demand.overlap_s:g} s; the last scores within {demand.stall_s:g} s",
         f"headroom {demand.headroom:.0%}; {demand.spare} replica(s) may be missing; calls arrive at random (c_a² = "

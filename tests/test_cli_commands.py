@@ -62,7 +62,10 @@ def test_an_address_that_others_reach_is_refused_unless_asked_for() -> None:
 
 @pytest.mark.parametrize(
     ("options", "inflight", "items", "megabytes"),
-    [((), 1024, 256, 512), (("--limit", "max_inflight_items=100", "--max-inflight-bytes", "1073741824"), 100, 100, 1024)],
+    [
+        ((), 1024, 256, 512),
+        (("--limit", "max_inflight_items=100", "--max-inflight-bytes", "1073741824"), 100, 100, 1024),
+    ],
 )
 def test_a_pod_is_told_how_much_it_may_hold(
     options: tuple[str, ...], inflight: int, items: int, megabytes: int, monkeypatch: pytest.MonkeyPatch
