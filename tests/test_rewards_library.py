@@ -120,6 +120,16 @@ async def test_a_batch_changes_no_score(scorers: Scorers) -> None:
     assert together[0] == together[2]
 
 
+def test_every_card_of_the_profile_has_measured_figures() -> None:
+    for served in load_profile("scorers").rewards.values():
+        for variant in served.variants.values():
+            assert variant.card.validity, variant.card.variant
+            assert variant.card.validity_command
+    cards = {name: load_profile("scorers").rewards[name].variants for name in ("concept-consistency", "aesthetic")}
+    assert cards["concept-consistency"]["dlib_face"].card.validity["same_vs_other_face_auc"] > 0.95
+    assert cards["aesthetic"]["technical"].card.validity["clean_vs_degraded_auc"] > 0.9
+
+
 def test_only_large_pictures_are_reduced_and_keep_their_shape() -> None:
     small = np.zeros((700, LONGEST_SIDE, 3), np.uint8)
     assert bounded(small) is small
