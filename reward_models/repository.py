@@ -120,7 +120,7 @@ input [
 output [
 {_tensors(graph.outputs)}
 ]
-instance_group [ {{ kind: KIND_{device.upper()} count: {instances} }} ]
+instance_group [ {{ kind: KIND_{"CPU" if graph.library else device.upper()} count: {instances} }} ]
 dynamic_batching {{
   max_queue_delay_microseconds: {batching.max_queue_delay_us}
 {policy}}}
