@@ -1,7 +1,8 @@
 """Run every benchmark in turn and gather their tables in RESULTS.md: `make bench`, `python -m benchmarks.all [NAME …]`.
 
-Without names: the serving benchmarks, about two minutes. `learning` (about half an hour), `oracle`, `gradients` and
-`likelihood` (minutes each) and `arms` (about two hours) are run when they are named.
+Without names: the serving benchmarks, about two minutes. `capacity`, `queue_policy` and `hpa` (minutes each) are what
+docs/capacity.md rests on. `learning` (about half an hour), `oracle`, `gradients` and `likelihood` (minutes each) and
+`arms` (about two hours) are run when they are named.
 `--gather` only writes RESULTS.md again from `benchmarks/results/*.json`.
 """
 
@@ -16,9 +17,11 @@ from pathlib import Path
 from benchmarks.harness import RESULTS
 
 SERVING = ("throughput", "front", "ensemble")
+SCALING = ("capacity", "queue_policy", "hpa")
 LEARNING = ("learning", "oracle", "gradients", "likelihood", "arms", "overlap")
 TABLES = (
-    *SERVING, "learning", "oracle", "gate_correlation", "gate_correlation_trained", "gradients", "gradients_trained",
+    *SERVING, *SCALING, "hpa_windows", "learning", "oracle", "gate_correlation", "gate_correlation_trained",
+    "gradients", "gradients_trained",
     "likelihood", "arms_selectors", "arms_learning", "overlap",
 )  # fmt: skip
 """Order of the tables; a benchmark may make several."""
@@ -43,11 +46,11 @@ def gather(target: Path = Path(__file__).parent / "RESULTS.md") -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join((*SERVING, *LEARNING))}")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join((*SERVING, *SCALING, *LEARNING))}")
     parser.add_argument("--gather", action="store_true", help="run nothing, only write RESULTS.md")
     arguments = parser.parse_args()
-    if unknown := set(arguments.names) - {*SERVING, *LEARNING}:
-        parser.error(f"no benchmark is called {sorted(unknown)}; there are {[*SERVING, *LEARNING]}")
+    if unknown := set(arguments.names) - {*SERVING, *SCALING, *LEARNING}:
+        parser.error(f"no benchmark is called {sorted(unknown)}; there are {[*SERVING, *SCALING, *LEARNING]}")
     failed = []
     for name in () if arguments.gather else (arguments.names or SERVING):
         if subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=False).returncode != 0:

@@ -123,14 +123,19 @@ def _wish(replicas: int, metric: Metric) -> int | None:
     values, missing = metric.values, replicas - len(metric.values)
     if not values:
         return None
-    ratio = sum(values) / len(values) / metric.target
+    ratio = _exact(sum(values) / len(values) / metric.target)
     if abs(ratio - 1) <= TOLERANCE:
         return replicas
     if missing <= 0:
         return math.ceil(ratio * len(values))
     assumed = sum(values) + (0.0 if ratio > 1 else missing * metric.target)
-    corrected = assumed / replicas / metric.target
+    corrected = _exact(assumed / replicas / metric.target)
     if abs(corrected - 1) <= TOLERANCE or (corrected > 1) != (ratio > 1):
         return replicas
     wish = math.ceil(corrected * replicas)
     return replicas if (wish > replicas) != (ratio > 1) else wish
+
+
+def _exact(ratio: float) -> float:
+    """The controller counts in thousandths, so that 0.2 ÷ 0.1 is 2 and not a little more, which rounds up to a pod."""
+    return round(ratio, 9)

@@ -49,6 +49,12 @@ def measure(
     way = partial(
         measure_service, sizes=sizes, seconds=seconds, side=side, parallel=parallel, cores=cores or here, gpus=gpus
     )
+    load = os.getloadavg()[0]
+    if load > here / 2:
+        console().print(
+            f"[yellow]warning:[/] this machine has a load of {load:.1f} on {here:g} cores already; what is measured "
+            "on it now is too low"
+        )
     with errors_shown():
         speeds: list[Speed] = []
         if endpoints:
@@ -83,7 +89,8 @@ def plan(
     from pydantic import ValidationError
 
     from sync_r1.trainer_client.sdk.speed import SPEEDS
-    from sync_r1.trainer_client.training.capacity import Demand, best, need
+    from sync_r1.trainer_client.training.capacity import Demand
+    from sync_r1.trainer_client.training.capacity import plan as plan_rewards
 
     with errors_shown():
         try:
@@ -97,7 +104,7 @@ def plan(
             raise ValueError(f"{speeds} holds no measurement")
         together = burst or (images if overlap_s == 0 else max(1, images // 8))
         demand = Demand(images, overlap_s, stall_s, together, headroom, spare)
-        needs = [need(demand, speed) for speed in best(measured).values()]
+        needs = plan_rewards(demand, measured)
     _show_needs(demand, needs)
 
 
@@ -127,7 +134,9 @@ def _measured(endpoint: str, way: Callable[[RewardClient], Awaitable[list[Speed]
 def _show_speeds(speeds: list[Speed]) -> None:
     from rich.table import Table
 
-    table = Table("reward", "variant", "items", "call, ms", "c_s²", "items/s", "client's cores", title="Measured")
+    table = Table(title="Measured", title_justify="left", padding=(0, 0))
+    for name in ("reward", "variant", "items", "call, ms", "c_s²", "items/s", "client's cores"):
+        table.add_column(name, no_wrap=True)
     for one in speeds:
         table.add_row(
             one.reward, one.variant, str(one.items), f"{one.call_s * 1e3:.1f}", f"{one.call_variation:.3f}",
@@ -142,27 +151,32 @@ def _show_needs(demand: Demand, needs: list[Need]) -> None:
     from rich.table import Table
 
     screen = console()
-    table = Table(
-        "reward", "items/s of a replica", "utilisation", "for the queue", "for the burst", "replicas", "GPUs", "cores",
-        "max_inflight_items", "burst done, s", title="Needed", title_justify="left",
-    )  # fmt: skip
+    on_gpus = any(one.gpus for one in needs)
+    table = Table(title="Needed", title_justify="left", padding=(0, 0))
+    device = "GPUs" if on_gpus else "cores"
+    for name in ("reward", "items/s", "use", "replicas", "of which", device, "limit", "last, s"):
+        table.add_column(name, no_wrap=True)
     for one in needs:
         table.add_row(
-            one.speed.reward, f"{one.replica_rate:.0f} ({one.speed.items} a request)",
-            "" if math.isnan(one.utilisation) else f"{one.utilisation:.2f}", str(one.for_queue), str(one.for_burst),
-            f"[bold]{one.replicas}[/]", f"{one.gpus:g}", f"{one.cores:g}", str(one.limit), f"{one.burst_done_s:.1f}",
+            one.speed.reward, f"{one.replica_rate:.0f} by {one.speed.items}",
+            "" if math.isnan(one.utilisation) else f"{one.utilisation:.2f}", f"[bold]{one.replicas}[/]",
+            f"{one.for_queue}|{one.for_burst}|{demand.spare}", f"{one.gpus if on_gpus else one.cores:g}",
+            str(one.limit), f"{one.burst_done_s:.1f}",
         )  # fmt: skip
     screen.print(table)
     peak = (demand.burst if not demand.overlap_s else demand.images / demand.overlap_s) * (1 + demand.headroom)
     per_picture = max(one.speed.side for one in needs) ** 2 * 3
     within = f"within {demand.stall_s:g} s" if not demand.overlap_s else "a second"
     for line in (
+        "items/s: of one replica, by requests of so many; use: the utilisation that the wait allows; of which: for the "
+        "queue | for the last items (the larger counts) | to spare; limit: --max-inflight-items; last: how long the "
+        "last items take",
         f"a step: {demand.images:,} items, {demand.burst:,} of them together at the end, the others over "
         f"{demand.overlap_s:g} s; the last scores within {demand.stall_s:g} s",
         f"headroom {demand.headroom:.0%}; {demand.spare} replica(s) may be missing; calls arrive at random (c_a² = "
         f"{demand.arrival_variation:g}); 99 of 100 calls wait no longer than the stall allows (Kingman 1961)",
         f"each reward gets {peak:,.0f} items {within}: {peak * per_picture / 1e6:,.0f} MB of raw pictures",
-        "a replica is as large as what was measured; max_inflight_items makes it half full at this load, where the "
+        "a replica is as large as what was measured; the limit makes it half full at this load, where the "
         "autoscaler holds it",
     ):
         screen.print(f"  [dim]{line}[/]", highlight=False)

@@ -62,6 +62,12 @@ def serve(
     max_connection_age_s: Annotated[
         float, typer.Option("--max-connection-age-s", min=1, help="Then clients are asked to connect anew.")
     ] = 600.0,
+    max_inflight_items: Annotated[
+        int, typer.Option("--max-inflight-items", min=1, help="Items in work at once; what is over is refused at once.")
+    ] = 1024,
+    max_inflight_bytes: Annotated[
+        int, typer.Option("--max-inflight-bytes", min=1024, help="Bytes of requests in memory at once.")
+    ] = 512 * 1024 * 1024,
     otlp_endpoint: Annotated[
         str, typer.Option("--otlp-endpoint", help="http(s)://HOST:PORT of an OpenTelemetry collector (OTLP over gRPC).")
     ] = "",
@@ -72,7 +78,7 @@ def serve(
 
     from pydantic import ValidationError
 
-    from sync_r1.services.config import ServiceConfig, TlsConfig
+    from sync_r1.services.config import Limits, ServiceConfig, TlsConfig
     from sync_r1.services.serve import ServeConfig
     from sync_r1.services.serve import serve as run
 
@@ -81,8 +87,10 @@ def serve(
     with errors_shown():
         try:
             tls = TlsConfig(cert=tls_cert, key=tls_key, client_ca=tls_client_ca) if tls_cert and tls_key else None
+            limits = Limits(max_inflight_items=max_inflight_items, max_items=min(256, max_inflight_items))
             service = ServiceConfig(
-                host=host, port=port, tls=tls, tokens=tokens, insecure=insecure, health_port=health_port,
+                limits=limits, max_inflight_bytes=max_inflight_bytes, host=host, port=port, tls=tls, tokens=tokens,
+                insecure=insecure, health_port=health_port,
                 metrics_port=metrics_port, drain_s=drain_seconds, max_connection_age_s=max_connection_age_s,
                 otlp_endpoint=otlp_endpoint, log_format=log_format, routes=routes,
             )  # fmt: skip

@@ -44,6 +44,12 @@ class Up:
     _services: dict[str, tuple[subprocess.Popen[bytes], Path]] = field(default_factory=dict)
     _triton: EmbeddedTriton | None = None
 
+    @property
+    def pids(self) -> dict[str, int]:
+        """Process ids: of each service by its reward's name, and of "triton"."""
+        triton = {"triton": self._triton.pid} if self._triton is not None else {}
+        return {name: process.pid for name, (process, _) in self._services.items()} | triton
+
     def check(self) -> None:
         """Raise UpError if a service or Triton has ended by itself."""
         for name, (process, log) in self._services.items():

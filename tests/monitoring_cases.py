@@ -78,7 +78,7 @@ def _releases(second: str, values: str) -> dict[str, str]:
     return {f'{name}pod="a",release="one"}}': "1x800", f'{name}pod="b",release="{second}"}}': values}
 
 
-_CERTIFICATE = 'certmanager_certificate_expiration_timestamp_seconds{namespace="n",name="sync-r1-aesthetic"}'
+_CERTIFICATE = 'certmanager_certificate_expiration_timestamp_seconds{namespace="n",name="reward-server"}'
 
 CASES = {
     "SyncR1RewardDown": Case(_ready("0x60", "0x60"), _ready("0x60", "1x60")),

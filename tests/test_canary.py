@@ -6,18 +6,17 @@ that `k8s/components/canary` brings to a cluster.
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import os
+import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
+from k8s_manifests import K8S, REWARDS, ROOT, manifests
+from k8s_policies import POLICIES
 
 from benchmarks.reliability import canary
-from sync_r1.trainer_client.config import ANSWER_REWARD, IMAGE_REWARDS
 
-K8S = Path(__file__).parents[1] / "k8s"
 DIGESTS = ("a" * 64, "b" * 64)
 CLUSTERS = {"stable": "stable", "canary": "canary"}
 
@@ -59,12 +58,9 @@ def test_the_bounds_of_a_share_hold_what_is_fair_and_not_what_is_not() -> None:
     assert not low <= 0.15 <= high
 
 
-@pytest.mark.skipif(not (K8S / "base" / "reward").is_dir(), reason="k8s/base is not in this tree")
-@pytest.mark.parametrize("reward", [*IMAGE_REWARDS, ANSWER_REWARD])
+@pytest.mark.parametrize("reward", REWARDS)
 def test_the_canary_of_a_reward_renders_with_its_own_pods_beside_the_serving_ones(reward: str) -> None:
-    command = [str(Path(sys.executable).parent / "kubectl"), "kustomize", str(K8S / "components" / "canary" / reward)]
-    text = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
-    objects: list[dict[str, Any]] = [one for one in yaml.safe_load_all(text) if one]
+    objects = manifests(f"components/canary/{reward}")
     of = {one["kind"]: one for one in objects}
     assert "ScaledObject" not in of
     (pods,) = (one["spec"] for one in objects if one["kind"] == "Deployment")
@@ -81,3 +77,43 @@ def test_the_canary_of_a_reward_renders_with_its_own_pods_beside_the_serving_one
     assert backends == [[new], [stable], [stable, new]]
     assert new in {one["metadata"]["name"] for one in objects if one["kind"] == "Service"}
     assert of["BackendTrafficPolicy"]["spec"]["targetRefs"][0]["name"] == of["GRPCRoute"]["metadata"]["name"]
+
+
+def test_the_overlay_of_the_page_gives_the_canary_all_that_the_serving_pods_have(tmp_path: Path) -> None:
+    """`docs/swap.md`, copied into an overlay with the components of `gpu`."""
+    page = (ROOT / "docs" / "swap.md").read_text()
+    text = next(block for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if "canary/aesthetic" in block)
+    overlay, gpu = yaml.safe_load(text), K8S / "overlays" / "gpu"
+    like = yaml.safe_load((gpu / "kustomization.yaml").read_text())
+    own = {**like, "resources": overlay["resources"], "components": overlay["components"] + like["components"]}
+    own["patches"] = [*like.get("patches", []), *overlay["patches"]]
+    for key in ("resources", "components"):
+        own[key] = [os.path.relpath((gpu / path).resolve(), tmp_path.resolve()) for path in own[key]]
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(own))
+    documents = manifests(str(tmp_path))
+    found = {(one["kind"], one["metadata"]["name"]): one for one in documents}
+    serving, new = (found["Deployment", name]["spec"] for name in ("aesthetic-reward", "aesthetic-canary-reward"))
+    for part in ("containers", "initContainers"):
+        there, here = (spec["template"]["spec"][part] for spec in (serving, new))
+        assert [(one["name"], one["image"], one.get("args")) for one in there] == [
+            (one["name"], one["image"], one.get("args")) for one in here
+        ]
+    environments = [
+        {one["name"]: one.get("value") for one in container["env"]}
+        for part in ("containers", "initContainers")
+        for container in new["template"]["spec"][part]
+        if container["name"] in ("front", "models")
+    ]
+    assert len(environments) == 2
+    for environment in environments:
+        assert environment["REWARD"] == "aesthetic"
+        assert environment["PROFILE"] == "NEW_PROFILE"
+        assert environment["SYNC_R1_BUNDLE_DIGEST"] == "NEW_BUNDLE_DIGEST"
+    rules = found["GRPCRoute", "aesthetic-canary-route"]["spec"]["rules"]
+    assert [backend["weight"] for backend in rules[2]["backendRefs"]] == [90, 10]
+    values = [rule["matches"][0]["headers"][0]["value"] for rule in rules[:2]]
+    assert values == ["DIGEST_OF_THE_NEW_RELEASE", "DIGEST_OF_THE_OLD_RELEASE"]
+    assert ("NetworkPolicy", "gateways-to-fronts") in found
+    assert len([name for kind, name in found if kind == "HorizontalPodAutoscaler"]) == 5
+    for policy in POLICIES:
+        assert list(policy(documents)) == []

@@ -20,8 +20,8 @@ from sync_r1.trainer_client.training.capacity import (
     CapacityError,
     Demand,
     allowed_utilisation,
-    best,
     need,
+    plan,
     replica_rate,
 )
 
@@ -93,10 +93,16 @@ def test_what_the_measuring_process_used_of_the_cores_is_given_back() -> None:
     assert replica_rate(SPEED) == 40
     assert replica_rate(replace(SPEED, client_cores=0.4)) == pytest.approx(50)
     assert replica_rate(replace(SPEED, client_cores=0.4, gpus=1)) == 40
-    faster = replace(SPEED, items=64, items_per_s=60)
-    assert best([SPEED, faster, replace(SPEED, reward="other")]) == {
-        "aesthetic": faster, "other": replace(SPEED, reward="other"),
-    }  # fmt: skip
+
+
+def test_each_reward_gets_the_size_of_request_that_needs_the_fewest_replicas() -> None:
+    faster, other = replace(SPEED, items=64, items_per_s=60), replace(SPEED, reward="other")
+    planned = plan(Demand(1000, 0, 5, 1000), [SPEED, faster, other])
+    assert [one.speed for one in planned] == [faster, other]
+    # A large request takes longer than the trainer may wait: the small one it is.
+    assert [one.speed for one in plan(Demand(1000, 0, 1, 1000), [SPEED, faster])] == [SPEED]
+    with pytest.raises(CapacityError, match="takes a replica"):
+        plan(Demand(1000, 0, 0.1, 1000), [SPEED, faster])
 
 
 async def test_a_running_service_is_measured_and_every_item_scored(services: Up) -> None:
@@ -126,7 +132,8 @@ def test_the_command_prints_replicas_and_every_assumption(tmp_path: Path) -> Non
     command = ["capacity", "plan", str(file), "--images", "4096", "--stall", "10"]
     shown = CliRunner().invoke(app, command, env={"COLUMNS": "200"})
     assert shown.exit_code == 0, shown.output
-    assert "│ 14 " in shown.output  # 4096 · 1.25 / (10 · 40) = 12.8, and one to spare
+    assert "│14 " in shown.output  # 4096 · 1.25 / (10 · 40) = 12.8, and one to spare
+    assert "0|13|1" in shown.output
     for said in ("headroom 25%", "Kingman 1961", "1 replica(s) may be missing", "4,096 of them together at the end"):
         assert said in shown.output
 

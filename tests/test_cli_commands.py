@@ -14,8 +14,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
+
+from sync_r1.cli.main import app
 
 if TYPE_CHECKING:
+    from sync_r1.services.serve import ServeConfig
     from sync_r1.services.up import Up
 
 SYNC_R1 = [sys.executable, "-m", "sync_r1.cli.main"]
@@ -54,6 +58,25 @@ def test_a_wrong_port_is_a_question_not_a_traceback(command: tuple[str, ...], tm
 def test_an_address_that_others_reach_is_refused_unless_asked_for() -> None:
     said = run("serve", "aesthetic", "--triton", "127.0.0.1:9", "--host", "0.0.0.0", expect=1)
     assert "--insecure" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "inflight", "items", "megabytes"),
+    [((), 1024, 256, 512), (("--max-inflight-items", "100", "--max-inflight-bytes", "1073741824"), 100, 100, 1024)],
+)
+def test_a_pod_is_told_how_much_it_may_hold(
+    options: tuple[str, ...], inflight: int, items: int, megabytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[ServeConfig] = []
+
+    async def started(config: ServeConfig, on_listening: object) -> None:
+        told.append(config)
+
+    monkeypatch.setattr("sync_r1.services.serve.serve", started)
+    assert CliRunner().invoke(app, ["serve", "aesthetic", "--triton", "127.0.0.1:9", *options]).exit_code == 0
+    limits = told[0].service.limits
+    assert (limits.max_inflight_items, limits.max_items) == (inflight, items)
+    assert told[0].service.max_inflight_bytes == megabytes * 1024 * 1024
 
 
 def test_an_unknown_reward_is_told_the_known_ones() -> None:

@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,12 +18,12 @@ import kubernetes_validate
 import monitoring_cases
 import pytest
 import yaml
+from k8s_manifests import K8S, ROOT, manifests
 
 from sync_r1.services.admission import OutOfBytes, Overloaded
 from sync_r1.services.metrics import ServiceMetrics
 
-ROOT = Path(__file__).parents[1]
-FOLDER = ROOT / "k8s" / "components" / "monitoring"
+FOLDER = K8S / "components" / "monitoring"
 RUNBOOK = ROOT / "docs" / "alerts.md"
 RULES = yaml.safe_load((FOLDER / "rules.yaml").read_text())["spec"]
 ALERTS = {rule["alert"]: rule for group in RULES["groups"] for rule in group["rules"]}
@@ -117,18 +116,20 @@ def test_every_alert_has_its_section_in_the_runbook_and_says_how_bad_it_is() -> 
     assert {name.lower() for name in ALERTS} == {section for section in sections if section.startswith("syncr1")}
 
 
+def test_the_certificates_that_are_watched_are_those_of_the_component() -> None:
+    manifests = yaml.safe_load_all((K8S / "components" / "mtls" / "certificates.yaml").read_text())
+    names = {one["metadata"]["name"] for one in manifests if one["kind"] == "Certificate"}
+    (pattern,) = re.findall(r'name=~"([^"]+)"', ALERTS["SyncR1CertificateExpires"]["expr"])
+    assert names
+    assert {name for name in names if re.fullmatch(pattern, name)} == names
+
+
 def test_the_autoscalers_metrics_are_those_the_adapter_gives() -> None:
     spec = yaml.safe_load((FOLDER / "autoscaling.yaml").read_text())["spec"]
     wanted = {metric["pods"]["metric"]["name"] for metric in spec["metrics"]}
     assert wanted == {rule["name"]["as"] for rule in ADAPTER}
     for rule in ADAPTER:
         assert re.fullmatch(rule["name"]["matches"], rule["seriesQuery"].partition("{")[0])
-
-
-def rendered(folder: Path) -> list[dict[str, Any]]:
-    command = [str(Path(sys.executable).parent / "kubectl"), "kustomize", str(folder)]
-    text = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
-    return [one for one in yaml.safe_load_all(text) if one]
 
 
 def test_an_overlay_gets_rules_dashboard_monitor_and_scaling_from_the_component(tmp_path: Path) -> None:
@@ -143,7 +144,7 @@ def test_an_overlay_gets_rules_dashboard_monitor_and_scaling_from_the_component(
     component = os.path.relpath(FOLDER, tmp_path.resolve())
     overlay = {"resources": ["autoscaler.yaml"], "components": [component], "namespace": "rewards"}
     (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
-    objects = {one["kind"]: one for one in rendered(tmp_path)}
+    objects = {one["kind"]: one for one in manifests(str(tmp_path))}
     assert set(objects) == {"HorizontalPodAutoscaler", "ConfigMap", "PrometheusRule", "ServiceMonitor"}
     spec = objects["HorizontalPodAutoscaler"]["spec"]
     assert (spec["minReplicas"], spec["maxReplicas"], len(spec["metrics"])) == (2, 5, 2)

@@ -65,6 +65,7 @@ def test_production_differs_only_in_backend_thread_parameter_and_queue_policy() 
     graph = load_profile("pocket").graphs["minilm"]
     expected = GOLDEN.replace('"python"', '"onnxruntime"').replace('"threads"', '"intra_op_thread_count"')
     expected = expected.replace("microseconds: 500\n", "microseconds: 500\n" + QUEUE_POLICY)
+    expected = expected.replace("count: 1", "count: 2")  # a policy makes the batcher of one sleep
     assert model_config(graph, backend="onnxruntime", threads=2) == expected
 
 

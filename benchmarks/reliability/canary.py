@@ -36,7 +36,7 @@ from sync_r1.trainer_client import RewardClient
 ROUTE = Path(__file__).parents[2] / "k8s" / "components" / "canary" / "reward" / "route.yaml"
 NEW, MORE = "new.onnx", 1 << 23
 ITEMS, CALLERS = 8, 6
-CALLS, SHORT_CALLS = 4_000, 160
+CALLS, SHORT_CALLS = 1_200, 160
 """At each weight."""
 _PAUSE_S = 0.1
 _SIGMAS = 4.5  # one measurement in 150,000 lies further out

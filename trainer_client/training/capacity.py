@@ -134,10 +134,21 @@ def allowed_utilisation(call_s: float, wait_p99_s: float, arrivals: float, servi
     return low
 
 
-def best(speeds: Sequence[Speed]) -> dict[str, Speed]:
-    """Reward -> its size of request with the most items a second."""
-    found: dict[str, Speed] = {}
-    for speed in speeds:
-        if speed.reward not in found or speed.items_per_s > found[speed.reward].items_per_s:
-            found[speed.reward] = speed
+def plan(demand: Demand, speeds: Sequence[Speed]) -> list[Need]:
+    """What each reward needs, with the size of request that needs the fewest replicas.
+
+    Raises CapacityError when no size of a reward's does it.
+    """
+    found = []
+    for reward in dict.fromkeys(speed.reward for speed in speeds):
+        needs, refused = [], []
+        for speed in speeds:
+            if speed.reward == reward:
+                try:
+                    needs.append(need(demand, speed))
+                except CapacityError as error:
+                    refused.append(error)
+        if not needs:
+            raise refused[0]
+        found.append(min(needs, key=lambda one: (one.replicas, one.burst_done_s)))
     return found
