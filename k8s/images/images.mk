@@ -2,7 +2,7 @@
 #   make k8s-images                              front, models, triton of `cpu-pocket`, for this machine
 #   make k8s-push REGISTRY=registry.example      the same there, trainer too, and their digests into the overlays
 include k8s/images/bases.env
-CONTAINER ?= $(firstword $(shell command -v docker podman buildah) docker)
+CONTAINER ?= $(firstword $(foreach tool,docker podman buildah,$(shell command -v $(tool))) docker)
 REGISTRY  ?= localhost
 TAG       ?= 0.1.0
 TRITON_TAG := $(TAG)-triton$(word 2,$(subst :, ,$(firstword $(subst -py3, ,$(TRITON)))))
