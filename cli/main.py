@@ -184,9 +184,6 @@ def score(
     )
 
 
-@app.command()
-
-
 def _started(
     profile: str,
     *,
