@@ -114,7 +114,7 @@ input [
 output [
 {_tensors(graph.outputs)}
 ]
-instance_group [ {{ kind: KIND_{device.upper()} count: {graph.instances} }} ]
+instance_group [ {{ kind: KIND_{"CPU" if graph.library else device.upper()} count: {graph.instances} }} ]
 dynamic_batching {{
   max_queue_delay_microseconds: {batching.max_queue_delay_us}
 {policy}}}

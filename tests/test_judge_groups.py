@@ -10,6 +10,7 @@ import pytest
 from judge_endpoint import JudgeEndpoint
 from judge_services import judging, png
 
+from sync_r1.reward_models.types import Score
 from sync_r1.trainer_client import Concept, RewardClient, Sample, picture
 from sync_r1.trainer_client.sdk import score_file
 from sync_r1.trainer_client.sdk.errors import RequestRejected
@@ -31,6 +32,15 @@ async def test_the_sdk_sends_each_group_in_one_request(tmp_path: Path) -> None:
             assert all(hasattr(outcome, "value") for outcome in batch.outcomes)
             with pytest.raises(RequestRejected, match=r"group 'a' has 5 samples.*at most 4"):
                 await client.score([sample("a", number) for number in range(5)])
+
+
+async def test_a_judges_reason_reaches_the_caller(tmp_path: Path) -> None:
+    with JudgeEndpoint() as endpoint:
+        service = judging(tmp_path, "understanding-correctness", endpoint.url)
+        async with service as where, RewardClient(where) as client:
+            answered = Sample(question="What colour?", answer="half", reference_answers=("red",))
+            (outcome,) = (await client.score([answered])).outcomes
+    assert outcome == Score(0.5, {}, "it says half")
 
 
 async def test_score_keeps_groups_whole_over_its_parts_and_after_an_interruption(

@@ -12,9 +12,12 @@ import pytest
 import real_faces
 from PIL import Image
 
+from sync_r1.reward_models.export import ensure_graphs
 from sync_r1.reward_models.library import bundle
 from sync_r1.reward_models.library.bundle import BundleError
 from sync_r1.reward_models.library.catalogue import LIBRARY_GRAPHS, Engine, load, pack
+from sync_r1.reward_models.profiles import load_profile
+from sync_r1.reward_models.repository import write_repository
 
 ASTRONAUT = real_faces.photo("astronaut.png")
 
@@ -119,6 +122,21 @@ def test_arcface_gets_faces_upright_with_the_eyes_where_it_wants_them(engine: Ca
     assert np.abs(again - np.array(ARCFACE_POINTS))[2:].max() < 14
 
 
+def test_the_alignment_is_the_one_that_insightface_computes() -> None:
+    from skimage.transform import estimate_transform
+
+    from sync_r1.reward_models.library.mtcnn import ARCFACE_POINTS, alignment
+
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        points = np.array(ARCFACE_POINTS) * rng.uniform(0.5, 4) + rng.normal(0, 6, (5, 2)) + rng.uniform(0, 300, 2)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            expected = estimate_transform("similarity", points, np.array(ARCFACE_POINTS)).params[:2]
+        assert np.abs(alignment(points) - expected).max() < 1e-6
+    assert np.isfinite(alignment(np.ones((5, 2)))).all(), "points that coincide"
+
+
 def test_ocr_reads_what_is_written_line_by_line(engine: Callable[[str], Engine]) -> None:
     from sync_r1.reward_models.rewards.rendered_text import text_of
 
@@ -162,3 +180,18 @@ def test_a_damaged_bundle_is_named_with_the_cure(tmp_path: Path, damage: Callabl
     file.write_bytes(damage(file.read_bytes())[:-3])
     with pytest.raises(BundleError, match=r"brisque\.zip is no library graph .*delete it and export again"):
         load("brisque", file, 1)
+
+
+def test_a_repository_for_any_triton_runs_libraries_in_the_python_backend_on_the_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SYNC_R1_GRAPHS", str(tmp_path / "store"))
+    profile = load_profile("scorers")
+    ensure_graphs(profile, graphs=("brisque",))
+    write_repository(profile, tmp_path / "models", backend="onnxruntime", graphs=("brisque",), device="gpu")
+    folder = tmp_path / "models" / "brisque"
+    assert sorted(file.name for file in (folder / "1").iterdir()) == ["model.py", "model.zip"]
+    config = (folder / "config.pbtxt").read_text()
+    for line in ('backend: "python"', "kind: KIND_CPU", 'key: "library" value { string_value: "brisque" }'):
+        assert line in config
+    assert "max_queue_size" in config, "a shared Triton's queue is bounded"

@@ -112,12 +112,22 @@ async def test_ruined_pictures_score_below_clean_ones_and_flat_ones_fail(scorers
 
 
 async def test_a_batch_changes_no_score(scorers: Scorers) -> None:
-    pictures = [picture(real_faces.photo(name)) for name in ("coffee.png", "chelsea.png", "coffee.png")]
-    pictures += [picture(real_faces.photo("coffee.png")[:, ::-1])]
+    coffee, cat = real_faces.photo("coffee.png")[:128, :128], real_faces.photo("chelsea.png")[100:228, 100:228]
+    pictures = [picture(pixels) for pixels in (coffee, cat, coffee, coffee[:, ::-1])]
     together = await score(scorers, "aesthetic", "technical", [Sample(image=one) for one in pictures])
     alone = [(await score(scorers, "aesthetic", "technical", [Sample(image=one)]))[0] for one in pictures]
     assert together == alone
     assert together[0] == together[2]
+
+
+def test_every_card_of_the_profile_has_measured_figures() -> None:
+    for served in load_profile("scorers").rewards.values():
+        for variant in served.variants.values():
+            assert variant.card.validity, variant.card.variant
+            assert variant.card.validity_command
+    cards = {name: load_profile("scorers").rewards[name].variants for name in ("concept-consistency", "aesthetic")}
+    assert cards["concept-consistency"]["dlib_face"].card.validity["same_vs_other_face_auc"] > 0.95
+    assert cards["aesthetic"]["technical"].card.validity["clean_vs_degraded_auc"] > 0.9
 
 
 def test_only_large_pictures_are_reduced_and_keep_their_shape() -> None:

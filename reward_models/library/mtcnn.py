@@ -47,7 +47,6 @@ def load(folder: Path, threads: int) -> Engine:
     from facenet_pytorch.models.utils.detect_face import detect_face, extract_face
     from PIL import Image
     from safetensors.torch import load_file
-    from skimage.transform import SimilarityTransform
 
     torch.set_num_threads(threads)
     nets = [make(pretrained=False) for make in (PNet, RNet, ONet)]
@@ -66,10 +65,7 @@ def load(folder: Path, threads: int) -> Engine:
         return boxes[0][best, :4].astype(np.float32), points[0][best].astype(np.float32)
 
     def aligned(pixels: npt.NDArray[np.uint8], points_5_2: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-        transform = SimilarityTransform.from_estimate(points_5_2, np.array(ARCFACE_POINTS, np.float32))
-        if not transform:  # points that coincide
-            return np.zeros((112, 112, 3), np.uint8)
-        return np.asarray(cv2.warpAffine(pixels, transform.params[:2], (112, 112), borderValue=0.0), np.uint8)
+        return np.asarray(cv2.warpAffine(pixels, alignment(points_5_2), (112, 112), borderValue=0.0), np.uint8)
 
     def run(inputs: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
         count = len(inputs["pixels"])
@@ -88,3 +84,16 @@ def load(folder: Path, threads: int) -> Engine:
         return [found_N_1, box_N_4, landmarks_N_5_2, face160_N, face112_N]
 
     return run
+
+
+def alignment(points_5_2: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
+    """The similarity (2, 3) that brings a face's points closest to ArcFace's, by least squares: scale, turn and shift.
+
+    The same as skimage's SimilarityTransform, which insightface uses.
+    """
+    x, y = points_5_2.astype(np.float64).T
+    zero, one = np.zeros(5), np.ones(5)
+    equations = np.concatenate([np.stack([x, -y, one, zero], axis=1), np.stack([y, x, zero, one], axis=1)])
+    targets = np.array(ARCFACE_POINTS).T.reshape(10)
+    (a, b, shift_x, shift_y), *_ = np.linalg.lstsq(equations, targets, rcond=None)
+    return np.array([[a, -b, shift_x], [b, a, shift_y]])

@@ -6,7 +6,7 @@ A line of the input is one sample, with the field names of `Sample`; pictures ar
 
 A line of the output holds the id, what scored it, and exactly one of `score`, `not_applicable` and `failure`:
 
-    {"id": "1", "reward": "…", "variant": "…", "release": "…", "score": {"value": 0.81, "components": {}}}
+    {"id": "1", "reward": "…", "variant": "…", "release": "…", "score": {"value": 0.81, "components": {}, "reason": ""}}
 
 Ids that the output already has are skipped, and the rest is scored by the release that scored those.
 """
