@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import os
 import subprocess
 import sys
@@ -93,11 +94,23 @@ def prepare(model: str, folder: Path) -> None:
     scores = folder / f"{model}.original.json"
     if scores.is_file():
         return
-    if model in IN_TORCH:
-        return  # original and ours share one network, in `measure`
+    if model in IN_TORCH:  # original and ours share one network, in `measure`
+        _write_tokenizers(model, folder)
+        return
     command = [sys.executable, "-m", "sync_r1.cli.main", "export", model, "--weights", "random", "--out", str(folder)]
     subprocess.run(command, check=True)
     _step("original", model, folder)
+
+
+def _write_tokenizers(model: str, folder: Path) -> None:
+    """What an export puts beside the graphs of a model that read texts."""
+    from sync_r1.reward_models.published.catalogue import MODELS
+    from sync_r1.reward_models.published.texts import write_tokenizer
+
+    for graph in MODELS[model].graphs.values():
+        made = write_tokenizer(graph.tokenizer, folder, None)
+        if made is not None:
+            made.replace(folder / f"{graph.name}.tokenizer.json")
 
 
 def measure(model: str, folder: Path) -> dict[str, dict[str, Any]]:
@@ -204,7 +217,9 @@ def packaged(name: str) -> dict[str, dict[str, Any]]:
             for variant, reward in served.variants.items():
                 if reward.card.to_json() in known:
                     continue
-                _, ms = _timed(reward, served.release(variant), runner, asked)
+                values, ms = _timed(reward, served.release(variant), runner, asked)
+                if math.isnan(values[0]):  # none of these samples is for it
+                    continue
                 engine = ("library" if name == "scorers" else "onnx") if reward.graphs else "none"
                 found[f"{name}/{served.name}/{variant}"] = {"engine": engine, "CPU ms/item": ms}
     return found

@@ -141,6 +141,7 @@ def test_a_file_with_another_digest_is_refused_and_named(tmp_path: Path) -> None
 
 def test_what_cannot_be_asked_for_is_answered_with_what_can(tmp_path: Path) -> None:
     assert "clip_vit_b_32" in export("resnet", "--weights", "random", expect=1)
+    assert "'[x]'" in export("[x]", "--weights", "random", expect=1), "brackets are no markup"
     assert "--engine torch" in export("dino_vit_s_16", "--weights", "random", "--dtype", "bf16", expect=1)
     assert "2 weights (clip, head)" in export("laion_v2", "--weights", tmp_path, expect=1)
     assert "needs --weights" in export("dino_vit_s_16", expect=2)
