@@ -259,14 +259,14 @@ def main() -> None:
     if not arguments.page:
         with tempfile.TemporaryDirectory() as temporary:
             work = arguments.work or Path(temporary)
-            rows = _known_rows()
+            rows: dict[str, dict[str, Any]] = {}
             for name in chosen:
                 if name in PACKAGED:
                     rows |= packaged(name)
                     continue
                 prepare(name, work)
                 rows |= measure(name, work)
-        _report(rows)
+        _report(_known_rows() | rows)
     rewards_page.write()
 
 
@@ -277,7 +277,8 @@ def _known_rows() -> dict[str, dict[str, Any]]:
 
 
 def _report(rows: dict[str, dict[str, Any]]) -> None:
-    report = Report("fidelity", "Reward variants against their originals, random weights at full size, fp32", COLUMNS)
+    title = "Reward variants against their originals, random weights at full size, fp32"
+    report = Report("fidelity", title, COLUMNS, command="python -m benchmarks.fidelity")
     for name in sorted(rows):
         row = rows[name]
         report.rows.append(

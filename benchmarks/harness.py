@@ -88,10 +88,13 @@ class Report:
     rows: list[tuple[str | Figure, ...]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     machine: dict[str, str] = field(default_factory=machine)
+    command: str = ""
+    """What makes all of it again, where that is not the command that runs now."""
 
     def finish(self) -> Path:
         """Print the table, write `results/<name>.json`, and return its path."""
-        command = " ".join(["python -m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
+        running = " ".join(["python -m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
+        command = self.command or running
         lines = [f"## {self.title}", "", f"`{command}`", ""]
         lines += ["| " + " | ".join(self.columns) + " |", "|" + "---|" * len(self.columns)]
         lines += ["| " + " | ".join(map(str, row)) + " |" for row in self.rows]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import RESULTS
+from benchmarks.originals import ORIGINALS
 from sync_r1.reward_models.cards import Card
 from sync_r1.reward_models.profiles import load_profile
 
@@ -32,7 +33,8 @@ variants' cards (`sync-r1 describe HOST:PORT --card VARIANT` shows one of a runn
 ## Against the originals
 
 * **original**: the library that defines the score. **difference**: largest absolute difference of scores, from encoded
-  picture and text to the number, on the same random weights at full size, fp32.
+  picture and text to the number, on the same random weights at full size, fp32. At small size tests compare every model
+  (`tests/test_parity_*.py`), and one of every family through Triton and gRPC (`tests/test_published_services.py`).
 * **validity**: the card's first figure; all stand below. Published weights are not at hand where this page was made, so
   their variants have none.
 * **CPU ms/item**: time of one core of the machine named below, decoding not counted; a GPU is what the large are for.
@@ -65,9 +67,11 @@ def render() -> str:
 
 def _figures(profile: str, card: Card, row: dict[str, Any]) -> tuple[str, str, str, str]:
     engine = " (torch)" if row.get("engine") == "torch" else ""
+    published = ORIGINALS.get((card.reward, card.variant)) if profile == "full" else None
     own = {"pocket": "this project", "scorers": "the library that runs"}.get(profile)
-    original = row.get("original") or own or "see its card"
-    difference = row.get("max abs difference") or ("–" if own else "not measured")
+    original = published.library if published else own or "see its card"
+    unmeasured = "≤ 1e-4 at small size, not measured at full size" if published else "–" if own else "see its tests"
+    difference = row.get("max abs difference") or unmeasured
     return original, difference, _headline(profile, card), f"{row['CPU ms/item']}{engine}" if row else "not measured"
 
 
