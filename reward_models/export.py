@@ -3,7 +3,7 @@
     python -m sync_r1.reward_models.export [--out DIR]
 
 EfficientNet-lite2 (ImageNet classifier, pooled features before the classifier), MiniLM (sentence embeddings), and the
-bundles of library graphs. Needs the `export` and `scorers` extras; serving ONNX files needs ONNX Runtime only. Every
+archives of library graphs. Needs the `export` and `scorers` extras; serving ONNX files needs ONNX Runtime only. Every
 ONNX file is compared with torch before it is kept.
 """
 

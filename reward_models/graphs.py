@@ -3,7 +3,7 @@
 A graph takes `uint8` pixels or `int64` tokens; normalisation is inside the graph. Its weights file is checked in, made
 once from a package by `export.py`, or made once from published weights by `sync-r1 export`; beside an exported file
 lies `<file>.json` with the sha256 pinned then, and what no ONNX file can hold (2 GB and more) in `<graph>.onnx.data`.
-Two kinds have no ONNX file: library graphs, whose file is a bundle (`library/`), and judges, which have none.
+Two kinds have no ONNX file: library graphs, whose file is an archive (`library/`), and judges, which have none.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Library graphs give what their libraries give, and their bundles pin what decides the numbers."""
+"""Library graphs give what their libraries give, and their archives pin what decides the numbers."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import real_faces
 from PIL import Image
 
 from sync_r1.reward_models.export import ensure_graphs
-from sync_r1.reward_models.library import bundle
-from sync_r1.reward_models.library.bundle import BundleError
+from sync_r1.reward_models.library import archive
+from sync_r1.reward_models.library.archive import ArchiveError
 from sync_r1.reward_models.library.catalogue import LIBRARY_GRAPHS, Engine, load, pack
 from sync_r1.reward_models.profiles import load_profile
 from sync_r1.reward_models.repository import write_repository
@@ -24,7 +24,7 @@ ASTRONAUT = real_faces.photo("astronaut.png")
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Engine]:
-    folder = tmp_path_factory.mktemp("bundles")
+    folder = tmp_path_factory.mktemp("archives")
     made: dict[str, Engine] = {}
 
     def get(name: str) -> Engine:
@@ -148,14 +148,14 @@ def test_ocr_reads_what_is_written_line_by_line(engine: Callable[[str], Engine])
     assert found["confidence"][0, 0] > 0.9
 
 
-def test_a_bundle_is_the_same_whenever_it_is_made(tmp_path: Path) -> None:
+def test_an_archive_is_the_same_whenever_it_is_made(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         pack("brisque", tmp_path / folder / "brisque.zip")
     assert (tmp_path / "a" / "brisque.zip").read_bytes() == (tmp_path / "b" / "brisque.zip").read_bytes()
     assert (tmp_path / "a" / "brisque.zip.json").read_text() == (tmp_path / "b" / "brisque.zip.json").read_text()
 
 
-def test_no_bundle_holds_a_pickle(tmp_path: Path) -> None:
+def test_no_archive_holds_a_pickle(tmp_path: Path) -> None:
     for name in ("brisque", "mtcnn"):
         pack(name, tmp_path / f"{name}.zip")
         with zipfile.ZipFile(tmp_path / f"{name}.zip") as archive:
@@ -168,17 +168,17 @@ def test_another_version_of_the_library_is_refused_with_both_and_the_cure(
 ) -> None:
     file = tmp_path / "brisque.zip"
     pack("brisque", file)
-    monkeypatch.setattr(bundle.importlib.metadata, "version", lambda name: "9.9")
-    with pytest.raises(BundleError, match=r"zip was made for brisque 0\.2\.0.*installed is brisque 9\.9.*export again"):
+    monkeypatch.setattr(archive.importlib.metadata, "version", lambda name: "9.9")
+    with pytest.raises(ArchiveError, match=r"zip was made for brisque 0\.2\.0.*installed is brisque 9\.9.*export again"):
         load("brisque", file, 1)
 
 
 @pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[: len(data) // 2], lambda data: b"PK" + data])
-def test_a_damaged_bundle_is_named_with_the_cure(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+def test_a_damaged_archive_is_named_with_the_cure(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     file = tmp_path / "brisque.zip"
     pack("brisque", file)
     file.write_bytes(damage(file.read_bytes())[:-3])
-    with pytest.raises(BundleError, match=r"brisque\.zip is no library graph .*delete it and export again"):
+    with pytest.raises(ArchiveError, match=r"brisque\.zip is no library graph .*delete it and export again"):
         load("brisque", file, 1)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy.typing as npt
 
 from sync_r1.reward_models.graphs import TensorSpec
-from sync_r1.reward_models.library.bundle import BundleError, opened, write_bundle
+from sync_r1.reward_models.library.archive import ArchiveError, opened, write_archive
 
 Engine = Callable[[Mapping[str, npt.NDArray[Any]]], list[npt.NDArray[Any]]]
 """Inputs by name to outputs in the catalogue's order; the first axis of each is the batch."""
@@ -28,7 +28,7 @@ class LibraryGraph:
     """Below `sync_r1.reward_models.library`."""
     outputs: tuple[TensorSpec, ...]
     packages: tuple[str, ...]
-    """Distributions whose versions decide the numbers; they are pinned in the bundle, hence in the release."""
+    """Distributions whose versions decide the numbers; they are pinned in the archive, hence in the release."""
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -63,24 +63,24 @@ LIBRARY_GRAPHS = {
 
 
 def pack(name: str, file: Path) -> None:
-    """Write the bundle of a library graph from the installed packages. Raises BundleError."""
+    """Write the archive of a library graph from the installed packages. Raises ArchiveError."""
     graph = LIBRARY_GRAPHS[name]
     try:
         files = _module(graph).pack()
     except ModuleNotFoundError as error:
-        raise BundleError(f"graph {name!r} needs {error.name!r}; install the `scorers` extra") from error
-    write_bundle(file, files, graph.packages)
+        raise ArchiveError(f"graph {name!r} needs {error.name!r}; install the `scorers` extra") from error
+    write_archive(file, files, graph.packages)
 
 
 def load(name: str, file: Path, threads: int) -> Engine:
-    """The graph, ready to run, from its bundle. Raises BundleError."""
+    """The graph, ready to run, from its archive. Raises ArchiveError."""
     graph = LIBRARY_GRAPHS[name]
     try:
         with opened(file, graph.packages) as folder:
             engine: Engine = _module(graph).load(folder, threads)
             return engine
     except ModuleNotFoundError as error:
-        raise BundleError(f"graph {name!r} needs {error.name!r}; install the `scorers` extra") from error
+        raise ArchiveError(f"graph {name!r} needs {error.name!r}; install the `scorers` extra") from error
 
 
 def _module(graph: LibraryGraph) -> Any:

@@ -32,11 +32,11 @@ def pack() -> dict[str, bytes]:
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError("facenet_pytorch is not installed", name="facenet_pytorch")
     data = Path(spec.origin).parent / "data"
-    bundle = {}
+    archive = {}
     for net in _NETS:
         tensors = torch.load(data / f"{net}.pt", weights_only=True)
-        bundle[f"{net}.safetensors"] = save({name: tensor.contiguous() for name, tensor in tensors.items()})
-    return bundle
+        archive[f"{net}.safetensors"] = save({name: tensor.contiguous() for name, tensor in tensors.items()})
+    return archive
 
 
 def load(folder: Path, threads: int) -> Engine:

@@ -8,7 +8,7 @@ from sync_r1.reward_models.graphs import GraphSpec, TensorSpec, graph_store
 from sync_r1.reward_models.images import Preprocessing
 from sync_r1.reward_models.judges import PROMPTS, Judge
 from sync_r1.reward_models.library.catalogue import LIBRARY_GRAPHS
-from sync_r1.reward_models.profile_files import (
+from sync_r1.reward_models.profiles.files import (
     CheckedInGraphFile,
     EndpointGraphFile,
     GraphFile,
@@ -21,7 +21,7 @@ from sync_r1.reward_models.profile_files import (
 from sync_r1.reward_models.published.catalogue import GRAPHS
 from sync_r1.reward_models.types import ProfileError
 
-_HERE = Path(__file__).parent
+_PACKAGE = Path(__file__).parent.parent
 _SUFFIXES = {"onnx": ".onnx", "torch": ".safetensors"}
 
 
@@ -29,7 +29,7 @@ def graph_spec(name: str, file: GraphFile) -> GraphSpec:
     """The graph that a profile calls `name`. Raises ProfileError."""
     match file:
         case CheckedInGraphFile():
-            return _own(name, file, _HERE / file.checked_in)
+            return _own(name, file, _PACKAGE / file.checked_in)
         case PackageGraphFile():
             return _own(name, file, graph_store() / f"{file.package}.onnx", package=file.package)
         case PublishedGraphFile():

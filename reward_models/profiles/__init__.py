@@ -3,7 +3,7 @@
     profile = load_profile("pocket")
     profile.rewards["concept-consistency"].variants["dino"].score(samples, runner, context)
 
-A profile is a YAML file (`profile_files.py` says what may stand in it); `profiles/*.yaml` are built in. Reading one
+A profile is a YAML file (`files.py` says what may stand in it); `*.yaml` beside this file are built in. Reading one
 loads and exports nothing: digests of graph files are computed when a release is first asked for. Cards say then already
 which graphs were exported with random weights.
 """
@@ -20,14 +20,14 @@ import yaml
 from pydantic import ValidationError
 
 from sync_r1.reward_models.graphs import GraphSpec
-from sync_r1.reward_models.profile_files import ProfileFile
-from sync_r1.reward_models.profile_graphs import graph_spec
+from sync_r1.reward_models.profiles.files import ProfileFile
+from sync_r1.reward_models.profiles.graph_origins import graph_spec
+from sync_r1.reward_models.profiles.variants import build_reward
 from sync_r1.reward_models.releases import Release
 from sync_r1.reward_models.rewards.base import Reward
 from sync_r1.reward_models.types import ProfileError, UnknownVariant
-from sync_r1.reward_models.variants import build_reward
 
-_BUILT_IN = Path(__file__).parent / "profiles"
+_BUILT_IN = Path(__file__).parent
 
 
 @dataclass(frozen=True)

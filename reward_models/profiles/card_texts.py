@@ -11,12 +11,12 @@ from typing import Any
 from sync_r1.reward_models.cards import Card
 from sync_r1.reward_models.graphs import GraphSpec
 from sync_r1.reward_models.judges import PICTURE_SIDE
+from sync_r1.reward_models.profiles.variant_files import CardFile
 from sync_r1.reward_models.published.catalogue import MODELS
 from sync_r1.reward_models.types import ProfileError
-from sync_r1.reward_models.variant_files import CardFile
 from sync_r1.reward_models.whole_pictures import LONGEST_SIDE
 
-_HERE = Path(__file__).parent
+_PACKAGE = Path(__file__).parent.parent
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def _validity(places: dict[str, str]) -> dict[str, float]:
     found: dict[str, float] = {}
     for group, place in places.items():
         file, _, keys = place.partition("#")
-        path = _HERE / file
+        path = _PACKAGE / file
         figures = json.loads(path.read_text()) if path.is_file() else {}
         for key in keys.split("."):
             figures = figures.get(key, {})

@@ -1,6 +1,6 @@
 """What a profile file may say: the YAML's shape, validated by pydantic.
 
-A graph is told apart by its origin (`checked_in`, `published`, …), and `profile_graphs.py` makes a `GraphSpec` of it; a
+A graph is told apart by its origin (`checked_in`, `published`, …), and `graph_origins.py` makes a `GraphSpec` of it; a
 variant by its `kind`: see `variant_files.py`.
 """
 
@@ -12,7 +12,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from sync_r1.reward_models.graphs import DType, Engine
 from sync_r1.reward_models.images import ResizeMode
-from sync_r1.reward_models.variant_files import (
+from sync_r1.reward_models.profiles.variant_files import (
     AestheticVariantFile,
     ConceptVariantFile,
     Strict,

@@ -5,16 +5,16 @@ from __future__ import annotations
 from sync_r1.reward_models.encoders import ImageEncoder
 from sync_r1.reward_models.faces import CroppedFaces, DetectedFaces, FaceEncoder
 from sync_r1.reward_models.graphs import GraphSpec
-from sync_r1.reward_models.profile_cards import CardMaker
-from sync_r1.reward_models.rewards import faces, rendered_text, technical
-from sync_r1.reward_models.rewards.base import Reward
-from sync_r1.reward_models.types import ProfileError
-from sync_r1.reward_models.variant_files import (
+from sync_r1.reward_models.profiles.card_texts import CardMaker
+from sync_r1.reward_models.profiles.variant_files import (
     DistortionVariantFile,
     FaceVariantFile,
     OcrVariantFile,
     ReleasedIdentityVariantFile,
 )
+from sync_r1.reward_models.rewards import faces, rendered_text, technical
+from sync_r1.reward_models.rewards.base import Reward
+from sync_r1.reward_models.types import ProfileError
 from sync_r1.reward_models.whole_pictures import WholePictures
 
 

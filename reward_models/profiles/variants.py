@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sync_r1.reward_models import judge_variants, library_variants
 from sync_r1.reward_models.encoders import (
     ImageEncoder,
     PairEncoder,
@@ -16,24 +15,9 @@ from sync_r1.reward_models.encoders import (
     pocket_text_encoder,
 )
 from sync_r1.reward_models.graphs import GraphSpec
-from sync_r1.reward_models.profile_cards import CardMaker
-from sync_r1.reward_models.published.texts import (
-    clip_text_encoder,
-    git_vqa_encode,
-    image_reward_encode,
-    siglip_text_encoder,
-)
-from sync_r1.reward_models.rewards import (
-    aesthetic,
-    concept_consistency,
-    preference,
-    questions,
-    text_faithfulness,
-    understanding,
-)
-from sync_r1.reward_models.rewards.base import Reward
-from sync_r1.reward_models.types import ProfileError
-from sync_r1.reward_models.variant_files import (
+from sync_r1.reward_models.profiles import judge_variants, library_variants
+from sync_r1.reward_models.profiles.card_texts import CardMaker
+from sync_r1.reward_models.profiles.variant_files import (
     ClausesVariantFile,
     CosineVariantFile,
     DistortionVariantFile,
@@ -52,6 +36,22 @@ from sync_r1.reward_models.variant_files import (
     VqaScoreVariantFile,
     YesVariantFile,
 )
+from sync_r1.reward_models.published.texts import (
+    clip_text_encoder,
+    git_vqa_encode,
+    image_reward_encode,
+    siglip_text_encoder,
+)
+from sync_r1.reward_models.rewards import (
+    aesthetic,
+    concept_consistency,
+    preference,
+    questions,
+    text_faithfulness,
+    understanding,
+)
+from sync_r1.reward_models.rewards.base import Reward
+from sync_r1.reward_models.types import ProfileError
 
 _TEXT_ENCODERS = {
     "pocket": pocket_text_encoder,

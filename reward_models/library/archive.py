@@ -20,21 +20,21 @@ from sync_r1.reward_models.releases import file_sha256
 _VERSIONS = "versions.json"
 
 
-class BundleError(GraphFileMissing):
+class ArchiveError(GraphFileMissing):
     """A library graph that cannot be made or loaded; the message names the package or the file, and the cure."""
 
 
-def write_bundle(file: Path, files: Mapping[str, bytes], packages: Sequence[str]) -> None:
-    """Write a bundle of `files` (name -> content) and the versions of `packages`, and its pin beside it.
+def write_archive(file: Path, files: Mapping[str, bytes], packages: Sequence[str]) -> None:
+    """Write an archive of `files` (name -> content) and the versions of `packages`, and its pin beside it.
 
-    Each appears whole or not at all, the pin last. Raises BundleError when a package is not installed.
+    Each appears whole or not at all, the pin last. Raises ArchiveError when a package is not installed.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_suffix(".draft")
-    with zipfile.ZipFile(draft, "w", zipfile.ZIP_STORED) as bundle:
+    with zipfile.ZipFile(draft, "w", zipfile.ZIP_STORED) as archive:
         versions = json.dumps(_versions(packages), sort_keys=True).encode()
         for name, content in sorted({**files, _VERSIONS: versions}.items()):
-            bundle.writestr(zipfile.ZipInfo(name), content)
+            archive.writestr(zipfile.ZipInfo(name), content)
     draft_pin = draft.with_suffix(".pin")
     pin = {"sha256": file_sha256(draft), "versions": _versions(packages)}
     draft_pin.write_text(json.dumps(pin, indent=1, sort_keys=True) + "\n")
@@ -44,16 +44,16 @@ def write_bundle(file: Path, files: Mapping[str, bytes], packages: Sequence[str]
 
 @contextmanager
 def opened(file: Path, packages: Sequence[str]) -> Iterator[Path]:
-    """A folder with the bundle's files, for as long as the block runs. Raises BundleError."""
+    """A folder with the archive's files, for as long as the block runs. Raises ArchiveError."""
     with tempfile.TemporaryDirectory(prefix="sync-r1-library-") as folder:
         try:
-            with zipfile.ZipFile(file) as bundle:
-                bundle.extractall(folder)
+            with zipfile.ZipFile(file) as archive:
+                archive.extractall(folder)
             pinned = json.loads((Path(folder) / _VERSIONS).read_text())
         except (OSError, zipfile.BadZipFile, ValueError) as error:
-            raise BundleError(f"{file} is no library graph ({error}); delete it and export again") from error
+            raise ArchiveError(f"{file} is no library graph ({error}); delete it and export again") from error
         if pinned != (installed := _versions(packages)):
-            raise BundleError(
+            raise ArchiveError(
                 f"{file} was made for {_said(pinned)}, installed is {_said(installed)}: the numbers may differ; "
                 "install those versions, or delete the file and export again, which makes a new release"
             )
@@ -64,7 +64,7 @@ def _versions(packages: Sequence[str]) -> dict[str, str]:
     try:
         return {package: importlib.metadata.version(package) for package in packages}
     except importlib.metadata.PackageNotFoundError as error:
-        raise BundleError(f"package {error.name!r} is not installed; install the `scorers` extra") from error
+        raise ArchiveError(f"package {error.name!r} is not installed; install the `scorers` extra") from error
 
 
 def _said(versions: Mapping[str, str]) -> str:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from sync_r1.reward_models.graphs import GraphSpec
 from sync_r1.reward_models.judges import ANSWER, PICTURES, VQASCORE, JudgePrompt
-from sync_r1.reward_models.profile_cards import CardMaker
+from sync_r1.reward_models.profiles.card_texts import CardMaker
+from sync_r1.reward_models.profiles.variant_files import (
+    JudgedAnswerVariantFile,
+    JudgedPicturesVariantFile,
+    VqaScoreVariantFile,
+)
 from sync_r1.reward_models.rewards import judged
 from sync_r1.reward_models.rewards.base import Reward
 from sync_r1.reward_models.types import ProfileError
-from sync_r1.reward_models.variant_files import JudgedAnswerVariantFile, JudgedPicturesVariantFile, VqaScoreVariantFile
 
 
 def judged_answer(file: JudgedAnswerVariantFile, make: CardMaker, judge: GraphSpec) -> Reward:
