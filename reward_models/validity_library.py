@@ -140,7 +140,7 @@ async def measure_faces(measured: Measured) -> dict[str, float]:
     originals = [_picture(face) for face in seen]
     strangers = await found([sample(originals[i], originals[j]) for i in range(len(seen)) for j in range(i)])
     other_N = np.array([score.value for score in strangers if score is not None])
-    every, changes = [], {}
+    every, changes = list[npt.NDArray[np.float64]](), dict[str, float]()
     for name, alter in FACE_CHANGES.items():
         same = await found([sample(_picture(alter(face, rng)), own) for face, own in zip(seen, originals)])
         same_N = np.array([score.value for score in same if score is not None])
