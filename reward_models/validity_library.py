@@ -140,18 +140,19 @@ async def measure_faces(measured: Measured) -> dict[str, float]:
     originals = [_picture(face) for face in seen]
     strangers = await found([sample(originals[i], originals[j]) for i in range(len(seen)) for j in range(i)])
     other_N = np.array([score.value for score in strangers if score is not None])
-    every = []
+    every, changes = list[npt.NDArray[np.float64]](), dict[str, float]()
     for name, alter in FACE_CHANGES.items():
         same = await found([sample(_picture(alter(face, rng)), own) for face, own in zip(seen, originals)])
         same_N = np.array([score.value for score in same if score is not None])
-        figures[f"{name}_vs_other_face_auc"] = auc(same_N, other_N)
+        changes[f"{name}_vs_other_face_auc"] = auc(same_N, other_N)
         every.append(same_N)
-    figures |= {
+    return {
         "same_vs_other_face_auc": auc(np.concatenate(every), other_N),
         "mean_same_face": float(np.concatenate(every).mean()),
         "mean_other_face": float(other_N.mean()),
+        **figures,
+        **changes,
     }
-    return figures
 
 
 def _sign(text: str, number: int, rng: np.random.Generator) -> Image.Image:
