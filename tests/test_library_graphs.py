@@ -169,7 +169,7 @@ def test_another_version_of_the_library_is_refused_with_both_and_the_cure(
     file = tmp_path / "brisque.zip"
     pack("brisque", file)
     monkeypatch.setattr(archive.importlib.metadata, "version", lambda name: "9.9")
-    with pytest.raises(ArchiveError, match=r"zip was made for brisque 0\.2\.0.*installed is brisque 9\.9.*export again"):
+    with pytest.raises(ArchiveError, match=r"zip was made for brisque 0\.2\.0.*is brisque 9\.9.*export again"):
         load("brisque", file, 1)
 
 
