@@ -210,5 +210,10 @@ def bootstrapped(cases: dict[str, Moments], draws: int = 400) -> dict[str, list[
             columns.append(row)
         estimate, *resampled = np.array(columns)
         low, high = np.percentile(resampled, [2.5, 97.5], axis=0)
-        cells[name] = [f"{e:.2f} [{a:.2f}, {b:.2f}]" for e, a, b in zip(estimate, low, high)]
+        cells[name] = [f"{e:.2f} [{_bound(a)}, {_bound(b)}]" for e, a, b in zip(estimate, low, high)]
     return cells
+
+
+def _bound(value: float) -> str:
+    """An end of an interval. A resample whose denominator is about 0 (no gradient to compare with) has no figure."""
+    return f"{value:.2f}" if abs(value) < 100 else "unbounded"
