@@ -34,8 +34,8 @@ from sync_r1.reward_models.rewards.base import Reward
 from sync_r1.reward_models.runner import GraphRunner, RunContext, RunResult, Tensors
 from sync_r1.reward_models.types import Concept, Outcome, Sample, Score
 
-IN_TORCH = ("image_reward", "hps_v2_1", "pickscore")
-"""Models of 2 to 4 GB: writing and loading their files takes thrice that, so their graphs are run as torch modules."""
+IN_TORCH = ("clip_vit_l_14", "git_vqa", "image_reward", "hps_v2_1", "pickscore")
+"""Models of 1.6 to 4 GB: writing and loading files takes thrice that, so their graphs run as torch modules."""
 PACKAGED = {"pocket": "", "scorers": "pocket"}
 """Profiles whose graphs come from packages -> the profile whose variants they repeat."""
 ROUNDS = 2

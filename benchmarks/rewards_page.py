@@ -38,6 +38,7 @@ variants' cards (`sync-r1 describe HOST:PORT --card VARIANT` shows one of a runn
 * **validity**: the card's first figure; all stand below. Published weights are not at hand where this page was made, so
   their variants have none.
 * **CPU ms/item**: time of one core of the machine named below, decoding not counted; a GPU is what the large are for.
+  (torch): the graph's torch module ran, for the difference too; writing its file takes more memory than there is.
 """
 
 
