@@ -21,6 +21,7 @@ DIGESTS = ("a" * 64, "b" * 64)
 CLUSTERS = {"stable": "stable", "canary": "canary"}
 
 
+@pytest.mark.slow
 def test_a_new_release_is_introduced_rolled_back_and_made_the_default_under_load() -> None:
     result = canary.run(True)
     assert len(result.rows) == len(canary.WEIGHTS) + 4

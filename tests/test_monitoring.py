@@ -61,7 +61,7 @@ def known() -> dict[str, set[str]]:
     metrics = ServiceMetrics("toy")
     metrics.watch(
         inflight_items=lambda: 0, inflight_peak_items=lambda: 0, inflight_limit=1, ready=lambda: True,
-        releases=lambda: {"v": "d"}, cache_lookups=lambda: {"hit": 1},
+        releases=lambda: {"v": "d"}, cache_lookups=lambda: {"hit": 1}, teams=dict,
     )  # fmt: skip
     names: dict[str, set[str]] = {}
     for collector in list(metrics.registry._collector_to_names):

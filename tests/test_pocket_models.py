@@ -150,6 +150,7 @@ def test_the_artefacts_stay_small() -> None:
     assert sum(path.stat().st_size for path in ARTEFACTS.iterdir()) <= 15_000_000
 
 
+@pytest.mark.slow
 def test_training_with_the_same_seed_gives_the_same_oracle() -> None:
     torch = pytest.importorskip("torch")
     pytest.importorskip("open_clip")

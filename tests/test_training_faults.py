@@ -196,7 +196,7 @@ def test_the_digest_sees_everything_that_is_sent(bench: UnifyBench) -> None:
     concept = bench.concepts[0]
     full = Sample(
         "1", "g", picture(load_pixels(concept.train_images[0])), "p", reward_concept(concept), "q", "a", ("r",), ("c",),
-        0,
+        0, ("n",),
     )  # fmt: skip
     digests = {samples_digest([full]), samples_digest([full, full])}
     for field in fields(Sample):
