@@ -22,7 +22,7 @@ LEARNING = ("learning", "oracle", "gradients", "likelihood", "arms", "overlap")
 TABLES = (
     *SERVING, *SCALING, "hpa_windows", "learning", "oracle", "reward_variance", "reward_variance_trained",
     "gate_correlation", "gate_correlation_trained", "gradients", "gradients_trained", "likelihood", "arms_selectors",
-    "arms_learning", "overlap", "overlap_busy", "fidelity",
+    "arms_learning", "overlap", "fidelity",
 )  # fmt: skip
 """Order of the tables; a benchmark may make several."""
 _HEAD = """# Results
