@@ -137,6 +137,24 @@ def test_each_fault_has_its_alarm_and_no_other(
     assert said in found[expected].message
 
 
+def test_pictures_that_were_alike_from_the_start_are_a_notice_and_alike_only_later_an_alarm() -> None:
+    alike = set_to("duplicates", "pictures", value=0.7)
+    levels = [seen(changed(alike, start))["duplicates", "pictures"].level for start in (0, WINDOW)]
+    assert levels == ["notice", "alarm"]
+
+
+def test_a_spread_that_narrows_because_the_reward_is_learnt_is_a_notice() -> None:
+    def change(figures: dict[str, Any], progress: float) -> None:
+        figures["rewards"]["truth"]["group_std"] = 0.02
+
+    def learnt(figures: dict[str, Any], progress: float) -> None:
+        change(figures, progress)
+        figures["rewards"]["truth"]["mean"] += 0.2 * progress
+
+    levels = [seen(changed(one))["drift", "truth: spread"].level for one in (learnt, change)]
+    assert levels == ["notice", "alarm"]
+
+
 def test_a_reward_at_its_end_is_a_notice_and_an_alarm_when_its_map_hides_differences() -> None:
     def change(figures: dict[str, Any], progress: float) -> None:
         figures["rewards"]["beauty"] |= {"at_high": 0.95, "cut_off": 0.93 if progress > 0.5 else 0.0}

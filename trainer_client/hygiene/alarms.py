@@ -39,8 +39,9 @@ SATURATED = 0.9
 """Share of scores at one end of the card: in 43 % of groups of eight, then, all are (0.9⁸)."""
 FLAT_GROUPS = 0.5
 """Share of groups whose total does not vary: half of the sampling teaches nothing."""
-TWINS = 0.5
-"""Share of pictures with a near-identical one in their group."""
+TWINS, MORE_TWINS = 0.5, 0.25
+"""Share of pictures with a near-identical one in their group, and how much above the start's it has to be for an alarm:
+a policy may begin with pictures that differ little (the pocket cold start: 0.5), and has not collapsed by that."""
 NARROW_PICTURES = 1 / 3
 """Mean distance between a group's pictures, as a share of the start's."""
 ONE_ANSWER = 0.8
@@ -166,7 +167,8 @@ def _drift(history: Sequence[Figures]) -> list[Alarm]:
                 f"{name} hardly tells trajectories apart any more: its spread within groups is {last:.4f}, at the "
                 f"start {first:.4f}"
             )
-            found.append(Alarm("drift", f"{name}: spread", message))
+            solved = moved[0] >= WORTH  # its mean rose: what it measures was learnt
+            found.append(Alarm("drift", f"{name}: spread", message, "notice" if solved else "alarm"))
     return found
 
 
@@ -210,8 +212,12 @@ def _duplicates(history: Sequence[Figures]) -> list[Alarm]:
     found = []
     twins = _recent(history, "duplicates", "pictures")
     if twins is not None and twins >= TWINS:
-        message = f"{twins:.0%} of the pictures of the last {RECENT} steps have a near-identical one in their group"
-        found.append(Alarm("duplicates", "pictures", message))
+        first = _mean(_series(history[:WINDOW], "duplicates", "pictures")) or 0.0
+        message = (
+            f"{twins:.0%} of the pictures of the last {RECENT} steps have a near-identical one in their group, at the "
+            f"start {first:.0%}"
+        )
+        found.append(Alarm("duplicates", "pictures", message, "alarm" if twins - first >= MORE_TWINS else "notice"))
     distances = _series(history, "duplicates", "picture_distance")
     first, last = _mean(distances[:WINDOW]), _mean(distances[-WINDOW:])
     if len(history) >= 2 * WINDOW and first and last is not None and last < NARROW_PICTURES * first:
