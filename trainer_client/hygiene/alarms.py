@@ -212,12 +212,12 @@ def _duplicates(history: Sequence[Figures]) -> list[Alarm]:
     found = []
     twins = _recent(history, "duplicates", "pictures")
     if twins is not None and twins >= TWINS:
-        first = _mean(_series(history[:WINDOW], "duplicates", "pictures")) or 0.0
+        at_start = _mean(_series(history[:WINDOW], "duplicates", "pictures")) or 0.0
         message = (
             f"{twins:.0%} of the pictures of the last {RECENT} steps have a near-identical one in their group, at the "
-            f"start {first:.0%}"
+            f"start {at_start:.0%}"
         )
-        found.append(Alarm("duplicates", "pictures", message, "alarm" if twins - first >= MORE_TWINS else "notice"))
+        found.append(Alarm("duplicates", "pictures", message, "alarm" if twins - at_start >= MORE_TWINS else "notice"))
     distances = _series(history, "duplicates", "picture_distance")
     first, last = _mean(distances[:WINDOW]), _mean(distances[-WINDOW:])
     if len(history) >= 2 * WINDOW and first and last is not None and last < NARROW_PICTURES * first:
