@@ -15,7 +15,6 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
 
-from sync_r1.reward_models.cards import Card
 from sync_r1.reward_models.types import Score
 from sync_r1.services.metrics import ServiceMetrics
 from sync_r1.services.routing import Route, Shadow
@@ -63,7 +62,7 @@ class ShadowRunner:
         try:
             shadows = await scoring(route)
             differences = [
-                mapped(route.reward.card, theirs.value) - mapped(answered.reward.card, ours.value)
+                route.reward.card.to_unit(theirs.value) - answered.reward.card.to_unit(ours.value)
                 for ours, theirs in zip(outcomes, shadows)
                 if isinstance(ours, Score) and isinstance(theirs, Score)
             ]
@@ -84,8 +83,3 @@ class ShadowRunner:
             logger.warning("shadow %s of request %r: %r", route.variant, request_id, error)
         finally:
             self._items -= len(outcomes)
-
-
-def mapped(card: Card, value: float) -> float:
-    """A raw score on the card's suggested scale of [0, 1]."""
-    return min(1.0, max(0.0, value * card.affine_scale + card.affine_shift))

@@ -23,6 +23,7 @@ from sync_r1.trainer_client.sdk.client import RewardClient
 from sync_r1.trainer_client.sdk.combination import Floats, Ints
 from sync_r1.trainer_client.sdk.description import ServiceDescription
 from sync_r1.trainer_client.sdk.errors import RequestRejected
+from sync_r1.trainer_client.sdk.reward_use import AffineMap
 from sync_r1.trainer_client.sdk.sample_file import SampleRow, Unreadable, parts, read_rows, to_sample
 
 OUTCOMES = ("scored", "failed", "not applicable")
@@ -226,7 +227,7 @@ def _scorer(
     if card.affine_scale == 0:
         raise RequestRejected(f"{described.reward}/{variant} publishes no map to [0, 1], so scores cannot be compared")
     raw_N = np.array([one.value if isinstance(one, Score) else np.nan for one in outcomes])
-    units_N = np.clip(raw_N * card.affine_scale + card.affine_shift, 0, 1)
+    units_N = AffineMap(card.affine_scale, card.affine_shift).to_units(raw_N)
     return Scorer(endpoint, described.reward, variant, release, tuple(outcomes), units_N, raw_N)
 
 

@@ -249,7 +249,7 @@ def _unpack(batch: ScoredBatch, affine: AffineMap | None) -> RewardResult:
         variant=batch.variant,
         release=batch.release,
         raw_N=raw_N,
-        scores_N=np.clip(raw_N * affine.scale + affine.shift, 0.0, 1.0),
+        scores_N=affine.to_units(raw_N),
         valid_N=np.isfinite(raw_N),
         components=components,
         not_applicable=not_applicable,

@@ -11,6 +11,8 @@ from typing import Literal
 
 import numpy as np
 
+from sync_r1.trainer_client.sdk.combination import Floats
+
 FailurePolicy = Literal["drop_item", "drop_group", "required", "monitor_only"]
 _POLICIES = ("drop_item", "drop_group", "required", "monitor_only")
 
@@ -31,6 +33,10 @@ class AffineMap:
 
     scale: float
     shift: float
+
+    def to_units(self, raw_N: Floats) -> Floats:
+        """Raw scores on the scale of [0, 1]; NaN stays NaN."""
+        return np.clip(raw_N * self.scale + self.shift, 0.0, 1.0)
 
 
 @dataclass(frozen=True)
