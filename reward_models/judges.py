@@ -106,10 +106,24 @@ PICTURES = JudgePrompt(
 )
 """`aesthetic` `visual_judge` and `concept-consistency` `judge`: the released Sync-R1's criteria, as two marks."""
 
+SCENE = JudgePrompt(
+    "scene",
+    1,
+    "You check a picture. The first picture is the reference and shows one person, animal or thing: the subject. The "
+    "second picture was made to show the subject as a text says; you get the text in a JSON object. `subject`: is what "
+    "the second picture shows the very one of the reference, by what makes it this one, whatever it wears, does or has "
+    "around it? `scene`: does the second picture show what the text says beside that: what the subject wears, has with "
+    "it and does, and where it is? Neither mark depends on the other, and none of them on beauty. "
+    f"{_DATA_ONLY} Answer with a JSON object: `reason`, one sentence, then `subject` and `scene`, each true or false.",
+    300,
+    _object(reason={"type": "string"}, subject={"type": "boolean"}, scene={"type": "boolean"}),
+)
+"""`text-faithfulness`, variant `judge`."""
+
 VQASCORE = JudgePrompt("vqascore", 1, "You answer questions about pictures with yes or no.", 1, {}, 20)
 """`text-faithfulness`, variant `vqascore`."""
 
-PROMPTS = {prompt.name: prompt for prompt in (ANSWER, PICTURES, VQASCORE)}
+PROMPTS = {prompt.name: prompt for prompt in (ANSWER, PICTURES, SCENE, VQASCORE)}
 
 
 def texts(items: Sequence[str]) -> npt.NDArray[Any]:

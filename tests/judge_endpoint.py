@@ -4,7 +4,8 @@
         endpoint.faults.append(status(429, {"Retry-After": "0"}))   # for the next request; then it behaves again
 
 Good answers follow what is asked: the answer "half" is half right, one that is among the right answers is right; the
-k-th picture of a group has structure 10 k and identity 10 k + 1; the probability of yes is 0.75 + 0.125.
+k-th picture of a group has structure 10 k and identity 10 k + 1; bright pictures show the subject, and the scene is
+right where the text says "red"; the probability of yes is 0.75 + 0.125.
 """
 
 from __future__ import annotations
@@ -96,6 +97,11 @@ def good_answer(body: dict[str, Any]) -> str:
         item = json.loads(user_text(body))
         mark = 0.5 if item["given_answer"] == "half" else float(item["given_answer"] in item["right_answers"])
         return json.dumps({"reason": f"it says {item['given_answer']}", "score": mark})
+    if name == "scene":
+        reference, drawn = pictures(body)
+        red = "red" in json.loads(user_text(body))["text"]
+        bright = bool(drawn.mean() > 99)
+        return json.dumps({"reason": f"beside {reference.mean():.0f}", "subject": bright, "scene": red})
     if name == "pictures":
         count = len(pictures(body)) - 1
         return marks({k: (10 * k, 10 * k + 1) for k in range(1, count + 1)})

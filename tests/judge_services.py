@@ -31,6 +31,7 @@ PROFILE: dict[str, Any] = {
     "graphs": {
         "answers": {"endpoint": "answer", "model": MODEL},
         "pictures": {"endpoint": "pictures", "model": MODEL},
+        "scenes": {"endpoint": "scene", "model": MODEL},
         "yes": {"endpoint": "vqascore", "model": MODEL},
     },
     "rewards": {
@@ -40,7 +41,10 @@ PROFILE: dict[str, Any] = {
         },
         "text-faithfulness": {
             "default": "vqascore",
-            "variants": {"vqascore": {"kind": "vqascore", "judge": "yes", "card": _CARD}},
+            "variants": {
+                "vqascore": {"kind": "vqascore", "judge": "yes", "card": _CARD},
+                "judge": {"kind": "judged_scene", "judge": "scenes", "card": _CARD},
+            },
         },
         "understanding-correctness": {
             "default": "judge",

@@ -390,3 +390,42 @@ async def test_a_sure_no_is_a_measured_zero(endpoint: JudgeEndpoint, tmp_path: P
     async with judged(tmp_path, TEXT, endpoint.url) as stub:
         (outcome,) = (await stub.Score(shown(10), timeout=20)).outcomes
     assert outcome.score.value == 0
+
+
+async def test_a_scene_is_half_subject_and_half_what_the_text_says(endpoint: JudgeEndpoint, tmp_path: Path) -> None:
+    async with judged(tmp_path, TEXT, endpoint.url) as stub:
+        request = shown(10, 200, 200)
+        request.variant = "judge"
+        other = request.samples.add()
+        other.CopyFrom(request.samples[0])
+        other.id, other.prompt = "other", "a blue dog"
+        response = await stub.Score(request, timeout=20)
+    assert values(response) == [0.5, 1, 1, 0]
+    first = response.outcomes[0].score
+    assert {part.name: part.value for part in first.components} == {"subject": 0, "scene": 1}
+    assert first.reason == "beside 255"
+    assert len(endpoint.asked) == 3, "the same picture with the same text is asked about once"
+    pictures = [[int(picture.mean()) for picture in played.pictures(body)] for body in endpoint.asked]
+    assert sorted(pictures) == [[255, 10], [255, 10], [255, 200]], "the reference comes first"
+    asked = sorted(json.loads(played.user_text(body))["text"] for body in endpoint.asked)
+    assert asked == ["a blue dog", "a red dog", "a red dog"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ['{"reason": "r", "subject": 1, "scene": true}', '{"reason": "r", "subject": true}', "yes, and yes", "null"],
+)
+async def test_a_scene_that_was_not_judged_is_a_failure(
+    answer: str, endpoint: JudgeEndpoint, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    endpoint.always = completion(answer)
+    async with judged(tmp_path, TEXT, endpoint.url) as stub:
+        request = shown(10)
+        request.variant = "judge"
+        (outcome,) = (await stub.Score(request, timeout=20)).outcomes
+        assert outcome.failure.code == UNPARSABLE
+        assert repr(answer) in caplog.text
+        request.samples[0].ClearField("concept")
+        (outcome,) = (await stub.Score(request, timeout=20)).outcomes
+    assert outcome.failure.code == rewards_pb2.FAILURE_CODE_MISSING_FIELD
+    assert outcome.failure.field == "concept.references"

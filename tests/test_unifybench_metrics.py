@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from judge_endpoint import JudgeEndpoint
+from judge_services import write_endpoints, write_profile
 from PIL import Image
 
 from sync_r1.reward_models.pocket.scenes import render
@@ -220,3 +222,38 @@ def test_another_systems_outputs_become_table_and_pages(services: Up, bench: Uni
     assert "&lt;bo&gt; wearing its hat" in page
     assert "<bo>" not in page
     assert "$" not in page
+
+
+def test_judges_mark_answers_and_knowledge_where_there_is_an_endpoint(bench: UnifyBench, tmp_path: Path) -> None:
+    """The whole command's way: `up` serves the judges' profile beside the pocket one and asks the endpoint."""
+    judged = ("vqa", "text_only", "knowledge")
+    items = [item for item in bench_items(bench, prompts=1, seed=20_260) if item.task in judged]
+    given = tmp_path / "theirs"
+    (given / "pictures").mkdir(parents=True)
+    known = knowing(bench, items, given / "pictures")
+    wrong = next(item for item in items if item.task == "vqa")
+    write_outputs(given, replace(known, answers=known.answers | {wrong.key: "half"}))
+    with JudgeEndpoint() as endpoint:
+        settings = {
+            "benchmark": bench.root, "threads": 1, "also": [str(write_profile(tmp_path))],
+            "judges": write_endpoints(tmp_path, endpoint.url),
+            "evaluation.unifybench.prompts": 1, "evaluation.unifybench.knowledge": "judge",
+        }  # fmt: skip
+        config = load_config(CONFIG, [f"{key}={value}" for key, value in settings.items()])
+        result = run_evaluation(
+            config, tmp_path / "out", outputs=given, endpoints_file=None, progress=lambda what, done, total: None
+        )
+    metrics = {metric.name: metric for metric in result.metrics}
+    asked = [item for item in items if item.task == "vqa" and item.concept is wrong.concept]
+    assert metrics["vqa_judge"].per_concept[wrong.concept.name] == pytest.approx(1 - 0.5 / len(asked))
+    assert metrics["text_only_judge"].value == 1.0
+    assert 0 < metrics["vqa_bleu"].value < metrics["vqa_judge"].value < 1
+    # The played judge finds the subject in bright pictures and the scene where the text says "red".
+    knowledge = metrics["knowledge"]
+    assert (knowledge.reward, knowledge.variant, knowledge.items) == ("text-faithfulness", "judge", 16)
+    assert knowledge.failures == 0
+    scores = result.scores["knowledge"]
+    red = {item.key for item in items if item.task == "knowledge" and "red" in item.reference}
+    assert red
+    assert {score >= 0.5 for (key, _), score in scores.items() if key in red} == {True}
+    assert {score <= 0.5 for (key, _), score in scores.items() if key not in red} == {True}

@@ -215,7 +215,7 @@ class UnifyBenchConfig(_Section):
     clip_t: str = "clip_t"
     face: str = "arcface"
     knowledge: str = "oracle"
-    """ "oracle" (PocketBench has one) or a variant of text-faithfulness that gives 0, 0.5 or 1, such as "judge"."""
+    """ "oracle" (PocketBench has one) or a variant of text-faithfulness that gives 0, 0.5 or 1: "judge"."""
 
 
 class EvaluationConfig(_Section):
@@ -239,6 +239,10 @@ class TrainConfig(_Section):
     """"pocket" (PocketBench, rendered into the run's folder) or a folder in the UnifyBench layout."""
     profile: str = "pocket"
     """Which graphs `sync-r1 up` serves when no endpoints are given."""
+    also: tuple[str, ...] = ()
+    """Further profiles that it serves side by side, such as "judges" or "scorers"."""
+    judges: str = ""
+    """File that says where their judges are (docs/judges.md)."""
     seed: int = 0
     steps: int = Field(default=30, ge=0)
     """Updates. The learning-rate schedule spans them."""

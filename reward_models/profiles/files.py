@@ -73,7 +73,7 @@ class LibraryGraphFile(Strict):
 class EndpointGraphFile(Strict):
     """A judge: a prompt of `judges.py`, and the model it is put to. Where that is, only `--judges` says."""
 
-    endpoint: Literal["answer", "pictures", "vqascore"]
+    endpoint: Literal["answer", "pictures", "scene", "vqascore"]
     model: str = Field(min_length=1)
     version: int = Field(default=1, ge=1)
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from sync_r1.reward_models.graphs import GraphSpec
-from sync_r1.reward_models.judges import ANSWER, PICTURES, VQASCORE, JudgePrompt
+from sync_r1.reward_models.judges import ANSWER, PICTURES, SCENE, VQASCORE, JudgePrompt
 from sync_r1.reward_models.profiles.card_texts import CardMaker
 from sync_r1.reward_models.profiles.variant_files import (
     JudgedAnswerVariantFile,
     JudgedPicturesVariantFile,
+    JudgedSceneVariantFile,
     VqaScoreVariantFile,
 )
-from sync_r1.reward_models.rewards import judged
+from sync_r1.reward_models.rewards import judged, judged_groups
 from sync_r1.reward_models.rewards.base import Reward
 from sync_r1.reward_models.types import ProfileError
 
@@ -27,9 +28,18 @@ def judged_pictures(file: JudgedPicturesVariantFile, make: CardMaker, judge: Gra
     """A group's pictures by a judge: their structure or their identity. Raises ProfileError."""
     _check(judge, PICTURES)
     card = make.card(
-        file.card, version=judged.FORMULA_VERSION, required=judged.PICTURE_FIELDS, graphs=[judge], groupwise=True
+        file.card, version=judged_groups.FORMULA_VERSION, required=judged_groups.REQUIRED_FIELDS, graphs=[judge],
+        groupwise=True,
+    )  # fmt: skip
+    return judged_groups.JudgedPictures(card, judge, file.mark, file.max_group)
+
+
+def judged_scene(file: JudgedSceneVariantFile, make: CardMaker, judge: GraphSpec) -> Reward:
+    """`text-faithfulness` by a judge who sees a reference too. Raises ProfileError."""
+    _check(judge, SCENE)
+    return judged.JudgedScene(
+        make.card(file.card, version=judged.FORMULA_VERSION, required=judged.SCENE_FIELDS, graphs=[judge]), judge
     )
-    return judged.JudgedPictures(card, judge, file.mark, file.max_group)
 
 
 def vqascore(file: VqaScoreVariantFile, make: CardMaker, judge: GraphSpec) -> Reward:

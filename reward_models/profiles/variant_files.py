@@ -172,6 +172,14 @@ class JudgedPicturesVariantFile(Strict):
     card: CardFile
 
 
+class JudgedSceneVariantFile(Strict):
+    """A judge's marks for subject and scene, beside a reference."""
+
+    kind: Literal["judged_scene"]
+    judge: str
+    card: CardFile
+
+
 class VqaScoreVariantFile(Strict):
     """A judge's probability of yes."""
 
@@ -185,7 +193,12 @@ ConceptVariantFile = Annotated[
     Field(discriminator="kind"),
 ]
 TextVariantFile = Annotated[
-    CosineVariantFile | ClausesVariantFile | YesVariantFile | OcrVariantFile | VqaScoreVariantFile,
+    CosineVariantFile
+    | ClausesVariantFile
+    | YesVariantFile
+    | OcrVariantFile
+    | JudgedSceneVariantFile
+    | VqaScoreVariantFile,
     Field(discriminator="kind"),
 ]
 UnderstandingVariantFile = Annotated[
@@ -212,5 +225,6 @@ VariantFile = (
     | DistortionVariantFile
     | JudgedAnswerVariantFile
     | JudgedPicturesVariantFile
+    | JudgedSceneVariantFile
     | VqaScoreVariantFile
 )

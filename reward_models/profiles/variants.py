@@ -26,6 +26,7 @@ from sync_r1.reward_models.profiles.variant_files import (
     ImageTextVariantFile,
     JudgedAnswerVariantFile,
     JudgedPicturesVariantFile,
+    JudgedSceneVariantFile,
     OcrVariantFile,
     PairVariantFile,
     RatingVariantFile,
@@ -136,6 +137,8 @@ def build_reward(reward: str, variant: str, file: VariantFile, graphs: dict[str,
             return judge_variants.judged_answer(file, make, encoders.graph(file.judge))
         case JudgedPicturesVariantFile():
             return judge_variants.judged_pictures(file, make, encoders.graph(file.judge))
+        case JudgedSceneVariantFile():
+            return judge_variants.judged_scene(file, make, encoders.graph(file.judge))
         case VqaScoreVariantFile():
             return judge_variants.vqascore(file, make, encoders.graph(file.judge))
 

@@ -1,7 +1,7 @@
-"""Variants that ask a judge, a language model behind an endpoint (`judges.py`): answers are checked, never guessed at.
+"""Variants that put one question per item to a judge, a language model behind an endpoint (`judges.py`).
 
-An answer that does not fit is that item's failure JUDGE_UNPARSABLE, for a picture's group all of the group's; the raw
-text goes to the service's log and nowhere else.
+Answers are checked, never guessed at: one that does not fit is that item's failure JUDGE_UNPARSABLE; the raw text goes
+to the service's log and nowhere else. Variants that judge a whole group at once: `judged_groups.py`.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import asyncio
 import json
 import logging
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -20,14 +21,14 @@ from sync_r1.reward_models.cards import Card
 from sync_r1.reward_models.graphs import GraphSpec
 from sync_r1.reward_models.judges import FirstToken, files, png, texts
 from sync_r1.reward_models.rewards.fields import finite_score, missing_field
-from sync_r1.reward_models.runner import GraphRunner, RunContext
+from sync_r1.reward_models.runner import GraphRunner, RunContext, Tensors
 from sync_r1.reward_models.types import Failure, FailureCode, Outcome, Picture, Sample, Score
 
 logger = logging.getLogger(__name__)
 
 FORMULA_VERSION = "1"
 ANSWER_FIELDS = ("question", "answer", "reference_answers")
-PICTURE_FIELDS = ("image", "concept.references")
+SCENE_FIELDS = ("image", "prompt", "concept.references")
 VQASCORE_FIELDS = ("image", "prompt")
 _ROUNDING = 1e-3
 """Engines compute in half precision: a sure token may have a log-probability just above 0."""
@@ -35,7 +36,9 @@ LONGEST_RAW = 4000
 """Characters of an answer that are logged."""
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """The form of an answer: nothing is converted, nothing may be added."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
@@ -45,27 +48,36 @@ def _one_of_three(score: float) -> float:
     return score
 
 
-class _Verdict(_Strict):
-    reason: Annotated[str, Field(max_length=2000)]
+_Reason = Annotated[str, Field(max_length=2000)]
+
+
+class _AnswerVerdict(Strict):
+    reason: _Reason
     score: Annotated[float, AfterValidator(_one_of_three)]
 
 
-_Mark = Annotated[int, Field(ge=1, le=100)]
-
-
-class _PictureMarks(_Strict):
-    picture: int
-    structure: _Mark
-    identity: _Mark
-
-
-class _Marks(_Strict):
-    marks: list[_PictureMarks]
+class _SceneVerdict(Strict):
+    reason: _Reason
+    subject: bool
+    scene: bool
 
 
 @dataclass(frozen=True)
-class JudgedAnswer:
-    """value = the judge's mark, 0, 0.5 or 1, with its reason; an empty answer is 0 and is not sent."""
+class Question:
+    """What a judge is asked about one item, pictures first."""
+
+    text: str
+    pictures: tuple[Picture, ...] = ()
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """Equal where the answer is the same."""
+        return self.text, *(picture.sha256 for picture in self.pictures)
+
+
+@dataclass(frozen=True)
+class _JudgedItem(ABC):
+    """A variant that asks one question per item; equal questions are asked once."""
 
     card: Card
     judge: GraphSpec
@@ -76,185 +88,117 @@ class JudgedAnswer:
         return (self.judge.name,)
 
     async def score(self, samples: Sequence[Sample], runner: GraphRunner, context: RunContext) -> list[Outcome]:
-        """See `Reward.score`. Equal questions with equal answers are asked once."""
-        early = [missing_field(sample, ANSWER_FIELDS) or _wrong_when_empty(sample) for sample in samples]
-        questions = [_question(sample) if done is None else "" for sample, done in zip(samples, early)]
-        distinct = [question for question in dict.fromkeys(questions) if question]
-        if not distinct:
-            return [done for done in early if done is not None]
-        inputs = {"text": texts(distinct), "pictures": files([[] for _ in distinct])}
-        result = await runner.run(context, self.judge.name, inputs)
-        verdicts = {
-            question: self._verdict(result.outputs, row, context) for row, question in enumerate(distinct)
-        }
-        return [done or verdicts[question] for done, question in zip(early, questions)]
+        """See `Reward.score`."""
+        asked = [self._question(sample) for sample in samples]
+        distinct = {question.key: question for question in asked if isinstance(question, Question)}
+        outcomes: dict[tuple[str, ...], Outcome] = {}
+        if distinct:
+            pictures = {shown.sha256: shown for question in distinct.values() for shown in question.pictures}
+            encoded = await asyncio.to_thread(lambda: {key: png(shown.pixels) for key, shown in pictures.items()})
+            inputs = {
+                "text": texts([question.text for question in distinct.values()]),
+                "pictures": files([[encoded[shown.sha256] for shown in question.pictures]
+                                   for question in distinct.values()]),
+            }  # fmt: skip
+            result = await runner.run(context, self.judge.name, inputs)
+            outcomes = {key: self._outcome(result.outputs, row, context) for row, key in enumerate(distinct)}
+        return [outcomes[item.key] if isinstance(item, Question) else item for item in asked]
 
-    def _verdict(self, outputs: Any, row: int, context: RunContext) -> Outcome:
-        answer = _answer(outputs, row)
+    def _outcome(self, outputs: Tensors, row: int, context: RunContext) -> Outcome:
+        answer = answer_of(outputs, row)
         if isinstance(answer, Failure):
             return answer
         try:
-            verdict = _Verdict.model_validate_json(answer)
-        except ValidationError as error:
+            return self._read(answer, outputs["first_token"][row])
+        except ValueError as error:
             return unparsable(self.judge.name, context, error, answer)
+
+    @abstractmethod
+    def _question(self, sample: Sample) -> Question | Outcome:
+        """What to ask about a sample, or its outcome where there is nothing to ask."""
+
+    @abstractmethod
+    def _read(self, answer: str, first_token: FirstToken) -> Outcome:
+        """What an answer is worth. Raises ValueError when it has not the form that was asked for."""
+
+
+class JudgedAnswer(_JudgedItem):
+    """value = the judge's mark, 0, 0.5 or 1, with its reason; an empty answer is 0 and is not sent."""
+
+    def _question(self, sample: Sample) -> Question | Outcome:
+        if failure := missing_field(sample, ANSWER_FIELDS):
+            return failure
+        if not (sample.answer or "").strip():
+            return Score(0.0)
+        references = [text for text in sample.reference_answers if text.strip()]
+        item = {"question": sample.question, "right_answers": references, "given_answer": sample.answer}
+        return Question(json.dumps(item, ensure_ascii=False))
+
+    def _read(self, answer: str, first_token: FirstToken) -> Outcome:
+        verdict = _AnswerVerdict.model_validate_json(answer)
         return Score(verdict.score, reason=verdict.reason)
 
 
-@dataclass(frozen=True)
-class JudgedPictures:
-    """Groupwise: a reference and all pictures of a group in one question; value = `structure` or `identity`, in 0.01…1.
+class JudgedScene(_JudgedItem):
+    """value = half for the subject of the first reference, half for what the prompt says of it: 0, 0.5 or 1.
 
-    Components: both. The reference is the group's first one; a sample without a group is a group of its own. Pictures
-    go in the order of their digests, so the order of the samples changes nothing.
+    Components `subject` and `scene`, 0 or 1; with the judge's reason. UnifyBench marks knowledge-driven pictures on the
+    same scale.
     """
 
-    card: Card
-    judge: GraphSpec
-    value: Literal["structure", "identity"]
-    max_group: int
+    def _question(self, sample: Sample) -> Question | Outcome:
+        if failure := missing_field(sample, SCENE_FIELDS):
+            return failure
+        assert sample.image is not None  # checked by missing_field
+        text = json.dumps({"text": sample.prompt}, ensure_ascii=False)
+        return Question(text, (sample.concept.references[0], sample.image))
 
-    @property
-    def graphs(self) -> tuple[str, ...]:
-        """The judge."""
-        return (self.judge.name,)
-
-    async def score(self, samples: Sequence[Sample], runner: GraphRunner, context: RunContext) -> list[Outcome]:
-        """See `Reward.score`. One question per group; pictures that a group holds twice are sent once."""
-        outcomes: dict[int, Outcome] = {}
-        groups: dict[tuple[str, int], list[int]] = {}
-        for number, sample in enumerate(samples):
-            failure = missing_field(sample, PICTURE_FIELDS)
-            if failure is not None:
-                outcomes[number] = failure
-            else:
-                groups.setdefault((sample.group, -1 if sample.group else number), []).append(number)
-        tasks = [
-            asyncio.ensure_future(self._score_group([samples[number] for number in members], runner, context))
-            for members in groups.values()
-        ]
-        try:
-            scored = await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-        for members, found in zip(groups.values(), scored):
-            outcomes |= dict(zip(members, found))
-        return [outcomes[number] for number in range(len(samples))]
-
-    async def _score_group(
-        self, samples: Sequence[Sample], runner: GraphRunner, context: RunContext
-    ) -> Sequence[Outcome]:
-        refused = self._refused(samples)
-        if refused is not None:
-            return [refused] * len(samples)
-        pictures = {sample.image.sha256: sample.image for sample in samples if sample.image is not None}
-        order = sorted(pictures)
-        shown: list[Picture] = [samples[0].concept.references[0], *(pictures[digest] for digest in order)]
-        encoded = await asyncio.to_thread(lambda: [png(picture.pixels) for picture in shown])
-        text = f"Rate the {len(order)} pictures after the reference."
-        result = await runner.run(context, self.judge.name, {"text": texts([text]), "pictures": files([encoded])})
-        marks = self._marks(result.outputs, len(order), context)
-        if isinstance(marks, Failure):
-            return [marks] * len(samples)
-        by_digest = {digest: marks[number] for number, digest in enumerate(order, start=1)}
-        return [self._score(by_digest[sample.image.sha256]) for sample in samples if sample.image is not None]
-
-    def _refused(self, samples: Sequence[Sample]) -> Failure | None:
-        if len(samples) > self.max_group:
-            message = (
-                f"group {samples[0].group!r} has {len(samples)} pictures, and this judge compares at most "
-                f"{self.max_group} at once (max_group); use smaller groups"
-            )
-            return Failure(FailureCode.BAD_TEXT, message, "group")
-        references = {sample.concept.references[0].sha256 for sample in samples}
-        if len(references) > 1:
-            message = (
-                f"group {samples[0].group!r} has {len(references)} different first references; "
-                "pictures are compared with one, so a group must be of one concept"
-            )
-            return Failure(FailureCode.BAD_REFERENCE, message, "concept.references[0]")
-        return None
-
-    def _marks(self, outputs: Any, count: int, context: RunContext) -> dict[int, _PictureMarks] | Failure:
-        answer = _answer(outputs, 0)
-        if isinstance(answer, Failure):
-            return answer
-        try:
-            marks = _Marks.model_validate_json(answer).marks
-            numbers = sorted(mark.picture for mark in marks)
-            if numbers != list(range(1, count + 1)):
-                raise ValueError(f"expected marks of pictures 1 to {count}, got those of {numbers}")
-        except ValueError as error:
-            return unparsable(self.judge.name, context, error, answer)
-        return {mark.picture: mark for mark in marks}
-
-    def _score(self, marks: _PictureMarks) -> Outcome:
-        components = {"structure": marks.structure / 100, "identity": marks.identity / 100}
-        return finite_score(components[self.value], components, self.graphs)
+    def _read(self, answer: str, first_token: FirstToken) -> Outcome:
+        verdict = _SceneVerdict.model_validate_json(answer)
+        components = {"subject": float(verdict.subject), "scene": float(verdict.scene)}
+        return Score(sum(components.values()) / 2, components, verdict.reason)
 
 
-@dataclass(frozen=True)
-class VqaScore:
+class VqaScore(_JudgedItem):
     """value = P("Yes") as the first token of the answer to "Does this figure show '…'?" (VQAScore, arXiv 2404.01291).
 
     Summed over spellings (case, a leading space). Component `p_no`, likewise. A model whose likeliest first tokens are
     neither yes nor no has not answered: that is a failure.
     """
 
-    card: Card
-    judge: GraphSpec
+    def _question(self, sample: Sample) -> Question | Outcome:
+        if failure := missing_field(sample, VQASCORE_FIELDS):
+            return failure
+        assert sample.image is not None  # checked by missing_field
+        return Question(vqascore_question(sample.prompt), (sample.image,))
 
-    @property
-    def graphs(self) -> tuple[str, ...]:
-        """The judge."""
-        return (self.judge.name,)
-
-    async def score(self, samples: Sequence[Sample], runner: GraphRunner, context: RunContext) -> list[Outcome]:
-        """See `Reward.score`. Each distinct pair of picture and prompt is asked once."""
-        failures = [missing_field(sample, VQASCORE_FIELDS) for sample in samples]
-        pairs = {
-            (sample.image.sha256, sample.prompt): sample.image
-            for sample, failure in zip(samples, failures)
-            if failure is None and sample.image is not None
-        }
-        if not pairs:
-            return [failure for failure in failures if failure is not None]
-        pictures = {picture.sha256: picture for picture in pairs.values()}
-        encoded = await asyncio.to_thread(lambda: {key: png(picture.pixels) for key, picture in pictures.items()})
-        inputs = {
-            "text": texts([vqascore_question(prompt) for _, prompt in pairs]),
-            "pictures": files([[encoded[digest]] for digest, _ in pairs]),
-        }
-        result = await runner.run(context, self.judge.name, inputs)
-        scores = {pair: self._score(result.outputs, row, context) for row, pair in enumerate(pairs)}
-        return [
-            failure or scores[sample.image.sha256 if sample.image is not None else "", sample.prompt]
-            for sample, failure in zip(samples, failures)
-        ]
-
-    def _score(self, outputs: Any, row: int, context: RunContext) -> Outcome:
-        answer = _answer(outputs, row)
-        if isinstance(answer, Failure):
-            return answer
-        tokens: FirstToken = outputs["first_token"][row]
-        if not tokens:
+    def _read(self, answer: str, first_token: FirstToken) -> Outcome:
+        if not first_token:
             message = (
                 "the judge's endpoint gives no log-probabilities (`logprobs`, `top_logprobs`), which this variant is "
                 "made of; serve the model with an engine that does (vLLM, SGLang), or use another variant"
             )
             return Failure(FailureCode.JUDGE_UNPARSABLE, message)
-        if not all(logprob <= _ROUNDING for _, logprob in tokens):  # NaN too
-            error = ValueError(f"expected log-probabilities of at most 0, got {tokens[:3]}")
-            return unparsable(self.judge.name, context, error, answer)
-        p_yes, p_no = _probability(tokens, "yes"), _probability(tokens, "no")
+        if not all(logprob <= _ROUNDING for _, logprob in first_token):  # NaN too
+            raise ValueError(f"expected log-probabilities of at most 0, got {first_token[:3]}")
+        p_yes, p_no = _probability(first_token, "yes"), _probability(first_token, "no")
         if p_yes + p_no == 0:
-            return unparsable(self.judge.name, context, ValueError("expected yes or no as the first token"), answer)
+            raise ValueError("expected yes or no as the first token")
         return finite_score(p_yes, {"p_no": p_no}, self.graphs)
 
 
 def vqascore_question(prompt: str) -> str:
     """VQAScore's template."""
     return f"Does this figure show '{prompt}'? Please answer yes or no."
+
+
+def answer_of(outputs: Tensors, row: int) -> str | Failure:
+    """The answer to one question, or why there is none."""
+    problem: str = outputs["problem"][row]
+    if problem:
+        return Failure(FailureCode.JUDGE_UNPARSABLE, problem)
+    answer: str = outputs["answer"][row]
+    return answer
 
 
 def unparsable(judge: str, context: RunContext, error: ValueError, answer: str) -> Failure:
@@ -266,24 +210,6 @@ def unparsable(judge: str, context: RunContext, error: ValueError, answer: str) 
     raw = answer[:LONGEST_RAW]
     logger.warning("request %r: answer of judge %s: %s; raw: %r", context.request_id, judge, reason, raw)
     return Failure(FailureCode.JUDGE_UNPARSABLE, "the judge's answer does not fit its schema; the service's log has it")
-
-
-def _answer(outputs: Any, row: int) -> str | Failure:
-    problem: str = outputs["problem"][row]
-    if problem:
-        return Failure(FailureCode.JUDGE_UNPARSABLE, problem)
-    answer: str = outputs["answer"][row]
-    return answer
-
-
-def _question(sample: Sample) -> str:
-    references = [text for text in sample.reference_answers if text.strip()]
-    item = {"question": sample.question, "right_answers": references, "given_answer": sample.answer}
-    return json.dumps(item, ensure_ascii=False)
-
-
-def _wrong_when_empty(sample: Sample) -> Outcome | None:
-    return None if (sample.answer or "").strip() else Score(0.0)
 
 
 def _probability(tokens: FirstToken, word: str) -> float:

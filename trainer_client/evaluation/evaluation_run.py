@@ -74,7 +74,7 @@ def run_evaluation(
     assert given is not None
     with ExitStack() as stack:
         endpoints = (
-            stack.enter_context(live_services(config.profile, out))
+            stack.enter_context(live_services(config.profile, out, also=config.also, judges=config.judges))
             if endpoints_file is None
             else read_endpoints(endpoints_file)
         )

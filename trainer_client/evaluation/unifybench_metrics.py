@@ -3,11 +3,11 @@
 | metric | definition | measured by |
 |---|---|---|
 | recognition | recall of positives, of negatives, their mean (Yo'LLaVA) | understanding-correctness `yes_no` |
-| VQA, text-only QA | character BLEU; a judge's {0, 0.5, 1} | understanding-correctness `bleu`, `judge` |
+| VQA, text-only QA | character BLEU; a judge's 0, 0.5 or 1 | understanding-correctness `bleu`, `judge` |
 | recall (task r) | the exact fact that a condition refers to | understanding-correctness `selection` |
 | CLIP-I, CLIP-T | cosines, DreamBooth's 25 prompts × 4 pictures | concept-consistency, text-faithfulness |
 | face similarity | cosine of the largest face, persons only | concept-consistency `arcface` |
-| knowledge-driven T2I | {0, 0.5, 1} per held-out condition × 4 pictures | text-faithfulness `judge`, or the oracle |
+| knowledge-driven T2I | 0, 0.5 or 1 per held-out condition × 4 pictures | text-faithfulness `judge`, or the oracle |
 
 A picture without a face counts 0 *and* is reported. A metric whose variant no service offers is "not available", with
 what is offered; it is never a number. Failed scores are counted and left out. A value is the mean over concepts of each
@@ -35,7 +35,8 @@ from sync_r1.trainer_client.sdk.pictures import picture
 from sync_r1.trainer_client.training.reasoning import reward_concept
 
 _UNDERSTANDING, _CONCEPT, _TEXT = "understanding-correctness", "concept-consistency", "text-faithfulness"
-_REQUEST_ITEMS = 128
+_REQUEST_ITEMS = 32
+"""A judge that needs seconds for an answer still keeps within a request's timeout."""
 _RESAMPLES, _ORACLE_SIDE = 2000, 64
 ORACLE = "oracle"
 ItemScores = dict[tuple[Key, int], float]

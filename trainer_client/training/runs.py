@@ -31,7 +31,7 @@ from sync_r1.trainer_client.training.loop import Progress, train
 from sync_r1.trainer_client.training.service_process import live_services, read_endpoints
 
 _READY_TIMEOUT_S = 60.0
-_CHANGEABLE = {"budget_s", "outage_budget_s", "score_timeout_s", "checkpoint_every", "checkpoints_kept"}
+_CHANGEABLE = {"budget_s", "outage_budget_s", "score_timeout_s", "checkpoint_every", "checkpoints_kept", "judges"}
 """Settings that may differ when a run is resumed, because they change nothing that is learnt."""
 
 
@@ -67,7 +67,8 @@ def run_training(
             write_text(out / "config.json", json.dumps(config.model_dump(mode="json"), indent=1) + "\n")
             if endpoints_file is None:
                 progress("starting Triton and the four services", 0, config.steps)
-                endpoints = stack.enter_context(live_services(config.profile, out))
+                services = live_services(config.profile, out, also=config.also, judges=config.judges)
+                endpoints = stack.enter_context(services)
         endpoints = ranks.agree(endpoints)
 
         async def job() -> tuple[Evaluation | None, Evaluation]:

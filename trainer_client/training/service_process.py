@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -43,16 +43,20 @@ def read_endpoints(file: Path) -> dict[str, str]:
 
 
 @contextmanager
-def live_services(profile: str, folder: Path, *, timeout_s: float = START_TIMEOUT_S) -> Iterator[dict[str, str]]:
+def live_services(
+    profile: str, folder: Path, *, also: Sequence[str] = (), judges: str = "", timeout_s: float = START_TIMEOUT_S
+) -> Iterator[dict[str, str]]:
     """Run `sync-r1 up` while the block lasts; gives {reward: "host:port"} once all of them are healthy.
 
-    Its output goes to `folder/services.log`. Raises ServicesError when it ends early or is not ready within
+    `also`: further profiles served beside it; `judges`: file of the judges' endpoints (docs/judges.md), "" = none. The
+    output goes to `folder/services.log`. Raises ServicesError when it ends early or is not ready within
     `timeout_s`.
     """
     endpoints_file, log_file = folder / "endpoints.json", folder / "services.log"
     endpoints_file.unlink(missing_ok=True)
     launcher = [sys.executable, "-c", _LAUNCHER, str(os.getpid())]
     command = [*launcher, "-m", "sync_r1.cli.main", "up", "--profile", profile, "--endpoints-file", str(endpoints_file)]
+    command += [part for name in also for part in ("--also", name)] + (["--judges", judges] if judges else [])
     with log_file.open("ab") as log:
         # A session of its own: Ctrl-C then reaches the trainer only, which finishes its checkpoint before it stops the
         # services.

@@ -1,0 +1,128 @@
+"""Pictures of a group judged side by side: one question with a reference and all of them (`judges.PICTURES`).
+
+An answer that does not fit is a failure of the whole group, as in `judged.py`, whose variants ask about items.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from sync_r1.reward_models.cards import Card
+from sync_r1.reward_models.graphs import GraphSpec
+from sync_r1.reward_models.judges import files, png, texts
+from sync_r1.reward_models.rewards.fields import finite_score, missing_field
+from sync_r1.reward_models.rewards.judged import Strict, answer_of, unparsable
+from sync_r1.reward_models.runner import GraphRunner, RunContext, Tensors
+from sync_r1.reward_models.types import Failure, FailureCode, Outcome, Picture, Sample
+
+FORMULA_VERSION = "1"
+REQUIRED_FIELDS = ("image", "concept.references")
+_Mark = Annotated[int, Field(ge=1, le=100)]
+
+
+class _PictureMarks(Strict):
+    picture: int
+    structure: _Mark
+    identity: _Mark
+
+
+class _Marks(Strict):
+    marks: list[_PictureMarks]
+
+
+@dataclass(frozen=True)
+class JudgedPictures:
+    """Groupwise: a reference and all pictures of a group in one question; value = `structure` or `identity`, in 0.01…1.
+
+    Components: both. The reference is the group's first one; a sample without a group is a group of its own. Pictures
+    go in the order of their digests, so the order of the samples changes nothing.
+    """
+
+    card: Card
+    judge: GraphSpec
+    value: Literal["structure", "identity"]
+    max_group: int
+
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        """The judge."""
+        return (self.judge.name,)
+
+    async def score(self, samples: Sequence[Sample], runner: GraphRunner, context: RunContext) -> list[Outcome]:
+        """See `Reward.score`. One question per group; pictures that a group holds twice are sent once."""
+        outcomes: dict[int, Outcome] = {}
+        groups: dict[tuple[str, int], list[int]] = {}
+        for number, sample in enumerate(samples):
+            failure = missing_field(sample, REQUIRED_FIELDS)
+            if failure is not None:
+                outcomes[number] = failure
+            else:
+                groups.setdefault((sample.group, -1 if sample.group else number), []).append(number)
+        tasks = [
+            asyncio.ensure_future(self._score_group([samples[number] for number in members], runner, context))
+            for members in groups.values()
+        ]
+        try:
+            scored = await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+        for members, found in zip(groups.values(), scored):
+            outcomes |= dict(zip(members, found))
+        return [outcomes[number] for number in range(len(samples))]
+
+    async def _score_group(
+        self, samples: Sequence[Sample], runner: GraphRunner, context: RunContext
+    ) -> Sequence[Outcome]:
+        refused = self._refused(samples)
+        if refused is not None:
+            return [refused] * len(samples)
+        pictures = {sample.image.sha256: sample.image for sample in samples if sample.image is not None}
+        order = sorted(pictures)
+        shown: list[Picture] = [samples[0].concept.references[0], *(pictures[digest] for digest in order)]
+        encoded = await asyncio.to_thread(lambda: [png(picture.pixels) for picture in shown])
+        text = f"Rate the {len(order)} pictures after the reference."
+        result = await runner.run(context, self.judge.name, {"text": texts([text]), "pictures": files([encoded])})
+        marks = self._marks(result.outputs, len(order), context)
+        if isinstance(marks, Failure):
+            return [marks] * len(samples)
+        by_digest = {digest: marks[number] for number, digest in enumerate(order, start=1)}
+        return [self._score(by_digest[sample.image.sha256]) for sample in samples if sample.image is not None]
+
+    def _refused(self, samples: Sequence[Sample]) -> Failure | None:
+        if len(samples) > self.max_group:
+            message = (
+                f"group {samples[0].group!r} has {len(samples)} pictures, and this judge compares at most "
+                f"{self.max_group} at once (max_group); use smaller groups"
+            )
+            return Failure(FailureCode.BAD_TEXT, message, "group")
+        references = {sample.concept.references[0].sha256 for sample in samples}
+        if len(references) > 1:
+            message = (
+                f"group {samples[0].group!r} has {len(references)} different first references; "
+                "pictures are compared with one, so a group must be of one concept"
+            )
+            return Failure(FailureCode.BAD_REFERENCE, message, "concept.references[0]")
+        return None
+
+    def _marks(self, outputs: Tensors, count: int, context: RunContext) -> dict[int, _PictureMarks] | Failure:
+        answer = answer_of(outputs, 0)
+        if isinstance(answer, Failure):
+            return answer
+        try:
+            marks = _Marks.model_validate_json(answer).marks
+            numbers = sorted(mark.picture for mark in marks)
+            if numbers != list(range(1, count + 1)):
+                raise ValueError(f"expected marks of pictures 1 to {count}, got those of {numbers}")
+        except ValueError as error:
+            return unparsable(self.judge.name, context, error, answer)
+        return {mark.picture: mark for mark in marks}
+
+    def _score(self, marks: _PictureMarks) -> Outcome:
+        components = {"structure": marks.structure / 100, "identity": marks.identity / 100}
+        return finite_score(components[self.value], components, self.graphs)
