@@ -1,4 +1,5 @@
 """Dense descriptions tell what conditions only refer to; a reply that cannot be used is an error, never a description.
+Nouns are what there is to see in them.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from sync_r1.trainer_client.evaluation.densify import (
     ATTEMPTS,
     ChatEndpoint,
     DensifyError,
+    Description,
     RuleWriter,
     densify_benchmark,
 )
 from sync_r1.trainer_client.evaluation.pocketbench import write_pocketbench
 from sync_r1.trainer_client.evaluation.unifybench import BenchConcept, Condition, load_unifybench
-from sync_r1.trainer_client.training.reasoning import recall_task, reward_text
+from sync_r1.trainer_client.training.reasoning import recall_task, reward_nouns, reward_text
 
 
 def concept(info: str, fact: str) -> BenchConcept:
@@ -40,7 +42,34 @@ def concept(info: str, fact: str) -> BenchConcept:
     ],
 )  # fmt: skip
 def test_rules_resolve_the_condition_with_the_fact(fact: str, condition: str, dense: str) -> None:
-    assert RuleWriter().describe(concept("<koda> is a grey dog.", fact), Condition(condition, 0)) == dense
+    assert RuleWriter().describe(concept("<koda> is a grey dog.", fact), Condition(condition, 0)).text == dense
+
+
+@pytest.mark.parametrize(
+    ("info", "fact", "condition", "nouns"),
+    [
+        ("a grey, furry dog.", "<koda>'s sled is green.", "<koda> with its sled", ("grey, furry dog", "green sled")),
+        ("a grey dog.", "<koda>'s sled is painted green.", "<koda> with its sled", ("grey dog", "sled")),
+        ("a grey dog.", "<koda>'s toy is a red box with dots.", "<koda> with its toy", ("grey dog", "red box")),
+        ("a grey dog.", "<koda>'s hat has a red bow.", "<koda> in its hat", ("grey dog", "hat", "red bow")),
+        ("a grey dog.", "<koda> naps on a mat by the sea.", "<koda> where it naps", ("grey dog", "mat", "sea")),
+        ("a grey dog.", "<koda> rests on ice.", "<koda> where it rests", ("grey dog",)),
+        ("a plush husky.", "<koda> carries a red flag.", "<koda> on tour", ("dog", "red flag")),
+        ("a picture of a dog.", "<koda> is old.", "<koda> at rest", ("dog",)),
+    ],
+)  # fmt: skip
+def test_rules_name_what_is_certain_and_leave_out_the_rest(
+    info: str, fact: str, condition: str, nouns: tuple[str, ...]
+) -> None:
+    assert RuleWriter().describe(concept(f"<koda> is {info}", fact), Condition(condition, 0)).nouns == nouns
+
+
+def test_rules_find_the_nouns_that_pocketbench_knows_from_its_scenes(tmp_path: Path) -> None:
+    write_pocketbench(tmp_path)
+    for one in load_unifybench(tmp_path).concepts:
+        for condition in (*one.train_conditions, *one.held_out_conditions):
+            assert condition.fact is not None
+            assert RuleWriter().describe(one, condition).nouns == one.nouns[condition.fact]
 
 
 def test_a_densified_benchmark_is_scored_against_its_descriptions(shared_data: Path, tmp_path: Path) -> None:
@@ -56,8 +85,12 @@ def test_a_densified_benchmark_is_scored_against_its_descriptions(shared_data: P
             told = new.extra_info[condition.fact].rstrip(".").split()[-1]
             assert told in text
             assert new.info.rstrip(".").split()[-1] in text
-            wanted = reward_text(recall_task(new, condition, np.random.default_rng(0)))
-            assert wanted == text.replace(new.token, f"the {new.class_noun}")
+            task = recall_task(new, condition, np.random.default_rng(0))
+            assert reward_text(task) == text.replace(new.token, f"the {new.class_noun}")
+            assert reward_nouns(task)[0].endswith(new.class_noun)
+            assert all(word in reward_text(task) for noun in reward_nouns(task) for word in noun.split())
+            # Before, nobody says what there is to see.
+            assert reward_nouns(recall_task(old, condition, np.random.default_rng(0))) == ()
 
 
 def chat(*replies: httpx.Response) -> tuple[ChatEndpoint, list[httpx.Request]]:
@@ -80,13 +113,13 @@ SLED = Condition("<koda> with its sled", 0)
 
 
 def test_an_endpoint_is_asked_for_json_of_a_schema() -> None:
-    endpoint, seen = chat(said('{"description": "<koda>, a grey dog,\\n on a green sled."}'))
-    assert endpoint.describe(KODA, SLED) == "<koda>, a grey dog, on a green sled."
+    endpoint, seen = chat(said('{"description": "<koda>, a grey dog,\\n on a sled.", "nouns": ["Grey dog", "sled"]}'))
+    assert endpoint.describe(KODA, SLED) == Description("<koda>, a grey dog, on a sled.", ("Grey dog", "sled"))
     (request,) = seen
     body = json.loads(request.content)
     assert str(request.url) == "http://judge.invalid/v1/chat/completions"
     assert request.headers["authorization"] == "Bearer secret"
-    assert body["response_format"]["json_schema"]["schema"]["required"] == ["description"]
+    assert body["response_format"]["json_schema"]["schema"]["required"] == ["description", "nouns"]
     assert json.loads(body["messages"][1]["content"])["fact"] == "<koda>'s sled is green."
 
 
@@ -95,9 +128,15 @@ def test_an_endpoint_is_asked_for_json_of_a_schema() -> None:
     [
         ("I would say: a dog.", "expected JSON"),
         ('{"text": "<koda>"}', "expected JSON"),
-        ('{"description": ""}', "non-empty"),
-        ('{"description": "a grey dog on a green sled"}', "the name <koda>"),
-        ('{"description": "<koda> ' + "very " * 200 + 'good"}', "at most 120 words"),
+        ('{"description": "<koda>"}', "expected JSON"),
+        ('{"description": "", "nouns": ["dog"]}', "non-empty"),
+        ('{"description": "a grey dog on a green sled", "nouns": ["dog"]}', "the name <koda>"),
+        ('{"description": "<koda> ' + "very " * 200 + 'good", "nouns": ["dog"]}', "at most 120 words"),
+        ('{"description": "<koda> on a sled", "nouns": []}', "a list of 1 to 8 nouns"),
+        ('{"description": "<koda> on a sled", "nouns": "dog"}', "a list of 1 to 8 nouns"),
+        ('{"description": "<koda> on a sled", "nouns": ["dog", "<koda>"]}', "without the name, got '<koda>'"),
+        ('{"description": "<koda> on a sled", "nouns": ["dog", "green sled"]}', "got 'green sled'"),
+        ('{"description": "<koda> on a sled", "nouns": ["dog", 3]}', "words of the description .* got 3"),
     ],
 )
 def test_unusable_replies_are_errors_and_logged(reply: str, reason: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -113,8 +152,8 @@ def _raise_timeout(request: httpx.Request) -> httpx.Response:
 
 
 def test_a_server_that_recovers_is_used_and_one_that_refuses_is_not_asked_again() -> None:
-    endpoint, seen = chat(httpx.Response(503), said('{"description": "<koda> on a green sled"}'))
-    assert endpoint.describe(KODA, SLED) == "<koda> on a green sled"
+    endpoint, seen = chat(httpx.Response(503), said('{"description": "<koda> on a green sled", "nouns": ["dog"]}'))
+    assert endpoint.describe(KODA, SLED) == Description("<koda> on a green sled", ("dog",))
     assert len(seen) == 2
     endpoint, seen = chat(httpx.Response(401, text="bad key"))
     with pytest.raises(DensifyError, match="HTTP 401: bad key"):

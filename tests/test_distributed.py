@@ -1,6 +1,6 @@
 """Several processes train what one process would: same gradients, same weights, one run folder, resumable.
 
-The processes are real (torchrun, gloo on the processor); what they do is in `ranks_job.py`.
+The processes are real (torchrun or accelerate, gloo on the processor); what they do is in `ranks_job.py`.
 """
 
 from __future__ import annotations
@@ -16,31 +16,40 @@ import pytest
 import torch
 from toy_trainer import ToyPolicy
 
-from sync_r1.trainer_client.training.distributed import ALONE, Ranks
+from sync_r1.trainer_client.config import ConfigError
+from sync_r1.trainer_client.training.distributed import ALONE, Ranks, join
 
 if TYPE_CHECKING:
     from sync_r1.services.up import Up
 
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+_ACCELERATE = ("accelerate.commands.launch", "--num_processes", "2", "--num_machines", "1", "--main_process_port", "0")
+ACCELERATE = (*_ACCELERATE, "--multi_gpu")
+ACCELERATE_CPU = (*_ACCELERATE, "--cpu")
 
 
 def together(*arguments: str, timeout_s: float = 280, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Two processes of a job, with one thread each."""
+    """A launcher and the job that it starts in two processes, with one thread each."""
     return subprocess.run(
-        [*TORCHRUN, *arguments], capture_output=True, text=True, timeout=timeout_s,
+        [sys.executable, "-m", *arguments], capture_output=True, text=True, timeout=timeout_s,
         env=os.environ | {"OMP_NUM_THREADS": "1"} | variables,
     )  # fmt: skip
 
 
-def job(name: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    return together(str(Path(__file__).with_name("ranks_job.py")), name, str(folder), **variables)
+def job(
+    name: str, folder: Path, launcher: tuple[str, ...] = TORCHRUN, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    return together(*launcher, str(Path(__file__).with_name("ranks_job.py")), name, str(folder), **variables)
 
 
-def test_two_processes_have_the_gradients_of_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "launcher", [TORCHRUN, pytest.param(ACCELERATE, marks=pytest.mark.slow)], ids=["torchrun", "accelerate"]
+)
+def test_two_processes_have_the_gradients_of_one(tmp_path: Path, launcher: tuple[str, ...]) -> None:
     """Replicated (ddp) and divided (fsdp2), with micro-batches of unequal number; so are weights after two updates of
     two epochs with a clipped gradient, and what a checkpoint of a divided learner gives back.
     """
-    done = job("gradients", tmp_path)
+    done = job("gradients", tmp_path, launcher)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
     for parallel in ("ddp", "fsdp2"):
@@ -76,19 +85,39 @@ def test_a_killed_run_of_two_processes_ends_in_the_same_weights(tmp_path: Path) 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
-def test_the_command_trains_in_two_processes(tmp_path: Path, services: Up, parallel: str) -> None:
+@pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate"])
+def test_the_command_trains_in_two_processes(
+    tmp_path: Path, services: Up, launcher: tuple[str, ...], parallel: str
+) -> None:
     endpoints = tmp_path / "endpoints.json"
     endpoints.write_text(json.dumps(services.endpoints))
     settings = ["steps=2", f"parallel={parallel}", "sampling.prompts=2", "sampling.group_size=2", "threads=1",
                 "evaluation.pictures_per_condition=1", "budget_s=3600"]  # fmt: skip
     command = ["-m", "sync_r1.cli.main", "train", "--out", str(tmp_path / "run"), "--endpoints", str(endpoints)]
-    done = together(*command, *[part for setting in settings for part in ("--set", setting)])
+    done = together(*launcher, *command, *[part for setting in settings for part in ("--set", setting)])
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     assert done.stdout.count("step 2:") == 1
     (first, second) = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert first["step"] == 1
     assert second["grad_norm"] > 0
     assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_a_launcher_that_gives_no_ranks_is_refused_instead_of_training_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with pytest.raises(ConfigError, match="accelerate launch --multi_gpu"):
+        join(1.0)
+    monkeypatch.delenv("MASTER_ADDR")
+    assert join(1.0) == ALONE
+
+
+@pytest.mark.slow
+def test_accelerate_for_processors_needs_mpi_so_it_is_refused(tmp_path: Path) -> None:
+    done = job("train", tmp_path / "run", ACCELERATE_CPU)
+    assert done.returncode != 0
+    assert "would train alone" in done.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_alone_nothing_is_sent() -> None:

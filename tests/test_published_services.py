@@ -31,6 +31,9 @@ from sync_r1.services.embedded import EmbeddedTriton
 from sync_r1.services.server import RewardServer
 from sync_r1.services.triton_runner import TritonRunner
 from sync_r1.trainer_client import RewardClient
+from sync_r1.trainer_client.evaluation.pocketbench import write_pocketbench
+from sync_r1.trainer_client.evaluation.unifybench import load_unifybench
+from sync_r1.trainer_client.training.reasoning import gate_sample, load_pixels, recall_task, reward_nouns, sample
 
 if TYPE_CHECKING:
     from parity import TinyModels
@@ -180,6 +183,25 @@ async def test_a_sample_without_nouns_is_not_applicable_to_questions(profile: Pr
     assert isinstance(without, NotApplicable)
     assert isinstance(with_nouns, Score)
     assert set(with_nouns.components) == {"noun_0", "noun_1"}
+
+
+async def test_what_the_trainer_sends_is_asked_about(profile: Profile, triton: EmbeddedTriton, tmp_path: Path) -> None:
+    """A picture of PocketBench, as previews and finished trajectories are sent: one question per noun of its text."""
+    write_pocketbench(tmp_path)
+    bo = load_unifybench(tmp_path).concepts[0]
+    task = recall_task(bo, bo.train_conditions[0], np.random.default_rng(0))
+    pixels = load_pixels(bo.train_images[0])
+    sent = [
+        sample(task, identifier="finished", group="g", pixels=pixels, answer=task.reference_answer),
+        gate_sample(task, identifier="preview", group="g", pixels=pixels),
+    ]
+    async with serving(profile, "text-faithfulness", triton) as client:
+        finished, preview = (await client.score(sent, variant="vqa_yes")).outcomes
+    assert isinstance(finished, Score)
+    assert isinstance(preview, Score)
+    assert len(finished.components) == len(reward_nouns(task)) == 2
+    assert finished.value == pytest.approx(np.mean(list(finished.components.values())))
+    assert preview.value == pytest.approx(finished.value, abs=1e-6)
 
 
 async def test_cards_of_random_weights_say_so(profile: Profile, triton: EmbeddedTriton) -> None:

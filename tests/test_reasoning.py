@@ -18,6 +18,7 @@ from sync_r1.trainer_client.training.reasoning import (
     picture_task,
     prompt_of,
     recall_task,
+    reward_nouns,
     reward_text,
     sample,
 )
@@ -56,8 +57,8 @@ def test_the_prompt_is_condition_look_and_the_policys_own_sentence(bench: UnifyB
 
 
 def test_changing_the_answer_alone_changes_neither_scores_input(bench: UnifyBench) -> None:
-    """Text faithfulness and the gate see the same prompt whatever the policy says: "say something easy, draw it"
-    cannot win.
+    """Text faithfulness and the gate see the same prompt and nouns whatever the policy says: "say something easy, draw
+    it" cannot win.
     """
     rng = np.random.default_rng(0)
     for _ in range(20):
@@ -70,6 +71,7 @@ def test_changing_the_answer_alone_changes_neither_scores_input(bench: UnifyBenc
         assert sent[0].prompt == reward_text(task)
         preview = gate_sample(task, identifier="x", group="g", pixels=PIXELS)
         assert preview.prompt == sent[0].prompt
+        assert {item.nouns for item in (*sent, preview)} == {reward_nouns(task)}
         assert preview.answer is None
         assert preview.question == ""
 
@@ -84,6 +86,16 @@ def test_pocket_text_says_what_the_picture_must_show_without_the_name(bench: Uni
     assert not any("<" in text for text in texts.values())
 
 
+def test_nouns_are_what_the_text_says_there_is_to_see(bench: UnifyBench) -> None:
+    bo = bench.concepts[0]
+    tasks = {condition.text: recall_task(bo, condition, np.random.default_rng(0))
+             for condition in (*bo.train_conditions, *bo.held_out_conditions)}  # fmt: skip
+    assert reward_nouns(tasks["<bo> wearing its hat"]) == ("blue striped boy", "green hat")
+    assert reward_nouns(tasks["<bo> at its favourite place"]) == ("blue striped boy", "beach")
+    assert reward_nouns(tasks["<bo> with its toy"]) == ("blue striped boy", "yellow ball")
+    assert all(noun in reward_text(task) for task in tasks.values() for noun in reward_nouns(task))
+
+
 def test_elsewhere_the_text_is_condition_look_and_fact_with_the_class_for_the_name() -> None:
     concept = BenchConcept(
         "koda", "stuffed animal", "<koda> is a grey husky.", ("<koda>'s sled is painted green.",), "object",
@@ -94,6 +106,7 @@ def test_elsewhere_the_text_is_condition_look_and_fact_with_the_class_for_the_na
         "the stuffed animal with its sled. the stuffed animal is a grey husky. "
         "the stuffed animal's sled is painted green."
     )
+    assert reward_nouns(task) == ()
 
 
 def test_task_r_shuffles_the_facts_and_knows_the_right_one(bench: UnifyBench) -> None:

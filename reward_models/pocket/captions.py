@@ -122,13 +122,21 @@ def _accessory(accessory: Accessory, plan: CaptionPlan) -> str:
 
 
 def _things(things: Things) -> str:
+    return _article(_counted(things)) if things.count == 1 else _counted(things)
+
+
+def _counted(things: Things) -> str:
     if things.count == 1:
-        return _article(f"{things.colour} {things.kind}")
+        return f"{things.colour} {things.kind}"
     return f"{NUMBERS[things.count - 1]} {things.colour} {PLURALS[things.kind]}"
 
 
 def _figure(scene: Scene, plan: CaptionPlan) -> str:
-    return _article(" ".join([scene.colour] + [scene.pattern] * plan.pattern + [scene.kind]))
+    return _article(_look(scene, plan))
+
+
+def _look(scene: Scene, plan: CaptionPlan) -> str:
+    return " ".join([scene.colour] + [scene.pattern] * plan.pattern + [scene.kind])
 
 
 def write_caption(scene: Scene, plan: CaptionPlan) -> str:
@@ -156,6 +164,18 @@ def write_caption(scene: Scene, plan: CaptionPlan) -> str:
     if plan.things_first:
         return f"{things} {scene.things.relation} {figure}{wearing}{place}"
     return f"{figure}{wearing}{place} {opposite(scene.things.relation)} {things}"
+
+
+def noun_phrases(scene: Scene, plan: CaptionPlan) -> tuple[str, ...]:
+    """Everything that a caption of `plan` says is to be seen, each with its attributes: "blue striped boy", "beach"."""
+    phrases = [_look(scene, plan)]
+    if plan.accessory and scene.accessory:
+        phrases.append(f"{scene.accessory.colour} {scene.accessory.kind}")
+    if plan.background:
+        phrases.append(scene.background)
+    if plan.things and scene.things:
+        phrases.append(_counted(scene.things))
+    return tuple(phrases)
 
 
 def _dense(scene: Scene, plan: CaptionPlan) -> str:

@@ -2,8 +2,9 @@
 
 A condition such as "<koda> with its sled" only refers to a fact. The dense description resolves it: "<koda>, a grey and
 white plush husky …, with its sled, which is painted green." `sync-r1 densify` copies a benchmark and adds such texts to
-each `info.json` under the key `dense`, index-aligned with `extra_info`; from then on they are what pictures are scored
-against (`reasoning.reward_text`). They are made by rules, or by a language model behind an OpenAI-compatible endpoint.
+each `info.json` under the key `dense`, and their noun phrases under `nouns`, both index-aligned with `extra_info`. From
+then on they are what pictures are scored against (`reasoning.reward_text` and `reward_nouns`). They are made by rules,
+or by a language model behind an OpenAI-compatible endpoint.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,19 +27,30 @@ TIMEOUT_S = 60.0
 ATTEMPTS = 3
 """Per description: a server that is away or answers nonsense is asked this often."""
 MAX_WORDS = 120
+MAX_NOUNS = 8
+"""Each is a question to a model per picture."""
 _MAX_TOKENS = 400
 _LOGGED = 2000
 _SCHEMA: dict[str, Any] = {
     "type": "object",
-    "properties": {"description": {"type": "string"}},
-    "required": ["description"],
+    "properties": {"description": {"type": "string"}, "nouns": {"type": "array", "items": {"type": "string"}}},
+    "required": ["description", "nouns"],
     "additionalProperties": False,
 }
 _INSTRUCTION = (
     "You describe one picture of a named subject. Use only what is given: its look, one fact, and the situation. "
     "Resolve the situation with the fact, so that nothing has to be known beforehand. One or two sentences, at most "
-    f"{MAX_WORDS} words, with the subject's name exactly as written. Answer with JSON: {{\"description\": \"…\"}}."
+    f"{MAX_WORDS} words, with the subject's name exactly as written. Then list what there is to see in the picture, at "
+    f'most {MAX_NOUNS} nouns, each with its attributes in words of the description ("green hat"); the subject as its '
+    'kind, never by its name. Answer with JSON: {"description": "…", "nouns": ["…"]}.'
 )
+_STOPS = (
+    r"(?:and (?:an?|the)|an?|the|with|without|of|in|into|on|at|by|to|from|for|like|near|under|over|through|beside|"
+    r"behind|between|around|before|after|that|which|who|where|when|while|is|are|was|has|have)\b"
+)
+_WORD = rf"(?!{_STOPS})[\w'’-]+"
+_NAMED = re.compile(rf"\b(?:an?|the) ({_WORD}(?:,? {_WORD})*)")
+"""What an article introduces, up to the first word that cannot be part of it."""
 
 log = logging.getLogger(__name__)
 
@@ -46,40 +59,77 @@ class DensifyError(RuntimeError):
     """The benchmark cannot be densified; the message says which description failed and why."""
 
 
+@dataclass(frozen=True)
+class Description:
+    """A dense description with the concept's name, and what there is to see in it: nouns with their attributes."""
+
+    text: str
+    nouns: tuple[str, ...]
+
+
 class Writer(Protocol):
     """Writes the dense description of one fact under its condition."""
 
-    def describe(self, concept: BenchConcept, condition: Condition) -> str:
-        """The description, with the concept's name. Raises DensifyError."""
+    def describe(self, concept: BenchConcept, condition: Condition) -> Description:
+        """At least one noun, none with the concept's name. Raises DensifyError."""
         ...
 
 
 class RuleWriter:
-    """Joins look, condition and fact into one sentence; where no rule fits, the sentences follow one another."""
+    """Joins look, condition and fact into one sentence; where no rule fits, the sentences follow one another.
 
-    def describe(self, concept: BenchConcept, condition: Condition) -> str:
+    Nouns are the class noun with the attributes that `info` puts before it, what articles introduce in the fact ("a red
+    box"), and the thing that a condition mentions ("its sled") unless the fact says what it is. The rest goes unasked.
+    """
+
+    def describe(self, concept: BenchConcept, condition: Condition) -> Description:
         """See `Writer`; never fails for a condition with a fact."""
         assert condition.fact is not None
         fact, situation = _bare(concept.extra_info[condition.fact]), _bare(condition.text)
-        rest = situation.replace(concept.token, "", 1).strip() if situation.startswith(concept.token) else None
-        look = re.match(rf"{re.escape(concept.token)} is (an? .+)$", _bare(concept.info))
-        if rest is None or look is None:
-            return f"{situation}. {_bare(concept.info)}. {fact}."
-        subject = f"{concept.token}, {look.group(1)},"
-        if resolved := _resolve(concept.token, rest, fact):
-            return f"{subject} {resolved}."
-        return f"{subject} {rest}. {fact}."
+        thing = _thing(concept.token, situation, fact)
+        nouns = (_kind(concept), *(thing.nouns if thing else _NAMED.findall(fact)))
+        return Description(_sentence(concept, situation, fact, thing), tuple(dict.fromkeys(nouns)))
 
 
-def _resolve(name: str, situation: str, fact: str) -> str:
-    """ "with its sled" and "<koda>'s sled is painted green" -> "with its sled, which is painted green"; "" else."""
+@dataclass(frozen=True)
+class _Thing:
+    """What both condition and fact speak of: "with its sled" and "<koda>'s sled is painted green"."""
+
+    name: str
+    verb: str
+    told: str
+
+    @property
+    def nouns(self) -> list[str]:
+        named = _NAMED.findall(self.told)
+        if self.verb in ("has", "have"):
+            return [self.name, *named]
+        if re.match(r"(?:an?|the) ", self.told):
+            return named  # "its toy is a red box"
+        return [f"{self.told} {self.name}" if re.fullmatch(r"[a-z-]+", self.told) else self.name, *named]
+
+
+def _thing(name: str, situation: str, fact: str) -> _Thing | None:
     told = re.match(rf"{re.escape(name)} ?'s (.+?) (is|are|has|have) (.+)$", fact)
-    if told is None:
-        return ""
-    thing, verb, what = told.groups()
-    if not re.search(rf"\b(?:its|his|her|their) {re.escape(thing)}$", situation):
-        return ""
-    return f"{situation}, which {verb} {what}"
+    if told is None or not re.search(rf"\b(?:its|his|her|their) {re.escape(told.group(1))}$", situation):
+        return None
+    return _Thing(*told.groups())
+
+
+def _sentence(concept: BenchConcept, situation: str, fact: str, thing: _Thing | None) -> str:
+    look = re.match(rf"{re.escape(concept.token)} is (an? .+)$", _bare(concept.info))
+    if look is None or not situation.startswith(concept.token):
+        return f"{situation}. {_bare(concept.info)}. {fact}."
+    rest = situation.removeprefix(concept.token).strip()
+    subject = f"{concept.token}, {look.group(1)},"
+    return f"{subject} {rest}, which {thing.verb} {thing.told}." if thing else f"{subject} {rest}. {fact}."
+
+
+def _kind(concept: BenchConcept) -> str:
+    """The class noun, with the attributes before it where `info` is "<koda> is a grey dog …"."""
+    kind = re.escape(concept.class_noun)
+    found = re.match(rf"{re.escape(concept.token)} is an? ((?:{_WORD},? )*?{kind})\b", concept.info)
+    return found.group(1) if found else concept.class_noun
 
 
 def _bare(text: str) -> str:
@@ -103,7 +153,7 @@ class ChatEndpoint:
             headers={"authorization": f"Bearer {key}"} if key else {},
         )  # fmt: skip
 
-    def describe(self, concept: BenchConcept, condition: Condition) -> str:
+    def describe(self, concept: BenchConcept, condition: Condition) -> Description:
         """See `Writer`. Raises DensifyError after `ATTEMPTS` failed or unparsable replies; raw texts are logged."""
         reason = ""
         for _ in range(ATTEMPTS):
@@ -119,7 +169,7 @@ class ChatEndpoint:
                 reason = f"{type(error).__name__}: {error}"
                 continue
             try:
-                return _parse(response.text, concept.token)
+                return _parse(response.text, concept)
             except ValueError as error:
                 reason = f"the reply cannot be used: {error}"
                 log.warning("%s, %r: %s; raw reply: %s", concept.name, condition.text, error, response.text[:_LOGGED])
@@ -146,20 +196,30 @@ class ChatEndpoint:
         }
 
 
-def _parse(reply: str, name: str) -> str:
+def _parse(reply: str, concept: BenchConcept) -> Description:
     """The description in a chat completion. Raises ValueError saying what is wrong with it."""
     try:
-        content = json.loads(reply)["choices"][0]["message"]["content"]
-        description = json.loads(content)["description"]
+        content = json.loads(json.loads(reply)["choices"][0]["message"]["content"])
+        description, nouns = content["description"], content["nouns"]
     except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise ValueError(f'expected JSON {{"description": "…"}} ({type(error).__name__})') from error
+        raise ValueError(f'expected JSON {{"description": "…", "nouns": ["…"]}} ({type(error).__name__})') from error
     if not isinstance(description, str) or not description.strip():
         raise ValueError(f"expected a non-empty description, got {description!r}")
-    if name not in description:
-        raise ValueError(f"expected the name {name} in it")
+    if concept.token not in description:
+        raise ValueError(f"expected the name {concept.token} in it")
     if len(description.split()) > MAX_WORDS:
         raise ValueError(f"expected at most {MAX_WORDS} words, got {len(description.split())}")
-    return " ".join(description.split())
+    if not isinstance(nouns, list) or not 0 < len(nouns) <= MAX_NOUNS:
+        raise ValueError(f"expected a list of 1 to {MAX_NOUNS} nouns, got {nouns!r}")
+    known = set(_words(description.replace(concept.token, concept.class_noun)))
+    for noun in nouns:
+        if not isinstance(noun, str) or concept.token in noun or not noun.strip() or set(_words(noun)) - known:
+            raise ValueError(f"expected nouns in words of the description and without the name, got {noun!r}")
+    return Description(" ".join(description.split()), tuple(" ".join(noun.split()) for noun in nouns))
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower())
 
 
 def densify_benchmark(
@@ -173,7 +233,7 @@ def densify_benchmark(
     if out.exists():
         raise DensifyError(f"{out} exists already; give a new folder")
     writer = writer or RuleWriter()
-    dense: dict[str, list[str]] = {}
+    dense: dict[str, list[Description]] = {}
     for concept in load_unifybench(data).concepts:
         conditions = {c.fact: c for c in (*concept.train_conditions, *concept.held_out_conditions)}
         missing = [fact for fact in range(len(concept.extra_info)) if fact not in conditions]
@@ -186,14 +246,17 @@ def densify_benchmark(
         dense[concept.name] = [
             writer.describe(concept, conditions[fact]) for fact in range(len(concept.extra_info))
         ]  # fmt: skip
-        for text in dense[concept.name]:
-            on_progress(text)
+        for written in dense[concept.name]:
+            on_progress(f"{written.text} [{', '.join(written.nouns)}]")
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(data, partial)
-    for name, texts in dense.items():
+    for name, written_of in dense.items():
         file = partial / "concept" / "train" / name / "info.json"
-        info = json.loads(file.read_text(encoding="utf-8")) | {"dense": texts}
+        info = json.loads(file.read_text(encoding="utf-8")) | {
+            "dense": [written.text for written in written_of],
+            "nouns": [list(written.nouns) for written in written_of],
+        }
         file.write_text(json.dumps(info, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     partial.rename(out)
     return sum(map(len, dense.values()))

@@ -25,10 +25,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
-
-from sync_r1.reward_models.pocket.scenes import plan_caption, write_caption
-from sync_r1.trainer_client.evaluation.pocketbench import ROLES
+from sync_r1.trainer_client.evaluation.pocket_looks import Looks, pocket_looks
 from sync_r1.trainer_client.evaluation.pocketbench import Concept as PocketConcept
 from sync_r1.trainer_client.evaluation.unifybench_files import (
     Info,
@@ -84,6 +81,10 @@ class BenchConcept:
     descriptions: tuple[str, ...] = ()
     """What a picture showing each fact looks like, without the name, index-aligned with `extra_info`; () if nobody
     says.
+    """
+    nouns: tuple[tuple[str, ...], ...] = ()
+    """What there is to see in a picture of each fact: noun phrases of its description, without the name, index-aligned
+    with `extra_info`; () if nobody says.
     """
     shown_facts: dict[str, tuple[int, ...]] = field(default_factory=dict)
     """Training picture file name -> the facts it shows; {} if nobody says."""
@@ -148,13 +149,9 @@ def _concept(root: Path, name: str, images: dict[str, list[str]]) -> BenchConcep
     pocket_file = test / "pocket.json"
     pocket = read_json(pocket_file, Pocket) if pocket_file.exists() else None
     train_conditions, held_out_conditions = _split(conditions, pocket, test, info)
-    descriptions, shown_facts = _looks(read_json(pocket_file, PocketConcept), pocket) if pocket else ((), {})
+    looks = pocket_looks(read_json(pocket_file, PocketConcept), pocket) if pocket else Looks()
     test_images = _folder(test)
-    if info.dense and len(info.dense) != len(info.extra_info):
-        raise UnifyBenchError(
-            f"{train / 'info.json'}: key 'dense': expected one description per extra_info item "
-            f"({len(info.extra_info)}), got {len(info.dense)}; run `sync-r1 densify` again"
-        )
+    _check_densified(train / "info.json", info, f"<{name}>")
     return BenchConcept(
         name=name,
         class_noun=info.class_noun,
@@ -169,8 +166,9 @@ def _concept(root: Path, name: str, images: dict[str, list[str]]) -> BenchConcep
         test_text_only=_turns(read_questions(test / "text_only.json", kind="text_only")),
         train_conditions=train_conditions,
         held_out_conditions=held_out_conditions,
-        descriptions=descriptions,
-        shown_facts=shown_facts,
+        descriptions=looks.descriptions,
+        nouns=looks.nouns or tuple(map(tuple, info.nouns)),
+        shown_facts=looks.shown_facts,
         positive_recognitions=_turns(read_questions(train / "positive_recognitions.json")),
         random_recognitions=_turns(read_questions(train / "random_recognitions.json")),
         negative_images=_folder(train / "negative_example"),
@@ -179,6 +177,21 @@ def _concept(root: Path, name: str, images: dict[str, list[str]]) -> BenchConcep
         dense_descriptions=tuple(info.dense),
         generated=tuple(read_generated(root, test, name)),
     )
+
+
+def _check_densified(file: Path, info: Info, token: str) -> None:
+    """Raises UnifyBenchError where what `sync-r1 densify` writes does not fit the facts."""
+    for key, written in (("dense", info.dense), ("nouns", info.nouns)):
+        if written and len(written) != len(info.extra_info):
+            raise UnifyBenchError(
+                f"{file}: key {key!r}: expected one entry per extra_info item ({len(info.extra_info)}), got "
+                f"{len(written)}; run `sync-r1 densify` again"
+            )
+    for fact, nouns in enumerate(info.nouns):
+        if named := [noun for noun in nouns if token in noun]:
+            raise UnifyBenchError(
+                f"{file}: key 'nouns.{fact}': expected nouns without the name {token}, no model knows it; got {named}"
+            )
 
 
 def _conditions(test: Path, info: Info) -> tuple[str | None, tuple[Condition, ...]]:
@@ -252,25 +265,6 @@ def _test_vqa(test: Path, test_images: Sequence[Path]) -> dict[str, tuple[Turn, 
         [replace(asked, image=Path(asked.image).name) for asked in questions if asked.image is not None]
         + [replace(asked, image=name) for name in known for asked in everywhere]
     )
-
-
-def _looks(concept: PocketConcept, pocket: Pocket) -> tuple[tuple[str, ...], dict[str, tuple[int, ...]]]:
-    """(descriptions per fact, facts per training picture) of a PocketBench concept, from its factors."""
-    descriptions = []
-    for role in ROLES:
-        rng = np.random.default_rng(0)
-        scene = concept.scene(role, rng)
-        # The caption names figure and fact only; what the fact leaves open in the scene is not mentioned.
-        plan = replace(
-            plan_caption(scene, rng), pattern=True, accessory=True, background=role in ("place", "home"), things=True,
-            relation=False, verb=0.0,
-        )  # fmt: skip
-        descriptions.append(write_caption(scene, plan))
-    shown = {
-        file: tuple(fact for fact, role in enumerate(ROLES) if concept.shows(role, scene))
-        for file, scene in pocket.train_pictures.items()
-    }
-    return tuple(descriptions), shown
 
 
 def _pictures(folder: Path, files: Iterable[str]) -> tuple[Path, ...]:

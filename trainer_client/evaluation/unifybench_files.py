@@ -72,6 +72,8 @@ class Info(_Form):
     conversation_type: str = ""
     dense: list[Text] = []
     """One dense description per condition, written by `sync-r1 densify`."""
+    nouns: list[Annotated[list[Text], Field(min_length=1)]] = []
+    """The noun phrases of each, written beside them."""
 
 
 @dataclass(frozen=True)

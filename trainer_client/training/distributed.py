@@ -1,6 +1,7 @@
 """Several processes that train one policy, under `torchrun` or `accelerate launch`: who they are, and what they share.
 
     torchrun --nproc-per-node 2 -m sync_r1.cli.main train …
+    accelerate launch --multi_gpu --num_processes 2 -m sync_r1.cli.main train …
 
 Every process draws the same tasks from the same random state and takes its share of them, so a group stays in one
 process. Scores are gathered, and everything that follows from them (credit, weights of groups, θ, curriculum, figures)
@@ -30,6 +31,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from sync_r1.trainer_client.config import ConfigError
 from sync_r1.trainer_client.policies.base import Policy
 
 T = TypeVar("T")
@@ -107,8 +109,14 @@ ALONE = Ranks()
 def join(timeout_s: float) -> Ranks:
     """This process's place, from the launcher's variables; without a launcher it is alone.
 
-    A process waits at most `timeout_s` for another one.
+    A process waits at most `timeout_s` for another one. Raises ConfigError under a launcher that gives no ranks.
     """
+    if "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ:
+        # What `accelerate launch --cpu --num_processes 2` does: one process, or as many as mpirun starts, each alone.
+        raise ConfigError(
+            "MASTER_ADDR is set but WORLD_SIZE and RANK are not, so every process would train alone; use torchrun or "
+            "`accelerate launch --multi_gpu` (without GPUs too), or unset MASTER_ADDR to train in one process"
+        )
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return ALONE
     if torch.cuda.is_available():

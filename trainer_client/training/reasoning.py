@@ -131,6 +131,15 @@ def reward_text(task: Task) -> str:
     return text.replace(concept.token, f"the {concept.class_noun}")
 
 
+def reward_nouns(task: Task) -> tuple[str, ...]:
+    """The noun phrases of `reward_text`, where the benchmark says them for the fact that the condition refers to.
+
+    () elsewhere: the class noun alone would give every condition the same mean, which no longer asks for the condition.
+    """
+    fact = task.condition.fact
+    return task.concept.nouns[fact] if task.concept.nouns and fact is not None else ()
+
+
 def sample(task: Task, *, identifier: str, group: str, pixels: npt.NDArray[np.uint8], answer: str) -> Sample:
     """What the four services are sent for one finished trajectory."""
     return Sample(
@@ -144,6 +153,7 @@ def sample(task: Task, *, identifier: str, group: str, pixels: npt.NDArray[np.ui
         reference_answers=(task.reference_answer,),
         choices=task.choices,
         target=task.target,
+        nouns=reward_nouns(task),
     )
 
 
@@ -155,6 +165,7 @@ def gate_sample(task: Task, *, identifier: str, group: str, pixels: npt.NDArray[
         image=picture(pixels),
         prompt=reward_text(task),
         concept=reward_concept(task.concept),
+        nouns=reward_nouns(task),
     )
 
 
