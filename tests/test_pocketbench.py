@@ -38,15 +38,9 @@ def _hashes(folder: Path) -> dict[str, str]:
 
 def test_layout_is_the_public_one(bench: Path) -> None:
     names = json.loads((bench / "concepts_list.json").read_text())
-    assert (
-        len(names) >= 6
-    )
-    assert (
-        (bench / "black_512x512.png").exists()
-    )
-    assert (
-        len(list((bench / "random_images").iterdir())) == 20
-    )
+    assert len(names) >= 6
+    assert (bench / "black_512x512.png").exists()
+    assert len(list((bench / "random_images").iterdir())) == 20
     for name in names:
         train, test = bench / "concept/train" / name, bench / "concept/test" / name
         info = json.loads((train / "info.json").read_text())

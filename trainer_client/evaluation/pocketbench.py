@@ -201,9 +201,7 @@ def _stranger(concepts: Sequence[Concept], rng: np.random.Generator, kind: str |
             return scene
 
 
-def _write_concept(
-    folder: Path, concept: Concept, rng: np.random.Generator, concepts: Sequence[Concept]
-) -> None:
+def _write_concept(folder: Path, concept: Concept, rng: np.random.Generator, concepts: Sequence[Concept]) -> None:
     train, test = folder / "concept/train" / concept.name, folder / "concept/test" / concept.name
     # Six pictures of the concept alone, then one per training condition.
     scenes = [concept.scene(role, rng) for role in (None, None, None, None, None, None, *concept.training)]
