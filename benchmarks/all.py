@@ -1,8 +1,8 @@
 """Run every benchmark in turn and gather their tables in RESULTS.md: `make bench`, `python -m benchmarks.all [NAME …]`.
 
 Without names: the serving benchmarks, about two minutes. `capacity`, `queue_policy` and `hpa` (minutes each) are what
-docs/capacity.md rests on. `learning` (about half an hour), `oracle`, `gradients` and `likelihood` (minutes each) and
-`arms` (about two hours) are run when they are named.
+docs/capacity.md rests on. `learning` and `learn_concept` (about half an hour each), `oracle`, `gradients` and
+`likelihood` (minutes each) and `arms` (about two hours) are run when they are named.
 `--gather` only writes RESULTS.md again from `benchmarks/results/*.json`.
 """
 
@@ -18,11 +18,11 @@ from benchmarks.harness import RESULTS
 
 SERVING = ("throughput", "front", "ensemble")
 SCALING = ("capacity", "queue_policy", "hpa")
-LEARNING = ("learning", "oracle", "gradients", "likelihood", "arms", "overlap")
+LEARNING = ("learning", "oracle", "gradients", "likelihood", "arms", "learn_concept", "overlap")
 TABLES = (
     *SERVING, *SCALING, "hpa_windows", "learning", "oracle", "reward_variance", "reward_variance_trained",
     "gate_correlation", "gate_correlation_trained", "gradients", "gradients_trained", "likelihood", "arms_selectors",
-    "arms_learning", "overlap", "fidelity",
+    "arms_learning", "learn_concept", "learn_concept_training", "overlap", "fidelity",
 )  # fmt: skip
 """Order of the tables; a benchmark may make several."""
 _HEAD = """# Results

@@ -1,93 +1,173 @@
-"""How well a concept is learned that the cold start has never seen: losses and the oracle's verdict, before and after.
+"""Is a policy that learned its concepts a cold start? `python -m benchmarks.learn_concept [--seeds 0 1 2]`
 
-    python -m benchmarks.learn_concept --out FOLDER
+The checked-in policy learns the eight concepts of `pocket-unseen` as `sync-r1 learn-concept --data` does. The oracle
+reads pictures drawn from the name alone, in which only the learned tokens tell the look, and from the loop's text
+(condition, look and fact in words). "Before" has the new tokens in place but not trained. Then the main job starts from
+the learned policy, and beside it, for the same seeds, from the checked-in one on the concepts that it was trained with.
 
-Ten pictures each of three concepts with looks of their own are learned by the checked-in pocket policy as
-`sync-r1 learn-concept` does. The oracle then reads pictures drawn from the name alone, in which only the learned tokens
-tell the look, and from the text of the loop (condition, look and fact in words). "before" is the policy with the new
-tokens in place but not trained.
+What is finished in `--out` is not made again, so the job can be continued.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import time
-from dataclasses import asdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
+from benchmarks.harness import Report
+from benchmarks.learning import MEASURES, Run, interval, train
 from sync_r1.reward_models.pocket.oracle import Oracle
-from sync_r1.trainer_client.evaluation.pocketbench import Concept, generation_prompt, write_pocketbench
-from sync_r1.trainer_client.policies.concept_data import read_concept
-from sync_r1.trainer_client.policies.learn_concept import POCKET_TRAINING, ConceptLearner, learn_concept
-from sync_r1.trainer_client.policies.pocket import PocketPolicy
+from sync_r1.trainer_client.config import PolicyConfig
+from sync_r1.trainer_client.evaluation.pocket_benchmarks import UNSEEN_CONCEPTS, benchmark_folder
+from sync_r1.trainer_client.evaluation.pocketbench import CONCEPTS, Concept, generation_prompt
+from sync_r1.trainer_client.policies.concept_data import benchmark_files
+from sync_r1.trainer_client.policies.concept_policy import learn_concepts
+from sync_r1.trainer_client.policies.learn_concept import POCKET_TRAINING, ConceptTraining
+from sync_r1.trainer_client.policies.pocket import ARTEFACTS, PocketPolicy
 
-UNSEEN = (
-    Concept("pip", "dog", "green", "striped", "red", "blue", "city", "beach",
-            ("orange", "ball"), ("purple", "star"), ("hat", "home")),
-    Concept("lu", "mug", "orange", "plain", "blue", "green", "snow", "forest",
-            ("red", "box"), ("yellow", "flower"), ("place", "toy")),
-    Concept("ned", "bird", "red", "spotted", "yellow", "pink", "room", "city",
-            ("blue", "flower"), ("green", "ball"), ("scarf", "charm")),
-)  # fmt: skip
 PICTURES = 96
+"""Per concept and kind of prompt."""
+_UNTRAINED = replace(POCKET_TRAINING, understanding_steps=0, generation_steps=0)
+STARTS = {"learned concepts": "pocket-unseen", "trained concepts": "pocket"}
+"""What a policy starts from -> the benchmark whose concepts it knows."""
 
 
-def accuracy(policy: PocketPolicy, concept: Concept, prompts: list[str], seed: int) -> dict[str, float]:
-    """Shares of pictures with the concept's kind, colour, pattern, and all three."""
-    generator = torch.Generator().manual_seed(seed)
-    drawn = (prompts * (PICTURES // len(prompts) + 1))[:PICTURES]
-    state = policy.advance(policy.start(drawn), policy.steps, temperature=1.0, generator=generator)
-    scenes = [reading.scene for reading in Oracle.load().read(policy.decode(state))]
-    parts = {
-        part: [getattr(scene, part) == getattr(concept, part) for scene in scenes]
-        for part in ("kind", "colour", "pattern")
-    }
-    parts["all"] = [concept.is_seen_in(scene) for scene in scenes]
-    return {name: sum(values) / len(values) for name, values in parts.items()}
+def learn(out: Path, settings: ConceptTraining) -> None:
+    """The policy in `out`, made now if need be, with the processor seconds that it took beside it."""
+    if out.exists():
+        return
+    started = time.process_time()
+    files = benchmark_files(benchmark_folder("pocket-unseen", out.parent))
+    learn_concepts(files, out, policy=PolicyConfig(), settings=settings, progress=lambda message, *_: print(message))
+    (out / "seconds.json").write_text(json.dumps(time.process_time() - started))
 
 
-def run(folder: Path, concept: Concept, seed: int) -> dict[str, object]:
-    """Learn one concept and measure it."""
-    train = folder / "concept" / "train" / concept.name
-    settings = POCKET_TRAINING
+def verdicts(policy: PocketPolicy, concept: Concept) -> dict[str, float]:
+    """Shares of pictures with the concept's look, by prompt; and of those drawn from the name alone, how many show
+    something that belongs to a training condition though nobody asked.
+    """
     roles = concept.training
     prompts = {
         "name": [concept.token],
         "loop": [generation_prompt(concept.condition(role), concept.info, concept.fact(role)) for role in roles],
     }
-    policy = PocketPolicy.load()
-    data = read_concept(train, train / "info.json", policy.tokenizer.config.image_size)
-    untrained = ConceptLearner(policy, data, settings)
-    untrained.finish()
-    before = {name: accuracy(policy, concept, texts, seed) for name, texts in prompts.items()}
-    policy = PocketPolicy.load()
-    started = time.process_time()
-    losses = learn_concept(policy, data, settings)
-    seconds = time.process_time() - started
-    after = {name: accuracy(policy, concept, texts, seed) for name, texts in prompts.items()}
-    return {
-        "concept": concept.info, "processor_seconds": round(seconds, 1),
-        "loss_before": asdict(losses[0]), "loss_after": asdict(losses[1]),
-        "oracle_before": before, "oracle_after": after,
-    }  # fmt: skip
+    shares = {}
+    for kind, texts in prompts.items():
+        generator = torch.Generator().manual_seed(0)
+        drawn = (texts * (PICTURES // len(texts)))[:PICTURES]
+        state = policy.advance(policy.start(drawn), policy.steps, generator=generator)
+        scenes = [reading.scene for reading in Oracle.load().read(policy.decode(state))]
+        shares[kind] = float(np.mean([concept.is_seen_in(scene) for scene in scenes]))
+        if kind == "name":
+            # Every picture has a background, so places and homes say nothing here.
+            brought = [role for role in roles if role not in ("place", "home")]
+            shares["unasked"] = float(np.mean([any(concept.shows(role, s) for role in brought) for s in scenes]))
+    return shares
+
+
+def all_verdicts(file: Path, policy: Path, concepts: Sequence[Concept]) -> list[dict[str, float]]:
+    """What `file` holds, made now if need be: the verdicts on each concept drawn by the policy in that folder."""
+    if not file.exists():
+        loaded = PocketPolicy.load(policy)
+        file.write_text(json.dumps([verdicts(loaded, concept) for concept in concepts], indent=1) + "\n")
+    read: list[dict[str, float]] = json.loads(file.read_text())
+    return read
+
+
+def concepts_table(out: Path) -> None:
+    """What was learned, concept by concept."""
+    torch.set_num_threads(1)
+    learn(out / "untrained", _UNTRAINED)
+    learn(out / "learned", POCKET_TRAINING)
+    before, after = (
+        all_verdicts(out / f"{name}.json", out / name, UNSEEN_CONCEPTS) for name in ("untrained", "learned")
+    )
+    trained = all_verdicts(out / "trained.json", ARTEFACTS, CONCEPTS)
+    report = Report(
+        "learn_concept",
+        "Concepts learned by their own tokens: losses, and the oracle's verdict",
+        (
+            "concept", "answers, nats per token", "pictures, nats per masked token", "right from the name alone",
+            "right in the loop's text", "unasked facts from the name alone",
+        ),
+    )  # fmt: skip
+    entries: list[dict[str, Any]] = json.loads((out / "learned" / "concept.json").read_text())
+    for concept, entry, was, now in zip(UNSEEN_CONCEPTS, entries, before, after):
+        report.rows.append((
+            concept.info.removesuffix(" ."),
+            *(f"{entry['before'][task]:.2f} → {entry['after'][task]:.2f}" for task in ("understanding", "generation")),
+            *(f"{was[kind]:.0%} → {now[kind]:.0%}" for kind in ("name", "loop", "unasked")),
+        ))  # fmt: skip
+    means = [{kind: np.mean([one[kind] for one in ones]) for kind in ones[0]} for ones in (before, after, trained)]
+    kinds = ("name", "loop", "unasked")
+    report.rows += [
+        ("all eight", "", "", *(f"{means[0][kind]:.0%} → {means[1][kind]:.0%}" for kind in kinds)),
+        ("the eight of the checked-in cold start", "", "", *(f"{means[2][kind]:.0%}" for kind in kinds)),
+    ]
+    seconds = json.loads((out / "learned" / "seconds.json").read_text())
+    report.notes += [
+        f"{POCKET_TRAINING.understanding_steps + POCKET_TRAINING.generation_steps} steps per concept on ten pictures; "
+        f"all eight took {seconds:.0f} s of one core; losses are those on the pictures learned from",
+        f"right: kind, colour and pattern together, of {PICTURES} pictures each at temperature 1",
+        "unasked: a hat, scarf, toy or charm that belongs to a training condition of the concept",
+    ]
+    report.finish()
+
+
+def training_table(out: Path, seeds: list[int], jobs: int, overrides: list[str]) -> None:
+    """The main job from both starts."""
+    policies = {"learned concepts": str(out / "learned"), "trained concepts": "pocket"}
+
+    def run(case: tuple[int, str]) -> Run:
+        seed, start = case
+        own = [f"policy={policies[start]}", f"benchmark={STARTS[start]}"]
+        return train(out / f"{STARTS[start]}-{seed}", seed, "false", [*own, *overrides])
+
+    # Both starts of a seed run at the same time, under the same load.
+    cases = list(itertools.product(seeds, STARTS))
+    with ThreadPoolExecutor(jobs) as pool:
+        finished = dict(zip(cases, pool.map(run, cases)))
+    runs = {start: [finished[seed, start] for seed in seeds] for start in STARTS}
+    report = Report(
+        "learn_concept_training",
+        "The main job from learned concepts, beside the checked-in cold start (held-out conditions)",
+        ("measure", *itertools.chain.from_iterable((f"before, {s}", f"gain, {s}", "per seed") for s in STARTS)),
+    )
+    for measure in MEASURES:
+        cells = []
+        for ones in runs.values():
+            gains = [run.gain(measure) for run in ones]
+            before = np.mean([run.before[measure] for run in ones])
+            cells += [f"{before:.3f}", interval(gains), ", ".join(f"{gain:+.3f}" for gain in gains)]
+        report.rows.append((measure, *cells))
+    longest = max(run.seconds for ones in runs.values() for run in ones)
+    report.notes += [
+        "the two columns have other concepts, so their levels are of two tests; gains are after − before with 95 % "
+        "intervals over seeds (Student's t)",
+        f"{len(seeds)} seeds each; longest run up to its last step: {longest:.0f} s",
+    ]
+    report.finish()
 
 
 def main() -> None:
-    """Parse the command line, measure, write `learn_concept.json`."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--out", type=Path, required=True, help="folder for the pictures and the figures")
-    parser.add_argument("--threads", type=int, default=1)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    write_pocketbench(args.out / "benchmark", seed=1, concepts=UNSEEN)
-    results = []
-    for seed, concept in enumerate(UNSEEN):
-        results.append(run(args.out / "benchmark", concept, seed))
-        print(json.dumps(results[-1]), flush=True)
-    (args.out / "learn_concept.json").write_text(json.dumps(results, indent=1) + "\n")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2], help="none: only what was learned")
+    parser.add_argument("--out", type=Path, default=Path("runs/learn_concept"))
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time; give each a core with --set threads=1")
+    parser.add_argument("--set", dest="overrides", action="append", default=[], help="key=value for both starts")
+    arguments = parser.parse_args()
+    concepts_table(arguments.out)
+    if arguments.seeds:
+        training_table(arguments.out, arguments.seeds, arguments.jobs, arguments.overrides)
 
 
 if __name__ == "__main__":

@@ -61,7 +61,9 @@ def evaluate(
     policy: Annotated[
         str, typer.Option("--policy", help='"pocket" or a folder that a policy was saved to.')
     ] = "pocket",
-    data: Annotated[str, typer.Option("--data", help='"pocket" or a folder in the UnifyBench layout.')] = "pocket",
+    data: Annotated[
+        str, typer.Option("--data", help='"pocket", "pocket-unseen" or a folder in the UnifyBench layout.')
+    ] = "pocket",
     outputs: Annotated[
         Path | None, typer.Option("--outputs", help="Measure what another system put out: see docs/evaluation.md.")
     ] = None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,20 +17,19 @@ from typer.testing import CliRunner
 
 from sync_r1.cli.main import app
 from sync_r1.trainer_client.config import ConfigError, PolicyConfig
+from sync_r1.trainer_client.evaluation.pocket_benchmarks import UNSEEN_CONCEPTS
 from sync_r1.trainer_client.evaluation.pocketbench import CONCEPTS, write_pocketbench
 from sync_r1.trainer_client.evaluation.unifybench_files import UnifyBenchError
 from sync_r1.trainer_client.policies.base import Question
-from sync_r1.trainer_client.policies.concept_data import ConceptData, read_concept
-from sync_r1.trainer_client.policies.learn_concept import (
-    ConceptLearner,
-    ConceptTraining,
-    learn_concept,
-    learn_from_folder,
-)
+from sync_r1.trainer_client.policies.concept_data import ConceptData, benchmark_files, concept_files, read_concept
+from sync_r1.trainer_client.policies.concept_policy import learn_concepts
+from sync_r1.trainer_client.policies.learn_concept import ConceptLearner, ConceptTraining, learn_concept
 from sync_r1.trainer_client.policies.loading import load_policy
 from sync_r1.trainer_client.policies.pocket import PocketPolicy
 from sync_r1.trainer_client.policies.showo_policy import ShowoPolicy
 
+LISTED = ["0.png", "6.png"]
+"""One picture of the concept alone, one with a fact."""
 QUICK = ConceptTraining(understanding_steps=5, generation_steps=10, rows=2, learning_rate=2e-2)
 
 
@@ -92,7 +92,8 @@ def test_what_is_saved_draws_with_the_tokens_it_learned(policy: ShowoPolicy, tmp
     weights = tmp_path / "before"
     policy.save(weights)
     section = PolicyConfig(weights=str(weights), device="cpu")
-    losses = learn_from_folder(folder, folder / "info.json", tmp_path / "out", policy=section, settings=QUICK)
+    files = [concept_files(folder, folder / "info.json")]
+    (result,) = learn_concepts(files, tmp_path / "out", policy=section, settings=QUICK)
     learned = load_policy(PolicyConfig(weights=str(tmp_path / "out"), device="cpu"), "fp32")
     assert isinstance(learned, ShowoPolicy)
     assert learned.words.learned == ("<pip>",)
@@ -101,11 +102,11 @@ def test_what_is_saved_draws_with_the_tokens_it_learned(policy: ShowoPolicy, tmp
     assert learned.model.showo.model.embed_tokens.weight.shape[0] == learned.model.config.vocab_size
     state = learned.advance(learned.start(["<pip> at the beach"]), learned.steps, generator=torch.Generator())
     assert learned.image_log_probs(state).isfinite().all()
-    summary = json.loads((tmp_path / "out" / "concept.json").read_text())
+    (summary,) = json.loads((tmp_path / "out" / "concept.json").read_text())
     assert (summary["name"], summary["pictures"]) == ("<pip>", 2)
-    assert summary["after"]["generation"] == losses[1].generation
-    with pytest.raises(ConfigError, match="already holds a policy"):
-        learn_from_folder(folder, folder / "info.json", tmp_path / "out", policy=section)
+    assert summary["after"]["generation"] == result.after.generation
+    with pytest.raises(ConfigError, match="already holds something"):
+        learn_concepts(files, tmp_path / "out", policy=section)
 
 
 def _write(folder: Path, size: int) -> None:
@@ -117,15 +118,14 @@ def _write(folder: Path, size: int) -> None:
 
 def test_pictures_become_squares_and_questions_come_from_info_where_there_are_none(tmp_path: Path) -> None:
     _write(tmp_path / "c", 16)
-    data = read_concept(tmp_path / "c", tmp_path / "c" / "info.json", 16)
+    data = read_concept(concept_files(tmp_path / "c", tmp_path / "c" / "info.json"), 16)
     assert [picture.shape for picture in data.pictures] == [(16, 16, 3)] * 2
     assert data.questions == tuple((i, "what is <pip> ?", "<pip> is a red cat .") for i in range(2))
 
 
 def test_a_concept_of_the_benchmark_is_read_with_its_questions_and_its_lookalikes(tmp_path: Path) -> None:
     write_pocketbench(tmp_path, concepts=CONCEPTS[:1])
-    folder = tmp_path / "concept" / "train" / "bo"
-    data = read_concept(folder, folder / "info.json", 64)
+    data = read_concept(benchmark_files(tmp_path)[0], 64)
     assert (data.name, data.class_noun, len(data.pictures), len(data.others)) == ("<bo>", "boy", 10, 4)
     recognised = [(number, answer) for number, question, answer in data.questions if question.startswith("is <bo> in")]
     assert recognised[-4:] == [(number, "no .") for number in range(10, 14)]
@@ -144,15 +144,132 @@ def test_a_folder_to_learn_nothing_from_is_an_error_in_one_line(tmp_path: Path) 
     assert "no pictures" in shown.output
     info.write_text(json.dumps({"class": "cat", "info": "Pip is a cat."}))
     with pytest.raises(UnifyBenchError, match="key 'info' must name the concept"):
-        read_concept(tmp_path / "c", info, 16)
+        concept_files(tmp_path / "c", info)
     assert not out.exists()
 
 
-def test_a_second_concept_leaves_the_first_as_it_was(tmp_path: Path) -> None:
-    policy = write_published(tmp_path).load(steps=4)
-    learn_concept(policy, concept(8), QUICK)
-    first = policy.model.showo.model.embed_tokens.weight.detach()[policy.words.concept_ids("<pip>").all].clone()
-    learn_concept(policy, replace(concept(8), name="<lu>"), QUICK)
-    assert policy.words.learned == ("<pip>", "<lu>")
-    assert torch.equal(policy.model.showo.model.embed_tokens.weight[policy.words.concept_ids("<pip>").all], first)
+def test_what_is_learned_later_leaves_what_was_learned_as_it_was(policy: ShowoPolicy) -> None:
+    size = policy.tokenizer.config.image_size
+    learn_concept(policy, concept(size), QUICK)
+    rows, drawn, said = _rows(policy, "<pip>"), _drawn(policy, "<pip> at the beach"), _said(policy)
+    for name in ("<lu>", "<ned>"):
+        learn_concept(policy, replace(concept(size), name=name), QUICK)
+    assert policy.words.learned == ("<pip>", "<lu>", "<ned>")
     assert policy.model.config.text_vocab == len(policy.words)
+    assert all(torch.equal(now, then) for now, then in zip(_rows(policy, "<pip>"), rows))
+    assert torch.equal(_drawn(policy, "<pip> at the beach"), drawn)
+    assert _said(policy) == said
+
+
+def _rows(policy: ShowoPolicy, name: str) -> list[torch.Tensor]:
+    ids, network = policy.words.concept_ids(name).all, policy.model.showo
+    matrices = (network.model.embed_tokens.weight, network.lm_head.weight, network.lm_head.bias)
+    return [matrix.detach()[ids].clone() for matrix in matrices]
+
+
+def _drawn(policy: ShowoPolicy, prompt: str) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return policy.advance(policy.start([prompt] * 4), policy.steps, generator=generator).tokens_N_I
+
+
+def _said(policy: ShowoPolicy) -> list[str]:
+    questions = [Question("what is <pip> ?"), Question("what colour is <pip> ?")]
+    return policy.answer(questions, temperature=0.0, generator=None).texts
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Path:
+    """A benchmark of two concepts of which nothing but the training half is there; it lists two pictures of each."""
+    root = tmp_path / "bench"
+    write_pocketbench(root, concepts=UNSEEN_CONCEPTS[:2])
+    shutil.rmtree(root / "concept" / "test")
+    (root / "concept" / "train" / "train_images.json").write_text(json.dumps({"tom": LISTED, "ada": LISTED}))
+    return root
+
+
+def learn(*arguments: str | Path) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["learn-concept", *map(str, arguments)])
+    return result.exit_code, " ".join(result.output.split())
+
+
+def test_a_whole_benchmark_is_learned_into_one_policy(bench: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+    learn_concepts(
+        benchmark_files(bench), tmp_path / "both", policy=PolicyConfig(), settings=QUICK,
+        progress=lambda message, done, steps: told.append(f"{message} {done}/{steps}"),
+    )  # fmt: skip
+    both = PocketPolicy.load(tmp_path / "both")
+    assert both.words.learned == ("<tom>", "<ada>")
+    entries = json.loads((tmp_path / "both" / "concept.json").read_text())
+    assert [(entry["name"], entry["pictures"]) for entry in entries] == [("<tom>", 2), ("<ada>", 2)]
+    assert all(entry["after"]["generation"] < entry["before"]["generation"] for entry in entries)
+    assert told[-1].startswith("<ada>: step 14")
+    assert told[-1].endswith(" 29/30")
+    # A policy that knows one of them learns the other alone, and comes to the same.
+    learn_concepts(benchmark_files(bench)[:1], tmp_path / "one", policy=PolicyConfig(), settings=QUICK)
+    section = PolicyConfig(weights=str(tmp_path / "one"))
+    told.clear()
+    learn_concepts(
+        benchmark_files(bench), tmp_path / "again", policy=section, settings=QUICK,
+        progress=lambda message, done, steps: told.append(message),
+    )  # fmt: skip
+    assert told[0] == "<tom>: the policy knows it already, left as it is"
+    again = PocketPolicy.load(tmp_path / "again").model.state_dict()
+    assert all(torch.equal(again[name], value) for name, value in both.model.state_dict().items())
+
+
+def test_what_is_learned_is_what_the_benchmark_lists_for_training(bench: Path) -> None:
+    talks = bench / "concept" / "train" / "tom" / "conversations.json"
+    asked = {**json.loads(talks.read_text()), "1.png": [{"query": "what is unlisted ?", "answer": "it ."}]}
+    talks.write_text(json.dumps(asked))
+    for files, written in zip(benchmark_files(bench), UNSEEN_CONCEPTS):
+        data = read_concept(files, 64)
+        assert files.name == written.token
+        assert [file.name for file in files.pictures] == LISTED
+        for picture, file in zip(data.pictures, files.pictures):
+            assert np.array_equal(picture, np.asarray(Image.open(file)))
+        assert len(data.pictures) == 2
+        texts = " ".join(f"{question} {answer}" for _, question, answer in data.questions)
+        assert f"is {written.token} wearing a hat ?" in texts
+        assert "unlisted" not in texts
+        assert not any(written.fact(role) in texts or written.condition(role) in texts for role in written.held_out)
+        assert len(read_concept(concept_files(files.folder, files.folder / "info.json"), 64).pictures) == 10
+
+
+def test_nothing_half_learned_is_left_in_out(bench: Path, tmp_path: Path) -> None:
+    out, files = tmp_path / "out", benchmark_files(bench)
+    cut_off = tmp_path / ".out.partial"
+    cut_off.mkdir()
+    (cut_off / "config.json").write_text("{")
+
+    def interrupted(message: str, done: int, steps: int) -> None:
+        if message.startswith("<ada>"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        learn_concepts(files, out, policy=PolicyConfig(), settings=QUICK, progress=interrupted)
+    assert not out.exists()
+    learn_concepts(files, out, policy=PolicyConfig(), settings=QUICK)
+    assert {file.name for file in out.iterdir()} == {"config.json", "policy.safetensors", "concept.json"}
+    assert not cut_off.exists()
+
+
+def test_concepts_that_are_all_known_or_badly_named_are_an_error_in_one_line(bench: Path, tmp_path: Path) -> None:
+    code, output = learn("--data", "pocket", "--out", tmp_path / "out")
+    assert code == 1
+    assert "the policy already knows <bo>, <mia>" in output
+    assert "nothing is left to learn" in output
+    for forms in ((), ("--data", bench, "--images", bench), ("--images", bench), ("--data", bench, "--info", bench)):
+        code, output = learn(*forms, "--out", tmp_path / "out")
+        assert code == 1
+        assert "give either --images and --info (one concept) or --data (a whole benchmark), got" in output
+    info = bench / "concept" / "train" / "ada" / "info.json"
+    info.write_text(info.read_text().replace("<ada>", "<eva>"))
+    code, output = learn("--data", bench, "--out", tmp_path / "out")
+    assert code == 1
+    assert "must name the concept of its folder, <ada>, got <eva>" in output
+    (bench / "concept" / "train" / "tom" / LISTED[1]).unlink()
+    code, output = learn("--data", bench, "--out", tmp_path / "out")
+    assert code == 1
+    assert f"{LISTED[1]}: listed in train_images.json but does not exist" in output
+    assert not (tmp_path / "out").exists()

@@ -16,10 +16,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 from toy_trainer import REWARDS, ToyPolicy, toy_config
+from typer.testing import CliRunner
 
-from sync_r1.trainer_client.config import IMAGE_REWARDS
+from sync_r1.cli.main import app
+from sync_r1.trainer_client.config import IMAGE_REWARDS, PolicyConfig
+from sync_r1.trainer_client.evaluation.pocket_benchmarks import UNSEEN_CONCEPTS, benchmark_folder
 from sync_r1.trainer_client.evaluation.pocketbench import write_pocketbench
 from sync_r1.trainer_client.evaluation.unifybench import load_unifybench
+from sync_r1.trainer_client.policies.concept_data import benchmark_files
+from sync_r1.trainer_client.policies.concept_policy import learn_concepts
+from sync_r1.trainer_client.policies.learn_concept import ConceptTraining
+from sync_r1.trainer_client.policies.pocket import PocketPolicy
 from sync_r1.trainer_client.sdk.client import RewardClient
 from sync_r1.trainer_client.sdk.ensemble import RewardEnsemble, RewardUse
 from sync_r1.trainer_client.training.loop import train
@@ -51,6 +58,32 @@ async def test_a_step_is_scored_by_all_four_services(tmp_path: Path, services: U
     assert record["failures"] == dict.fromkeys(REWARDS, 0)
     assert all(0 <= record["rewards"][name] <= 1 for name in ("total", *IMAGE_REWARDS))
     assert record["selection"]["gate_failed"] == 0
+
+
+@pytest.mark.slow
+def test_a_run_starts_from_concepts_that_a_policy_has_learned(tmp_path: Path, services: Up) -> None:
+    settings = ConceptTraining(understanding_steps=2, generation_steps=4, rows=4, learning_rate=2e-2)
+    files = benchmark_files(benchmark_folder("pocket-unseen", tmp_path))
+    learn_concepts(files, tmp_path / "learned", policy=PolicyConfig(), settings=settings)
+    (tmp_path / "endpoints.json").write_text(json.dumps(services.endpoints))
+    command = ["train", "--out", str(tmp_path / "run"), "--endpoints", str(tmp_path / "endpoints.json")]
+    for override in (
+        "benchmark=pocket-unseen", f"policy={tmp_path / 'learned'}", "steps=1", "threads=1", "sampling.prompts=2",
+        "sampling.group_size=4", "sampling.chunks=1", "selector.kind=none", "evaluation.pictures_per_condition=1",
+    ):  # fmt: skip
+        command += ["--set", override]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    start, end = (
+        json.loads((tmp_path / "run" / "evaluation" / f"{name}.json").read_text()) for name in ("start", "end")
+    )
+    assert start["scored"] == end["scored"] == 2 * len(UNSEEN_CONCEPTS)
+    assert "oracle_success" in end["means"]
+    learned, trained = (PocketPolicy.load(tmp_path / name) for name in ("learned", "run/policy"))
+    assert trained.words.learned == tuple(concept.token for concept in UNSEEN_CONCEPTS)
+    weights = [policy.model.showo.model.embed_tokens.weight for policy in (learned, trained)]
+    names = [learned.words.concept_ids(name).name for name in trained.words.learned]
+    assert (weights[0][names] != weights[1][names]).any()
 
 
 def test_services_live_as_long_as_the_block(tmp_path: Path) -> None:

@@ -236,7 +236,9 @@ class TrainConfig(_Section):
 
     policy: PolicyConfig = PolicyConfig()
     benchmark: str = "pocket"
-    """"pocket" (PocketBench, rendered into the run's folder) or a folder in the UnifyBench layout."""
+    """"pocket" (PocketBench, rendered into the run's folder), "pocket-unseen" (the same with concepts that the cold
+    start does not know, for a policy that `sync-r1 learn-concept` taught them) or a folder in the UnifyBench layout.
+    """
     profile: str = "pocket"
     """Which graphs `sync-r1 up` serves when no endpoints are given."""
     also: tuple[str, ...] = ()

@@ -192,29 +192,23 @@ def _picture(path: Path, scene: Scene) -> None:
     Image.fromarray(render(scene, None)).save(path)
 
 
-def _lookalike(concept: Concept, rng: np.random.Generator) -> Scene:
-    """Somebody of the same kind with another colour or pattern."""
-    while True:
-        scene = replace(sample_scene(rng), kind=concept.kind)
-        if not any(other.is_seen_in(scene) for other in CONCEPTS):
-            return scene
-
-
-def _stranger(rng: np.random.Generator) -> Scene:
+def _stranger(concepts: Sequence[Concept], rng: np.random.Generator, kind: str | None = None) -> Scene:
+    """Somebody, of `kind` if one is given, whose look is none of the concepts'."""
     while True:
         scene = sample_scene(rng)
-        if not any(concept.is_seen_in(scene) for concept in CONCEPTS):
+        scene = scene if kind is None else replace(scene, kind=kind)
+        if not any(concept.is_seen_in(scene) for concept in concepts):
             return scene
 
 
-def _write_concept(folder: Path, concept: Concept, rng: np.random.Generator) -> None:
+def _write_concept(folder: Path, concept: Concept, rng: np.random.Generator, concepts: Sequence[Concept]) -> None:
     train, test = folder / "concept/train" / concept.name, folder / "concept/test" / concept.name
     # Six pictures of the concept alone, then one per training condition.
     scenes = [concept.scene(role, rng) for role in (None, None, None, None, None, None, *concept.training)]
     for i, scene in enumerate(scenes):
         _picture(train / f"{i}.png", scene)
     for i in range(4):
-        _picture(train / "negative_example" / f"{i}.png", _lookalike(concept, rng))
+        _picture(train / "negative_example" / f"{i}.png", _stranger(concepts, rng, concept.kind))
     look = [
         ("what colour is " + concept.token + " ?", f"{concept.token} is {concept.colour} ."),
         (f"what is {concept.token} ?", concept.info),
@@ -256,13 +250,13 @@ def _write_concept(folder: Path, concept: Concept, rng: np.random.Generator) -> 
 def write_pocketbench(folder: Path, seed: int = 0, concepts: Sequence[Concept] = CONCEPTS) -> None:
     """Write the benchmark into `folder` (made if needed); the same seed gives the same bytes."""
     for i, concept in enumerate(concepts):
-        _write_concept(folder, concept, np.random.default_rng([seed, i]))
+        _write_concept(folder, concept, np.random.default_rng([seed, i]), concepts)
     _json(folder / "concepts_list.json", [concept.name for concept in concepts])
     names = [f"{i}.png" for i in range(10)]
     _json(folder / "concept/train/train_images.json", {concept.name: names for concept in concepts})
     rng = np.random.default_rng([seed, len(concepts)])
     for i in range(20):
-        _picture(folder / "random_images" / f"{i}.png", _stranger(rng))
+        _picture(folder / "random_images" / f"{i}.png", _stranger(concepts, rng))
     Image.new("RGB", (512, 512)).save(folder / "black_512x512.png")
 
 

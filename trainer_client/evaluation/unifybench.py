@@ -37,6 +37,7 @@ from sync_r1.trainer_client.evaluation.unifybench_files import (
     read_json,
     read_list_or_dict,
     read_questions,
+    read_training_pictures,
 )
 
 __all__ = ["BenchConcept", "Condition", "Turn", "UnifyBench", "UnifyBenchError", "load_unifybench"]
@@ -126,23 +127,17 @@ def load_unifybench(root: Path) -> UnifyBench:
     Raises UnifyBenchError, naming file and key, when a file is missing or malformed, a picture does not exist,
     conditions do not fit `extra_info`, or a training condition is also held out.
     """
-    names = read_json(root / "concepts_list.json", list[Text])
-    if len(set(names)) < len(names):
-        raise UnifyBenchError(f"{root / 'concepts_list.json'}: every concept once, got {names}")
-    images = read_json(root / "concept" / "train" / "train_images.json", dict[str, list[Text]])
     black = root / "black_512x512.png"
     return UnifyBench(
         root,
-        tuple(_concept(root, name, images) for name in names),
+        tuple(_concept(root, name, pictures) for name, pictures in read_training_pictures(root).items()),
         random_images=_folder(root / "random_images"),
         black_picture=black if black.is_file() else None,
     )
 
 
-def _concept(root: Path, name: str, images: dict[str, list[str]]) -> BenchConcept:
+def _concept(root: Path, name: str, train_images: tuple[Path, ...]) -> BenchConcept:
     train, test = root / "concept" / "train" / name, root / "concept" / "test" / name
-    if name not in images:
-        raise UnifyBenchError(f"{root / 'concept' / 'train' / 'train_images.json'}: key {name!r} is missing")
     info = read_json(train / "info.json", Info)
     conversations = read_questions(train / "conversations.json")
     plain, conditions = _conditions(test, info)
@@ -158,7 +153,7 @@ def _concept(root: Path, name: str, images: dict[str, list[str]]) -> BenchConcep
         info=info.info,
         extra_info=tuple(info.extra_info),
         conversation_type=info.conversation_type,
-        train_images=_pictures(train, images[name]),
+        train_images=train_images,
         test_images=test_images,
         conversations=_by_image([asked for asked in conversations if asked.image != "text_only"]),
         text_only=_turns(asked for asked in conversations if asked.image == "text_only"),
@@ -265,14 +260,6 @@ def _test_vqa(test: Path, test_images: Sequence[Path]) -> dict[str, tuple[Turn, 
         [replace(asked, image=Path(asked.image).name) for asked in questions if asked.image is not None]
         + [replace(asked, image=name) for name in known for asked in everywhere]
     )
-
-
-def _pictures(folder: Path, files: Iterable[str]) -> tuple[Path, ...]:
-    paths = tuple(folder / file for file in files)
-    for path in paths:
-        if not path.is_file():
-            raise UnifyBenchError(f"{path}: listed in train_images.json but does not exist")
-    return paths
 
 
 def _folder(folder: Path) -> tuple[Path, ...]:

@@ -97,6 +97,27 @@ def read_list_or_dict(file: Path, listed: type[T], by_key: type[U]) -> T | U:
     return _validate(file, by_key if content.lstrip().startswith(b"{") else listed, content)
 
 
+def read_training_pictures(root: Path) -> dict[str, tuple[Path, ...]]:
+    """Concept -> its training pictures, those listed in `train_images.json`, in the order of `concepts_list.json`.
+
+    Raises UnifyBenchError, also for a concept that is named twice or not listed, and a picture that does not exist.
+    """
+    names = read_json(root / "concepts_list.json", list[Text])
+    if len(set(names)) < len(names):
+        raise UnifyBenchError(f"{root / 'concepts_list.json'}: every concept once, got {names}")
+    train = root / "concept" / "train"
+    listed = read_json(train / "train_images.json", dict[str, list[Text]])
+    pictures = {}
+    for name in names:
+        if name not in listed:
+            raise UnifyBenchError(f"{train / 'train_images.json'}: key {name!r} is missing")
+        pictures[name] = tuple(train / name / file for file in listed[name])
+        for path in pictures[name]:
+            if not path.is_file():
+                raise UnifyBenchError(f"{path}: listed in train_images.json but does not exist")
+    return pictures
+
+
 def read_questions(file: Path, *, kind: str = "") -> list[Question]:
     """The questions of a file in any of the public forms; `kind` keeps those of that type where the form has types.
 

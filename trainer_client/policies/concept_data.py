@@ -1,6 +1,8 @@
-"""What a concept is learned from: a folder of pictures and an `info.json`, as UnifyBench has them for each concept.
+"""What a concept is learned from: its training folder in a benchmark, or any folder of pictures with an `info.json`.
 
-You are at the edge where files become data; `learn_concept.py` learns from what is read here.
+You are at the edge where files become data: `concept_files` and `benchmark_files` say which files a concept has, and
+`learn_concept.py` learns from what `read_concept` reads of them. Nothing of `concept/test` is ever opened, and of
+`info.json` only class and look are used: its `extra_info` holds the facts that are held out as well.
 """
 
 from __future__ import annotations
@@ -12,10 +14,29 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from sync_r1.trainer_client.evaluation.unifybench_files import Info, UnifyBenchError, read_json, read_questions
+from sync_r1.trainer_client.evaluation.unifybench_files import (
+    Info,
+    UnifyBenchError,
+    read_json,
+    read_questions,
+    read_training_pictures,
+)
 from sync_r1.trainer_client.policies.text import NAME
 
 _PICTURES = (".png", ".jpg", ".jpeg")
+
+
+@dataclass(frozen=True)
+class ConceptFiles:
+    """Where a concept is on disk; questions are looked for in `folder`, beside the pictures."""
+
+    name: str
+    """As texts write it: `<bo>`."""
+    class_noun: str
+    look: str
+    """The sentence about class and look: `info` of `info.json`."""
+    folder: Path
+    pictures: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
@@ -31,26 +52,46 @@ class ConceptData:
     """(index of the picture in `pictures` followed by `others`, question, answer)."""
 
 
-def read_concept(images: Path, info: Path, size: int) -> ConceptData:
-    """Read a folder of pictures and an `info.json`, as UnifyBench has them for each concept.
-
-    Used where present, beside the pictures: `conversations.json`, and `positive_recognitions.json` with
-    `random_recognitions.json` and `negative_example/`. Without the first the questions are made from `info` [ours].
-    Pictures are scaled and cropped to the middle square of `size` pixels.
+def concept_files(images: Path, info: Path) -> ConceptFiles:
+    """One concept: all pictures of the folder `images`, and the name that `info` says.
 
     Raises:
-        UnifyBenchError: there are no pictures, `info` has no name, or a JSON file is missing or malformed.
+        UnifyBenchError: there are no pictures, `info` has no name, or is missing or malformed.
     """
-    about = read_json(info, Info)
-    found = NAME.search(about.info)
-    if found is None:
-        raise UnifyBenchError(f"{info}: key 'info' must name the concept as in '<bo> is a cat.', got {about.info!r}")
-    name = found.group()
-    files = _pictures(images)
-    if not files:
-        raise UnifyBenchError(f"{images}: no pictures; expected files ending in {', '.join(_PICTURES)}")
-    index = {file.name: number for number, file in enumerate(files)}
-    talks = images / "conversations.json"
+    return _files(images, info, tuple(_pictures(images)))
+
+
+def benchmark_files(root: Path) -> list[ConceptFiles]:
+    """Every concept of a benchmark folder in the order of `concepts_list.json`, with the pictures that
+    `train_images.json` lists for it: a folder may hold others.
+
+    Raises:
+        UnifyBenchError: as `concept_files`, or a name is not that of the folder, which conditions are written with.
+    """
+    train, found = root / "concept" / "train", []
+    for folder, pictures in read_training_pictures(root).items():
+        info = train / folder / "info.json"
+        found.append(_files(train / folder, info, pictures))
+        if found[-1].name != f"<{folder}>":
+            raise UnifyBenchError(f"{info}: key 'info' must name the concept of its folder, <{folder}>, "
+                                  f"got {found[-1].name}: {found[-1].look!r}")  # fmt: skip
+    return found
+
+
+def read_concept(files: ConceptFiles, size: int) -> ConceptData:
+    """Read pictures and questions.
+
+    Used where present in the folder: `conversations.json`, and `positive_recognitions.json` with
+    `random_recognitions.json` and `negative_example/`. Without the first the questions are made from the look [ours].
+    Questions about other pictures than those of `files` are left out. Pictures are scaled and cropped to the middle
+    square of `size` pixels.
+
+    Raises:
+        UnifyBenchError: a JSON file is malformed.
+    """
+    shown, name = files.pictures, files.name
+    index = {file.name: number for number, file in enumerate(shown)}
+    talks = files.folder / "conversations.json"
     asked: list[tuple[int | None, str, str]] = []
     if talks.exists():
         asked += [
@@ -59,20 +100,30 @@ def read_concept(images: Path, info: Path, size: int) -> ConceptData:
             if turn.image in (None, "text_only") or turn.image in index
         ]
     if not asked:
-        asked += [(number, f"what is {name} ?", about.info) for number in range(len(files))]
-    others = _pictures(images / "negative_example")
+        asked += [(number, f"what is {name} ?", files.look) for number in range(len(shown))]
+    others = _pictures(files.folder / "negative_example")
     for file, numbers in (
-        ("positive_recognitions.json", range(len(files))),
-        ("random_recognitions.json", range(len(files), len(files) + len(others))),
+        ("positive_recognitions.json", range(len(shown))),
+        ("random_recognitions.json", range(len(shown), len(shown) + len(others))),
     ):
-        if (images / file).exists() and others:
-            turns = read_questions(images / file)
+        if (files.folder / file).exists() and others:
+            turns = read_questions(files.folder / file)
             asked += [(number, turns[i % len(turns)].question, turns[i % len(turns)].answer)
                       for i, number in enumerate(numbers)]  # fmt: skip
-    pictures = [_square(file, size) for file in (*files, *others)]
+    pictures = [_square(file, size) for file in (*shown, *others)]
     return ConceptData(
-        name, about.class_noun, tuple(pictures[: len(files)]), tuple(pictures[len(files) :]), tuple(asked)
+        name, files.class_noun, tuple(pictures[: len(shown)]), tuple(pictures[len(shown) :]), tuple(asked)
     )
+
+
+def _files(images: Path, info: Path, pictures: tuple[Path, ...]) -> ConceptFiles:
+    about = read_json(info, Info)
+    name = NAME.search(about.info)
+    if name is None:
+        raise UnifyBenchError(f"{info}: key 'info' must name the concept as in '<bo> is a cat.', got {about.info!r}")
+    if not pictures:
+        raise UnifyBenchError(f"{images}: no pictures; expected files ending in {', '.join(_PICTURES)}")
+    return ConceptFiles(name.group(), about.class_noun, about.info, images, pictures)
 
 
 def _pictures(folder: Path) -> list[Path]:

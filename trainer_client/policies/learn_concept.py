@@ -1,6 +1,6 @@
 """Learn a concept from a few pictures: new tokens for its name and for what it is, nothing else in the policy changes.
 
-You are before the loop: what comes out is a policy folder for `sync-r1 train` and `evaluate`, in which texts with the
+You are before the loop: `concept_policy.py` calls this once per concept and saves the policy, in which texts with the
 concept's name use its tokens (`policies/text.py` says where they stand). The first two stages of UniCTokens (An et al.,
 arXiv 2505.14671), with the settings of its public code unless marked [ours]:
 
@@ -14,20 +14,15 @@ frozen [its code trains whole matrices and puts the other rows back after every 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from sync_r1.trainer_client.config import ConfigError, PolicyConfig
-from sync_r1.trainer_client.policies.concept_data import ConceptData, read_concept
-from sync_r1.trainer_client.policies.loading import load_policy
-from sync_r1.trainer_client.policies.pocket import PocketPolicy
+from sync_r1.trainer_client.policies.concept_data import ConceptData
 from sync_r1.trainer_client.policies.showo_policy import ShowoPolicy
 from sync_r1.trainer_client.policies.supervised import answer_loss, drawing_loss, random_masks
 from sync_r1.trainer_client.policies.text import ConceptIds
@@ -181,48 +176,6 @@ class _NewRows(nn.Module):
 
     def forward(self, matrix: Tensor) -> Tensor:
         return matrix.index_copy(0, self.index, self.rows)
-
-
-def learn_from_folder(
-    images: Path,
-    info: Path,
-    out: Path,
-    *,
-    policy: PolicyConfig,
-    seed: int = 0,
-    settings: ConceptTraining | None = None,
-    progress: Progress = lambda message, done, steps: None,
-) -> tuple[Losses, Losses]:
-    """What `sync-r1 learn-concept` does: read, learn, write the policy and `concept.json` to `out`.
-
-    `settings` None: those of the policy's kind. Returns the losses before and after.
-
-    Raises:
-        ConfigError: the policy cannot be loaded or learn, or `out` already holds one. UnifyBenchError: see
-        `concept_data.read_concept`.
-    """
-    if (out / "config.json").exists():
-        raise ConfigError(f"{out} already holds a policy; give another --out")
-    # Gradients of a few rows are small beside what they are summed from, so products keep full precision.
-    learning = load_policy(policy, "fp32")
-    if not isinstance(learning, ShowoPolicy):
-        raise ConfigError(f"policy: {policy.weights!r} is a {policy.kind} policy; learn-concept knows pocket and showo")
-    data = read_concept(images, info, learning.tokenizer.config.image_size)
-    chosen = settings or (POCKET_TRAINING if isinstance(learning, PocketPolicy) else ConceptTraining())
-    try:
-        losses = learn_concept(learning, data, replace(chosen, seed=seed), progress)
-    except ValueError as error:
-        raise ConfigError(f"{info}: {error}") from None
-    learning.save(out)
-    summary = {
-        "name": data.name,
-        "pictures": len(data.pictures),
-        "questions": len(data.questions),
-        "before": asdict(losses[0]),
-        "after": asdict(losses[1]),
-    }
-    (out / "concept.json").write_text(json.dumps(summary, indent=1) + "\n")
-    return losses
 
 
 def _append_tokens(

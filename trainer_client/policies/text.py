@@ -57,6 +57,10 @@ class TextTokenizer(Protocol):
         """The tokens of a learned concept. Raises KeyError for another name."""
         ...
 
+    def knows(self, name: str) -> bool:
+        """Whether the name is a token of its own, learned or from the start."""
+        ...
+
     def learning(self, name: str) -> TextTokenizer:
         """A tokenizer that knows one more concept. Raises ValueError if the name is taken or none."""
         ...

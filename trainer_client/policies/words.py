@@ -94,9 +94,13 @@ class Words:
             raise KeyError(name)
         return ConceptIds(self.ids(name)[0], (0, SOFT_TOKENS))
 
+    def knows(self, name: str) -> bool:
+        """Whether the name is a token of its own, learned or from the start."""
+        return self._tokenizer.token_to_id(name) is not None
+
     def learning(self, name: str) -> Words:
         """With one more concept. Raises ValueError if its name is taken or none."""
-        check_new_name(name, taken=self._tokenizer.token_to_id(name) is not None)
+        check_new_name(name, taken=self.knows(name))
         return Words(self._path, [*self.learned, name])
 
 

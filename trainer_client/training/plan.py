@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from sync_r1.trainer_client.config import IMAGE_REWARDS, TrainConfig
+from sync_r1.trainer_client.evaluation.pocket_benchmarks import POCKET_BENCHMARKS
 from sync_r1.trainer_client.evaluation.unifybench import UnifyBenchError, load_unifybench
 from sync_r1.trainer_client.policies.loading import RANDOM, saved_kind, torch_precision
 from sync_r1.trainer_client.sdk.reward_use import reward_of, variant_of
@@ -178,7 +179,7 @@ def _errors(config: TrainConfig, policy: PolicySize) -> list[str]:
             "positions; use fewer answer tokens"
         )
     benchmark = Path(config.benchmark)
-    if config.benchmark != "pocket" and benchmark.exists():
+    if config.benchmark not in POCKET_BENCHMARKS and benchmark.exists():
         try:
             load_unifybench(benchmark)
         except UnifyBenchError as error:
@@ -190,7 +191,7 @@ def _errors(config: TrainConfig, policy: PolicySize) -> list[str]:
 
 def _warnings(config: TrainConfig, policy: PolicySize) -> list[str]:
     warnings = [f"missing {what}" for what in policy.missing]
-    if config.benchmark != "pocket" and not Path(config.benchmark).exists():
+    if config.benchmark not in POCKET_BENCHMARKS and not Path(config.benchmark).exists():
         warnings.append(f"missing benchmark: {config.benchmark} (a folder in the UnifyBench layout)")
     if config.policy.weights == RANDOM:
         warnings.append("policy.weights: random weights can be planned and measured, not trained")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -15,7 +14,7 @@ from pydantic import ValidationError
 
 from sync_r1.trainer_client.config import ConfigError, TrainConfig
 from sync_r1.trainer_client.evaluation.held_out import Evaluation, Judge, PocketJudge
-from sync_r1.trainer_client.evaluation.pocketbench import write_pocketbench
+from sync_r1.trainer_client.evaluation.pocket_benchmarks import benchmark_folder
 from sync_r1.trainer_client.evaluation.unifybench import UnifyBench, load_unifybench
 from sync_r1.trainer_client.policies.base import Policy
 from sync_r1.trainer_client.policies.loading import load_policy, load_reference
@@ -107,15 +106,8 @@ def _load_newest(config: TrainConfig, checkpoint: Path | None) -> Policy:
 
 
 def load_benchmark(name: str, out: Path) -> UnifyBench:
-    """ "pocket" is rendered into `out/benchmark`, anything else is a folder. Raises UnifyBenchError."""
-    if name != "pocket":
-        return load_unifybench(Path(name))
-    folder, partial = out / "benchmark", out / ".benchmark.partial"
-    if not folder.exists():
-        shutil.rmtree(partial, ignore_errors=True)
-        write_pocketbench(partial)
-        partial.rename(folder)
-    return load_unifybench(folder)
+    """A PocketBench by name is rendered into `out/benchmark`, anything else is a folder. Raises UnifyBenchError."""
+    return load_unifybench(benchmark_folder(name, out / "benchmark"))
 
 
 def load_judge(bench: UnifyBench) -> Judge | None:
