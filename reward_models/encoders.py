@@ -127,7 +127,7 @@ def minilm_text_encoder(graph: GraphSpec) -> TextEncoder:
     """
 
     def to_inputs(texts: Sequence[str]) -> dict[str, npt.NDArray[np.int64]]:
-        tokenizer = _tokenizer(graph.file.with_name(graph.file.stem + ".tokenizer.json"))
+        tokenizer = read_tokenizer(graph.file.with_name(graph.file.stem + ".tokenizer.json"))
         encodings = tokenizer.encode_batch(list(texts))
         longest = max(len(encoding.ids) for encoding in encodings)
         if longest > MINILM_MAX_TOKENS:
@@ -158,12 +158,13 @@ def _by_key(keys: list[str], outputs: Any) -> dict[str, Outputs]:
 
 
 @cache
-def _tokenizer(file: Path) -> Any:
+def read_tokenizer(file: Path) -> Any:
+    """The tokenizer in `file`, which neither cuts nor pads of its own accord. Raises GraphFileMissing."""
     from tokenizers import Tokenizer
 
     if not file.is_file():
-        raise GraphFileMissing(f"there is no tokenizer {file}; run `python -m sync_r1.reward_models.export`")
+        raise GraphFileMissing(f"there is no tokenizer {file}; export its graph again")
     tokenizer = Tokenizer.from_file(str(file))
-    tokenizer.no_truncation()  # the file cuts at 128 tokens and pads to 128 of its own accord
+    tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer

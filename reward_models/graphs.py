@@ -115,7 +115,7 @@ class GraphSpec:
     def sha256(self) -> str:
         """sha256 of the weights file, or of what a judge is asked; 64 hex digits.
 
-        Raises GraphFileMissing when there is no file, or when it is not the one that was pinned at export.
+        Raises GraphFileMissing when it, or a file that it needs beside it, is absent or not the one pinned at export.
         """
         if self.judge is not None:
             return self.judge.sha256
@@ -128,17 +128,30 @@ class GraphSpec:
                 f"graph {self.name!r}: {self.file} has sha256 {digest[:12]}…, but {pin_path(self.file).name} pins "
                 f"{pinned[:12]}…; delete both and export again"
             )
+        for key, pinned in self.facts.items():
+            beside = self.file.with_name(self.file.stem + key.removeprefix("sha256"))
+            if key.startswith("sha256.") and not (beside.is_file() and file_sha256(beside) == pinned):
+                raise GraphFileMissing(
+                    f"graph {self.name!r}: {beside} is absent or not the one that {pin_path(self.file).name} pins; "
+                    f"delete {self.file.name} and export again"
+                )
         return digest
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What was recorded at export: sha256, source, precision, …; empty for files that are checked in and judges."""
-        if self.judge is not None:
-            return {}
+        """What was recorded at export: sha256, source, precision, …; empty for files that are checked in and judges.
+
+        Raises GraphFileMissing when that record is damaged.
+        """
         if self.judge is not None:
             return {}
         file = pin_path(self.file)
-        return dict(json.loads(file.read_text())) if file.is_file() else {}
+        try:
+            return dict(json.loads(file.read_text())) if file.is_file() else {}
+        except ValueError:
+            raise GraphFileMissing(
+                f"graph {self.name!r}: {file} is cut off or no pin; delete it and {self.file.name} and export again"
+            ) from None
 
     @property
     def random_weights(self) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -25,6 +26,8 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from sync_r1.services import processes
 
 _START_ATTEMPTS = 3
+# What Triton logs of a model that it gives up, up to the first line's end of what Python raised.
+_LOAD_FAILURE = re.compile(r"failed to load '([^']+)' version (\d+): \w+: (.*?)\.?(?:\\n|\"?$)", re.MULTILINE)
 
 
 class TritonStartError(RuntimeError):
@@ -120,10 +123,7 @@ class EmbeddedTriton:
                 if self._process.poll() is not None:
                     if "Address already in use" in log.read_text(errors="replace"):
                         return False
-                    raise TritonStartError(
-                        f"the embedded Triton ended with code {self._process.returncode} before it was ready. "
-                        f"The end of its log:\n{processes.tail(log)}"
-                    )
+                    raise TritonStartError(_why_it_ended(log, self._process.returncode))
                 try:
                     if service.ServerReady(service_pb2.ServerReadyRequest(), timeout=1.0).ready:
                         return True
@@ -159,6 +159,16 @@ class EmbeddedTriton:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+def _why_it_ended(log: Path, code: int) -> str:
+    """The graphs that could not be loaded, in one line; the end of the log where it names none."""
+    failures = dict.fromkeys(_LOAD_FAILURE.findall(log.read_text(errors="replace")))
+    if not failures:
+        end = processes.tail(log)
+        return f"the embedded Triton ended with code {code} before it was ready. The end of its log:\n{end}"
+    graphs = "; ".join(f"graph {name!r} version {version}: {reason}" for name, version, reason in failures)
+    return f"the embedded Triton could not load {graphs}; if the file is damaged, delete it and export the graph again"
 
 
 def _wheel() -> Path:

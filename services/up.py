@@ -23,6 +23,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from sync_r1.reward_models.export import ensure_graphs
+from sync_r1.reward_models.library.catalogue import check as check_archive
 from sync_r1.reward_models.profiles import load_profile
 from sync_r1.reward_models.repository import write_repository
 from sync_r1.services import processes
@@ -97,7 +98,11 @@ def start(
         ]
         graphs = sorted({graph for reward in rewards_used for graph in reward.graphs})
         for one in (loaded, *others):
-            ensure_graphs(one, graphs=[graph for graph in graphs if graph in one.graphs])
+            used = [graph for graph in graphs if graph in one.graphs]
+            ensure_graphs(one, graphs=used)
+            for graph in (one.graphs[name] for name in used):
+                if graph.library:  # Triton runs here, with the packages of this Python
+                    check_archive(graph.library, graph.file)
         write_repository(loaded, directory / "models", backend="python", graphs=graphs, threads=threads, also=others)
         on_step("Triton")
         triton = stack.enter_context(EmbeddedTriton(directory / "models", ready_timeout_s=timeout_s))

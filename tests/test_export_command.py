@@ -82,6 +82,23 @@ def cut_off_torch(folder: Path) -> Path:
     return folder / "model.bin"
 
 
+def empty_torch(folder: Path) -> Path:
+    (folder / "model.bin").touch()
+    return folder / "model.bin"
+
+
+def a_page(folder: Path) -> Path:
+    (folder / "model.safetensors").write_text("<html>404: not found</html>" * 20)
+    return folder / "model.safetensors"
+
+
+def without_a_layer(folder: Path) -> Path:
+    model = convert.family_of("vision").build(catalogue.MODELS["dino_vit_s_16"].config)
+    kept = {name: tensor for name, tensor in model.state_dict().items() if "layernorm" not in name}
+    save_file(kept, folder / "some.safetensors")
+    return folder / "some.safetensors"
+
+
 def other_keys(folder: Path) -> Path:
     save_file({"layer.weight": torch.zeros(3)}, folder / "other.safetensors")
     return folder / "other.safetensors"
@@ -115,11 +132,15 @@ def two_files(folder: Path) -> Path:
     [
         (cut_off, ("model.safetensors", "cut off", "fetch it again")),
         (cut_off_torch, ("model.bin", "fetch it again")),
+        (empty_torch, ("model.bin", "it ends too soon", "fetch it again")),
+        (a_page, ("model.safetensors", "no safetensors file", "fetch it again")),
+        (without_a_layer, ("some.safetensors lacks", "layernorm", "publisher's form")),
         (other_keys, ("other.safetensors lacks", "publisher's form")),
         (other_size, ("wider.safetensors", "another size")),
         (objects, ("objects.pt", "never loaded", "safetensors form")),
         (no_index, ("model.safetensors.index.json", "fetch it again")),
         (two_files, ("a.safetensors, b.safetensors", "name the file itself")),
+        (lambda folder: folder, ("it holds: none", "fetch it from the publisher")),
         (lambda folder: folder / "nothing.safetensors", ("nothing.safetensors", "give a file, a folder")),
     ],
 )

@@ -42,21 +42,30 @@ def write_archive(file: Path, files: Mapping[str, bytes], packages: Sequence[str
     draft_pin.replace(pin_path(file))
 
 
+def check_versions(file: Path, packages: Sequence[str]) -> None:
+    """Raise ArchiveError unless `file` is an archive that was made for the installed versions of `packages`."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            pinned = json.loads(archive.read(_VERSIONS))
+    except (OSError, zipfile.BadZipFile, ValueError, KeyError) as error:
+        raise ArchiveError(f"{file} is no library graph ({error}); delete it and export again") from error
+    if pinned != (installed := _versions(packages)):
+        raise ArchiveError(
+            f"{file} was made for {_said(pinned)}, installed is {_said(installed)}: the numbers may differ; "
+            "install those versions, or delete the file and export again, which makes a new release"
+        )
+
+
 @contextmanager
 def opened(file: Path, packages: Sequence[str]) -> Iterator[Path]:
     """A folder with the archive's files, for as long as the block runs. Raises ArchiveError."""
+    check_versions(file, packages)
     with tempfile.TemporaryDirectory(prefix="sync-r1-library-") as folder:
         try:
             with zipfile.ZipFile(file) as archive:
                 archive.extractall(folder)
-            pinned = json.loads((Path(folder) / _VERSIONS).read_text())
-        except (OSError, zipfile.BadZipFile, ValueError) as error:
+        except (OSError, zipfile.BadZipFile) as error:
             raise ArchiveError(f"{file} is no library graph ({error}); delete it and export again") from error
-        if pinned != (installed := _versions(packages)):
-            raise ArchiveError(
-                f"{file} was made for {_said(pinned)}, installed is {_said(installed)}: the numbers may differ; "
-                "install those versions, or delete the file and export again, which makes a new release"
-            )
         yield Path(folder)
 
 

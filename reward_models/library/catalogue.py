@@ -11,7 +11,7 @@ from typing import Any
 import numpy.typing as npt
 
 from sync_r1.reward_models.graphs import TensorSpec
-from sync_r1.reward_models.library.archive import ArchiveError, opened, write_archive
+from sync_r1.reward_models.library.archive import ArchiveError, check_versions, opened, write_archive
 
 Engine = Callable[[Mapping[str, npt.NDArray[Any]]], list[npt.NDArray[Any]]]
 """Inputs by name to outputs in the catalogue's order; the first axis of each is the batch."""
@@ -70,6 +70,11 @@ def pack(name: str, file: Path) -> None:
     except ModuleNotFoundError as error:
         raise ArchiveError(f"graph {name!r} needs {error.name!r}; install the `scorers` extra") from error
     write_archive(file, files, graph.packages)
+
+
+def check(name: str, file: Path) -> None:
+    """Raise ArchiveError where `load` would for the archive's damage or for other versions of its packages."""
+    check_versions(file, LIBRARY_GRAPHS[name].packages)
 
 
 def load(name: str, file: Path, threads: int) -> Engine:

@@ -66,7 +66,7 @@ def export_model(
     does not give what torch gives.
     """
     if precision == "bf16" and engine == "onnx":
-        raise WeightsError("ONNX Runtime lacks bf16 operators that graphs need; use --engine torch or --precision fp16")
+        raise WeightsError("ONNX Runtime lacks bf16 operators that graphs need; use --engine torch or --dtype fp16")
     if model.family == "arcface":
         return [_import_arcface(model, weights, out, precision, engine, sha256)]
     on_step(f"{model.name}: reading weights")

@@ -10,15 +10,13 @@ import html
 import shutil
 import string
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from sync_r1.reward_models.encoders import Encode, TextEncoder
-from sync_r1.reward_models.graphs import GraphFileMissing, GraphSpec
+from sync_r1.reward_models.encoders import Encode, TextEncoder, read_tokenizer
+from sync_r1.reward_models.graphs import GraphSpec
 
 Tokens = npt.NDArray[np.int64]
 _CLIP_PATTERN = r"""'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
@@ -31,7 +29,7 @@ def clip_text_encoder(graph: GraphSpec) -> TextEncoder:
     """CLIP's byte-pair encoding: repaired and lower-cased, start … end, cut to the context with the end kept, zeros."""
 
     def to_inputs(texts: Sequence[str]) -> dict[str, Tokens]:
-        tokenizer = _tokenizer(tokenizer_file(graph))
+        tokenizer = read_tokenizer(tokenizer_file(graph))
         start, end = tokenizer.token_to_id("<start_of_text>"), tokenizer.token_to_id("<end_of_text>")
         tokens_N_L = np.zeros((len(texts), graph.inputs[0].shape[0]), np.int64)
         for row, encoding in zip(tokens_N_L, tokenizer.encode_batch([clip_clean(text) for text in texts])):
@@ -45,7 +43,7 @@ def siglip_text_encoder(graph: GraphSpec) -> TextEncoder:
     """SigLIP's sentence pieces: without punctuation, lower-cased, … end, cut with the end kept, padded with the end."""
 
     def to_inputs(texts: Sequence[str]) -> dict[str, Tokens]:
-        tokenizer = _tokenizer(tokenizer_file(graph))
+        tokenizer = read_tokenizer(tokenizer_file(graph))
         tokens_N_L = np.full((len(texts), graph.inputs[0].shape[0]), _SIGLIP_PAD, np.int64)
         cleaned = [siglip_clean(text) for text in texts]
         for row, encoding in zip(tokens_N_L, tokenizer.encode_batch(cleaned, add_special_tokens=False)):
@@ -59,7 +57,7 @@ def image_reward_encode(graph: GraphSpec) -> Encode:
     """BERT's word pieces, [CLS] … [SEP], cut with the [SEP] kept and padded to the length of the graph."""
 
     def to_inputs(texts: Sequence[str]) -> dict[str, Tokens]:
-        tokenizer = _tokenizer(tokenizer_file(graph))
+        tokenizer = read_tokenizer(tokenizer_file(graph))
         end = tokenizer.token_to_id("[SEP]")
         length = graph.inputs[1].shape[0]
         input_ids_N_L, attention_mask_N_L = np.zeros((2, len(texts), length), np.int64)
@@ -79,7 +77,7 @@ def git_vqa_encode(graph: GraphSpec) -> Encode:
     """
 
     def to_inputs(texts: Sequence[str]) -> dict[str, Tokens]:
-        tokenizer = _tokenizer(tokenizer_file(graph))
+        tokenizer = read_tokenizer(tokenizer_file(graph))
         start = tokenizer.token_to_id("[CLS]")
         answers = [tokenizer.token_to_id("yes"), tokenizer.token_to_id("no")]
         questions = [
@@ -166,17 +164,3 @@ def _fill(row: Tokens, ids: list[int], end: int) -> None:
     row[:length] = ids[:length]
     if len(ids) > len(row):
         row[-1] = end
-
-
-@cache
-def _tokenizer(file: Path) -> Any:
-    from tokenizers import Tokenizer
-
-    if not file.is_file():
-        raise GraphFileMissing(
-            f"there is no tokenizer {file}; export the model again from a folder that holds its tokenizer.json"
-        )
-    tokenizer = Tokenizer.from_file(str(file))
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer

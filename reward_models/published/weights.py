@@ -97,9 +97,10 @@ def _pick(folder: Path, preferred: tuple[str, ...]) -> Path:
         return index[0]
     if len(whole) != 1:
         names = ", ".join(file.name for file in found) or "none"
+        cure = "name the file itself" if found else "fetch it from the publisher and put it there"
         raise WeightsError(
             f"folder {folder} should hold one weights file ({' or '.join(preferred or SUFFIXES)}), it holds: {names}; "
-            "name the file itself"
+            f"{cure}"
         )
     return whole[0]
 
@@ -165,7 +166,7 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
             "take its safetensors form, or fetch it again"
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = str(error).split("\n")[0]
+        reason = str(error).split("\n")[0].split(". ")[0] or "it ends too soon"
         raise WeightsError(f"{path} is cut off or no torch file ({reason}); fetch it again") from None
     for key in ("state_dict", "model"):  # training scripts wrap what they save
         if isinstance(found, dict) and isinstance(found.get(key), dict):
