@@ -32,7 +32,7 @@ from sync_r1.trainer_client.evaluation.held_out import Judge
 from sync_r1.trainer_client.evaluation.outputs import Outputs
 from sync_r1.trainer_client.sdk.client import RewardClient
 from sync_r1.trainer_client.sdk.pictures import picture
-from sync_r1.trainer_client.training.reasoning import reward_concept
+from sync_r1.trainer_client.training.reasoning import reward_concept, reward_nouns
 
 _UNDERSTANDING, _CONCEPT, _TEXT = "understanding-correctness", "concept-consistency", "text-faithfulness"
 _REQUEST_ITEMS = 32
@@ -287,6 +287,7 @@ def _sample(item: Item, number: int, given: str | Path) -> Sample:
         return Sample(
             id=identifier, group=f"{item.task}/{item.concept.name}/{item.index}", image=picture(given),
             prompt=item.reference, concept=reward_concept(item.concept),
+            nouns=reward_nouns(item.recall) if item.recall else (),
         )  # fmt: skip
     choices = item.recall.choices if item.recall else ()
     target = item.recall.target if item.recall else None
