@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 # Fixtures import what they start: tests of other parts must not need it.
 
+# One thread per process, here and in all that is started here, unless the caller says otherwise: models of tests are so
+# small that a second thread mostly spins until the first is done, on busy cores for nine tenths of all CPU time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:

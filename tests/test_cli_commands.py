@@ -27,6 +27,13 @@ SYNC_R1 = [sys.executable, "-m", "sync_r1.cli.main"]
 
 def run(*arguments: object, expect: int = 0) -> str:
     """Output of the command, on wide lines."""
+    done = CliRunner().invoke(app, [*map(str, arguments)], env={"COLUMNS": "200", "NO_COLOR": "1"})
+    assert done.exit_code == expect, done.output
+    return done.output
+
+
+def run_alone(*arguments: object, expect: int = 0) -> str:
+    """As `run`, in a process of its own: what is made there, or shown to somebody at a terminal."""
     environment = dict(os.environ, COLUMNS="200", NO_COLOR="1")
     done = subprocess.run(
         [*SYNC_R1, *map(str, arguments)], capture_output=True, text=True, timeout=120, env=environment, check=False
@@ -50,7 +57,7 @@ def test_a_wrong_port_is_a_question_not_a_traceback(command: tuple[str, ...], tm
     source = tmp_path / "in.jsonl"
     source.write_text('{"image": "a.png"}\n')
     files = ("--input", source, "--output", tmp_path / "out.jsonl") if command[0] == "score" else ()
-    said = run(*command, *files, expect=1)
+    said = run_alone(*command, *files, expect=1)
     assert "nothing answers at 127.0.0.1:9; is `sync-r1 up` running?" in said
     assert "Traceback" not in said
 
@@ -103,7 +110,7 @@ def test_describe_shows_variants_and_limits(services: Up) -> None:
 
 def test_repository_is_written_for_both_backends(tmp_path: Path) -> None:
     for backend in ("python", "onnxruntime"):
-        run("repository", "--out", tmp_path / backend, "--backend", backend)
+        run_alone("repository", "--out", tmp_path / backend, "--backend", backend)
         config = (tmp_path / backend / "pocket_clip_image" / "config.pbtxt").read_text()
         assert f'backend: "{backend}"' in config
     assert (tmp_path / "python" / "pocket_clip_image" / "1" / "model.py").exists()
@@ -182,7 +189,7 @@ def test_up_announces_its_services_and_a_sigterm_ends_everything(tmp_path: Path)
         assert len(endpoints) == 4
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         assert len(children) == 5  # Triton and one process per reward
-        run("describe", endpoints["aesthetic"])
+        run_alone("describe", endpoints["aesthetic"])
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
     finally:
@@ -194,12 +201,12 @@ def test_up_announces_its_services_and_a_sigterm_ends_everything(tmp_path: Path)
 def test_a_repository_of_one_reward_comes_from_a_bundle_that_only_its_digest_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    digest = run("bundle", "--out", tmp_path / "bundle").strip()
+    digest = run_alone("bundle", "--out", tmp_path / "bundle").strip()
     monkeypatch.setenv("SYNC_R1_GRAPHS", str(tmp_path / "store"))
     monkeypatch.setenv("SYNC_R1_BUNDLE", str(tmp_path / "bundle"))
     monkeypatch.setenv("SYNC_R1_BUNDLE_DIGEST", digest)
-    run("repository", "--out", tmp_path / "models", "--reward", "understanding-correctness")
+    run_alone("repository", "--out", tmp_path / "models", "--reward", "understanding-correctness")
     assert [path.name for path in (tmp_path / "models").iterdir()] == ["minilm"]
     assert (tmp_path / "store" / "minilm.tokenizer.json").is_file()
-    said = run("repository", "--out", tmp_path / "models", "--digest", "unset", expect=1)
+    said = run_alone("repository", "--out", tmp_path / "models", "--digest", "unset", expect=1)
     assert "`sync-r1 bundle --out DIR` prints it" in " ".join(said.split())

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from typer.testing import CliRunner
 
+from sync_r1.cli.main import app
 from sync_r1.reward_models.types import Failure, FailureCode, NotApplicable, Outcome, Score
 from sync_r1.trainer_client.hygiene.comparison import Comparison, Scorer, Side, compare, parse_side
 from sync_r1.trainer_client.reports.comparison_page import verdict
@@ -138,11 +137,9 @@ def test_a_side_that_names_nothing_is_told_what_would(text: str) -> None:
 
 
 def run(*arguments: object, expect: int = 0) -> str:
-    environment = dict(os.environ, COLUMNS="200", NO_COLOR="1")
-    command = [sys.executable, "-m", "sync_r1.cli.main", "compare", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
-    assert done.returncode == expect, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    done = CliRunner().invoke(app, ["compare", *map(str, arguments)], env={"COLUMNS": "200", "NO_COLOR": "1"})
+    assert done.exit_code == expect, done.output
+    return " ".join(done.output.split())
 
 
 @pytest.fixture(scope="module")

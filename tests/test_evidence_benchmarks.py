@@ -101,10 +101,10 @@ def test_a_step_along_the_exact_gradient_raises_the_expected_reward_by_its_squar
     generator = torch.Generator().manual_seed(0)
     model = likelihood.SmallModel(0.3, generator)
     _, exact = likelihood.gradients(model, likelihood.draw(model, 4000, 1.0, generator))
-    before = float(likelihood.draw(model, 8000, 1.0, generator).rewards_N.mean())
     rate = 5.0
     with torch.no_grad():
+        before = float(likelihood.draw(model, 8000, 1.0, generator).rewards_N.mean())
         for parameter, part in zip((model.own, model.pair), exact.split([model.own.numel(), model.pair.numel()])):
             parameter += rate * part.view_as(parameter)
-    after = float(likelihood.draw(model, 8000, 1.0, generator).rewards_N.mean())
+        after = float(likelihood.draw(model, 8000, 1.0, generator).rewards_N.mean())
     assert after - before == pytest.approx(rate * float(exact @ exact), rel=0.35)
