@@ -100,7 +100,7 @@ def concepts_table(out: Path) -> None:
             "right in the loop's text", "unasked facts from the name alone",
         ),
     )  # fmt: skip
-    entries: list[dict[str, Any]] = json.loads((out / "learned" / "concept.json").read_text())
+    entries: list[dict[str, Any]] = json.loads((out / "learned" / "concept.json").read_text())["concepts"]
     for concept, entry, was, now in zip(UNSEEN_CONCEPTS, entries, before, after):
         report.rows.append((
             concept.info.removesuffix(" ."),

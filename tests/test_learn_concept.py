@@ -30,6 +30,7 @@ from sync_r1.trainer_client.policies.showo_policy import ShowoPolicy
 
 LISTED = ["0.png", "6.png"]
 """One picture of the concept alone, one with a fact."""
+ONCE = ConceptTraining(understanding_steps=1, generation_steps=1, rows=8, learning_rate=2e-2)
 QUICK = ConceptTraining(understanding_steps=5, generation_steps=10, rows=2, learning_rate=2e-2)
 
 
@@ -102,7 +103,7 @@ def test_what_is_saved_draws_with_the_tokens_it_learned(policy: ShowoPolicy, tmp
     assert learned.model.showo.model.embed_tokens.weight.shape[0] == learned.model.config.vocab_size
     state = learned.advance(learned.start(["<pip> at the beach"]), learned.steps, generator=torch.Generator())
     assert learned.image_log_probs(state).isfinite().all()
-    (summary,) = json.loads((tmp_path / "out" / "concept.json").read_text())
+    (summary,) = json.loads((tmp_path / "out" / "concept.json").read_text())["concepts"]
     assert (summary["name"], summary["pictures"]) == ("<pip>", 2)
     assert summary["after"]["generation"] == result.after.generation
     with pytest.raises(ConfigError, match="already holds something"):
@@ -193,24 +194,24 @@ def learn(*arguments: str | Path) -> tuple[int, str]:
 
 
 def test_a_whole_benchmark_is_learned_into_one_policy(bench: Path, tmp_path: Path) -> None:
-    told: list[str] = []
+    settings, told = replace(ONCE, generation_steps=4), list[str]()
     learn_concepts(
-        benchmark_files(bench), tmp_path / "both", policy=PolicyConfig(), settings=QUICK,
+        benchmark_files(bench), tmp_path / "both", policy=PolicyConfig(), settings=settings,
         progress=lambda message, done, steps: told.append(f"{message} {done}/{steps}"),
     )  # fmt: skip
     both = PocketPolicy.load(tmp_path / "both")
     assert both.words.learned == ("<tom>", "<ada>")
-    entries = json.loads((tmp_path / "both" / "concept.json").read_text())
+    entries = json.loads((tmp_path / "both" / "concept.json").read_text())["concepts"]
     assert [(entry["name"], entry["pictures"]) for entry in entries] == [("<tom>", 2), ("<ada>", 2)]
     assert all(entry["after"]["generation"] < entry["before"]["generation"] for entry in entries)
-    assert told[-1].startswith("<ada>: step 14")
-    assert told[-1].endswith(" 29/30")
+    assert told[-1].startswith("<ada>: step 4")
+    assert told[-1].endswith(" 9/10")
     # A policy that knows one of them learns the other alone, and comes to the same.
-    learn_concepts(benchmark_files(bench)[:1], tmp_path / "one", policy=PolicyConfig(), settings=QUICK)
+    learn_concepts(benchmark_files(bench)[:1], tmp_path / "one", policy=PolicyConfig(), settings=settings)
     section = PolicyConfig(weights=str(tmp_path / "one"))
     told.clear()
     learn_concepts(
-        benchmark_files(bench), tmp_path / "again", policy=section, settings=QUICK,
+        benchmark_files(bench), tmp_path / "again", policy=section, settings=settings,
         progress=lambda message, done, steps: told.append(message),
     )  # fmt: skip
     assert told[0] == "<tom>: the policy knows it already, left as it is"
@@ -236,22 +237,35 @@ def test_what_is_learned_is_what_the_benchmark_lists_for_training(bench: Path) -
         assert len(read_concept(concept_files(files.folder, files.folder / "info.json"), 64).pictures) == 10
 
 
-def test_nothing_half_learned_is_left_in_out(bench: Path, tmp_path: Path) -> None:
-    out, files = tmp_path / "out", benchmark_files(bench)
-    cut_off = tmp_path / ".out.partial"
-    cut_off.mkdir()
-    (cut_off / "config.json").write_text("{")
+def test_a_call_that_was_cut_off_leaves_no_policy_and_goes_on_to_the_same_weights(bench: Path, tmp_path: Path) -> None:
+    files, wholly, out = benchmark_files(bench), tmp_path / "wholly", tmp_path / "out"
+    uncut = learn_concepts(files, wholly, policy=PolicyConfig(), settings=ONCE)
 
     def interrupted(message: str, done: int, steps: int) -> None:
         if message.startswith("<ada>"):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        learn_concepts(files, out, policy=PolicyConfig(), settings=QUICK, progress=interrupted)
+        learn_concepts(files, out, policy=PolicyConfig(), settings=ONCE, progress=interrupted)
     assert not out.exists()
-    learn_concepts(files, out, policy=PolicyConfig(), settings=QUICK)
-    assert {file.name for file in out.iterdir()} == {"config.json", "policy.safetensors", "concept.json"}
-    assert not cut_off.exists()
+    told: list[str] = []
+    resumed = learn_concepts(
+        files, out, policy=PolicyConfig(), settings=ONCE, progress=lambda message, done, steps: told.append(message)
+    )
+    assert not any(message.startswith("<tom>: step") for message in told), "it was learned before"
+    assert resumed == uncut
+    assert {file.name for file in tmp_path.iterdir()} == {"bench", "wholly", "out"}
+    for file in ("policy.safetensors", "config.json", "concept.json"):
+        assert (out / file).read_bytes() == (wholly / file).read_bytes()
+
+
+def test_what_was_begun_otherwise_is_not_gone_on_with(bench: Path, tmp_path: Path) -> None:
+    files, out = benchmark_files(bench), tmp_path / "out"
+    learn_concepts(files[:1], out, policy=PolicyConfig(), settings=ONCE)
+    out.replace(tmp_path / ".out.partial")
+    learn_concepts(files[1:], out, policy=PolicyConfig(), settings=ONCE, seed=1)
+    assert PocketPolicy.load(out).words.learned == ("<ada>",)
+    assert not (tmp_path / ".out.partial").exists()
 
 
 def test_concepts_that_are_all_known_or_badly_named_are_an_error_in_one_line(bench: Path, tmp_path: Path) -> None:
