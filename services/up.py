@@ -32,7 +32,7 @@ from sync_r1.services.config import ServiceConfig, host_and_port
 from sync_r1.services.embedded import EmbeddedTriton
 from sync_r1.services.serve import ServeConfig
 
-START_S, LOADED_BYTES_PER_S = 120.0, 20e6
+START_S, LOADED_BYTES_PER_S = 120.0, 10e6
 """How long a start may take without any weights; how fast they are at least read, checked, loaded and warmed up."""
 
 
