@@ -3,6 +3,7 @@
 Without names: the serving benchmarks, about two minutes. `capacity`, `queue_policy` and `hpa` (minutes each) are what
 docs/capacity.md rests on. `learning` and `learn_concept` (about half an hour each), `oracle`, `gradients` and
 `likelihood` (minutes each) and `arms` (about two hours) are run when they are named.
+`fidelity` and `full_profile` are modules of their own (docs/rewards.md, docs/full-profile.md).
 `--gather` only writes RESULTS.md again from `benchmarks/results/*.json`.
 """
 
@@ -22,7 +23,7 @@ LEARNING = ("learning", "oracle", "gradients", "likelihood", "arms", "learn_conc
 TABLES = (
     *SERVING, *SCALING, "hpa_windows", "learning", "oracle", "reward_variance", "reward_variance_trained",
     "gate_correlation", "gate_correlation_trained", "gradients", "gradients_trained", "likelihood", "arms_selectors",
-    "arms_learning", "learn_concept", "learn_concept_training", "overlap", "fidelity",
+    "arms_learning", "learn_concept", "learn_concept_training", "overlap", "fidelity", "full_profile",
 )  # fmt: skip
 """Order of the tables; a benchmark may make several."""
 _HEAD = """# Results

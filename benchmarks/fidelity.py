@@ -1,10 +1,11 @@
 """Every reward variant against its original at full size, and what an item costs: `python -m benchmarks.fidelity`.
 
 For each published model: export with random weights, score pictures and texts by the original library and by the
-variants that a service would run (encoded picture to score), and compare. Minutes per model; at most about 5 GB of
-memory at a time, one process per step. Writes `results/fidelity.json` and `docs/rewards.md`.
+variants that a service would run (encoded picture to score), and compare; likewise for the profiles whose graphs come
+from packages or need faces. Minutes per model; at most about 5 GB of memory at a time, one process per step. Writes
+`results/fidelity.json` and `docs/rewards.md`.
 
-    python -m benchmarks.fidelity [NAME …]        # all models and packaged profiles, or some: the others keep figures
+    python -m benchmarks.fidelity [NAME …]        # all models and profiles, or some: the others keep figures
     python -m benchmarks.fidelity --prepare DIR   # only exports and originals' scores, the long part, into DIR
     python -m benchmarks.fidelity --work DIR      # keeps all in DIR, and goes on where an earlier run was cut off
 """
@@ -12,76 +13,25 @@ memory at a time, one process per step. Writes `results/fidelity.json` and `docs
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
-import math
 import os
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import originals, rewards_page
+from benchmarks import fidelity_profiles, originals, rewards_page
 from benchmarks.harness import RESULTS, Report
-from sync_r1.reward_models.images import decode
+from benchmarks.variant_runs import ModuleRunner, samples_of, timed
 from sync_r1.reward_models.profiles import load_profile
 from sync_r1.reward_models.releases import GraphPin, Release
 from sync_r1.reward_models.rewards.base import Reward
-from sync_r1.reward_models.runner import GraphRunner, RunContext, RunResult, Tensors
-from sync_r1.reward_models.types import Concept, Outcome, Sample, Score
+from sync_r1.reward_models.runner import GraphRunner
 
 IN_TORCH = ("clip_vit_l_14", "git_vqa", "image_reward", "hps_v2_1", "pickscore")
 """Models of 1.6 to 4 GB: writing and loading files takes thrice that, so their graphs run as torch modules."""
-PACKAGED = {"pocket": "", "scorers": "pocket"}
-"""Profiles whose graphs come from packages -> the profile whose variants they repeat."""
-ROUNDS = 2
-TIMEOUT_S = 600.0
 COLUMNS = ("profile", "reward", "variant", "original", "engine", "max abs difference", "CPU ms/item", "note")
-
-
-class ModuleRunner:
-    """A `GraphRunner` over the torch modules that `sync-r1 export` would write, without writing them."""
-
-    def __init__(self, model: str, network: Any) -> None:
-        from sync_r1.reward_models.published.catalogue import MODELS
-        from sync_r1.reward_models.published.torch_engine import family_of
-
-        entry = MODELS[model]
-        graphs = family_of(entry.family).graphs(network, entry.config)
-        self._graphs = {entry.graphs[key].name: graph for key, graph in graphs.items()}
-
-    async def run(self, context: RunContext, graph: str, inputs: Tensors) -> RunResult:
-        """See `GraphRunner.run`; one item at a time, as memory is scarce."""
-        import numpy as np
-        import torch
-
-        made, started_ns = self._graphs[graph], time.perf_counter_ns()
-        rows = []
-        for row in range(len(next(iter(inputs.values())))):
-            found = made.module(
-                *(torch.from_numpy(np.ascontiguousarray(inputs[name][row : row + 1])) for name in made.example)
-            )
-            rows.append([part.numpy() for part in (found if isinstance(found, tuple) else (found,))])
-        outputs = {name: np.concatenate(parts) for name, parts in zip(made.outputs, zip(*rows))}
-        return RunResult(outputs, 1, time.perf_counter_ns() - started_ns)
-
-
-def samples() -> list[Sample]:
-    """The items of `originals` as a service gets them."""
-    return [
-        Sample(
-            id=str(number),
-            image=decode(item.image),
-            prompt=item.prompt,
-            nouns=item.nouns,
-            concept=Concept(references=tuple(map(decode, item.references))),
-        )
-        for number, item in enumerate(originals.items())
-    ]
 
 
 def variants_of(model: str) -> list[tuple[str, str]]:
@@ -113,19 +63,19 @@ def _write_tokenizers(model: str, folder: Path) -> None:
             made.replace(folder / f"{graph.name}.tokenizer.json")
 
 
-def measure(model: str, folder: Path) -> dict[str, dict[str, Any]]:
-    """What `COLUMNS` has of each variant of the model, by "full/reward/variant"."""
-    measured = folder / f"{model}.measured.json"
+def measure(name: str, folder: Path) -> dict[str, dict[str, Any]]:
+    """What `COLUMNS` has of each variant of the model or profile, by "profile/reward/variant"."""
+    measured = folder / f"{name}.measured.json"
     if not measured.is_file():
-        _step("measure", model, folder)
+        _step("profile" if name in fidelity_profiles.BASES else "measure", name, folder)
     found: dict[str, dict[str, Any]] = json.loads(measured.read_text())
     return found
 
 
-def _step(step: str, model: str, folder: Path) -> None:
+def _step(step: str, name: str, folder: Path) -> None:
     environment = os.environ | {"SYNC_R1_GRAPHS": str(folder)}
     subprocess.run(
-        [sys.executable, "-m", "benchmarks.fidelity", f"--step={step}", f"--work={folder}", model],
+        [sys.executable, "-m", "benchmarks.fidelity", f"--step={step}", f"--work={folder}", name],
         check=True, env=environment,
     )  # fmt: skip
 
@@ -161,7 +111,7 @@ def step_measure(model: str, folder: Path) -> None:
     """Scores by our variants, compared with the original's and timed."""
     from sync_r1.reward_models.local_runner import LocalRunner
 
-    profile = load_profile("full")
+    profile, asked = load_profile("full"), samples_of(originals.items())
     if model in IN_TORCH:
         import torch
 
@@ -169,11 +119,11 @@ def step_measure(model: str, folder: Path) -> None:
         theirs = _original_scores(model, network)
         runner: GraphRunner = ModuleRunner(model, network)
         with torch.inference_mode():
-            ours = {name: _timed(*profile_variant(name), runner) for name in theirs}
+            ours = {name: timed(*profile_variant(name), runner, asked) for name in theirs}
     else:
         theirs = json.loads((folder / f"{model}.original.json").read_text())
         with LocalRunner(profile) as local:
-            ours = {name: _timed(*profile_variant(name), local) for name in theirs}
+            ours = {name: timed(*profile_variant(name), local, asked) for name in theirs}
     found = {}
     for name, (values, ms) in ours.items():
         original = originals.ORIGINALS[tuple(name.split("/"))]  # type: ignore[index]
@@ -187,6 +137,15 @@ def step_measure(model: str, folder: Path) -> None:
     (folder / f"{model}.measured.json").write_text(json.dumps(found))
 
 
+def step_profile(name: str, folder: Path) -> None:
+    """Graphs of a profile's own variants, their scores and what they cost."""
+    import torch
+
+    torch.set_num_threads(1)
+    fidelity_profiles.prepare(name, folder)
+    (folder / f"{name}.measured.json").write_text(json.dumps(fidelity_profiles.measure(name, folder)))
+
+
 def profile_variant(name: str) -> tuple[Reward, Release]:
     """A variant of `full` by "reward/variant", and a release that names its graphs (their files may not exist)."""
     served = load_profile("full").rewards[name.split("/")[0]]
@@ -195,74 +154,24 @@ def profile_variant(name: str) -> tuple[Reward, Release]:
     return reward, Release(served.name, reward.card.variant, reward.card.formula_version, pins)
 
 
-def packaged(name: str) -> dict[str, dict[str, Any]]:
-    """What an item costs by each variant of a profile of `PACKAGED`: no original runs beside it."""
-    rewards = load_profile(PACKAGED[name]).rewards.values() if PACKAGED[name] else ()
-    known = {variant.card.to_json() for served in rewards for variant in served.variants.values()}
-    from sync_r1.reward_models.export import ensure_graphs
-    from sync_r1.reward_models.local_runner import LocalRunner
-
-    profile, found = load_profile(name), {}
-    ensure_graphs(profile)
-    asked = [
-        replace(
-            sample, prompt='a red dog left of a sign "OPEN"', question="What does <bo> wear?",
-            answer="<bo> wears a red hat.", reference_answers=("yes, a red hat.", "B"), choices=("a red hat", "a sofa"),
-            target=0,
-        )
-        for sample in samples()
-    ]  # fmt: skip
-    with LocalRunner(profile) as runner:
-        for served in profile.rewards.values():
-            for variant, reward in served.variants.items():
-                if reward.card.to_json() in known:
-                    continue
-                values, ms = _timed(reward, served.release(variant), runner, asked)
-                if math.isnan(values[0]):  # none of these samples is for it
-                    continue
-                engine = ("library" if name == "scorers" else "onnx") if reward.graphs else "none"
-                found[f"{name}/{served.name}/{variant}"] = {"engine": engine, "CPU ms/item": ms}
-    return found
-
-
-def _timed(
-    reward: Reward, release: Release, runner: GraphRunner, asked: Sequence[Sample] | None = None
-) -> tuple[list[float], float]:
-    """Scores of the samples (NaN where an item has none), and CPU milliseconds per item: the least of some rounds.
-
-    CPU time, because it hardly depends on what else the machine does.
-    """
-    asked = samples() if asked is None else asked
-
-    async def rounds() -> tuple[list[Outcome], list[float]]:
-        times = []
-        await reward.score(asked[:1], runner, RunContext(release, time.monotonic() + TIMEOUT_S))  # loads the graphs
-        for _ in range(ROUNDS):
-            context, started = RunContext(release, time.monotonic() + TIMEOUT_S), time.process_time()
-            outcomes = await reward.score(asked, runner, context)
-            times.append((time.process_time() - started) * 1e3 / len(asked))
-        return outcomes, times
-
-    outcomes, times = asyncio.run(rounds())
-    values = [outcome.value if isinstance(outcome, Score) else float("nan") for outcome in outcomes]
-    return values, min(times)
+_STEPS = {"original": step_original, "measure": step_measure, "profile": step_profile}
 
 
 def main() -> None:
     """Entry point."""
     models = list(dict.fromkeys(original.model for original in originals.ORIGINALS.values()))
-    names = [*PACKAGED, *models]
+    names = [*fidelity_profiles.BASES, *models]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(names)}")
     parser.add_argument("--work", type=Path, help="folder for exported graphs, kept; a temporary one if not given")
     parser.add_argument("--prepare", type=Path, metavar="DIR", help="measure nothing, only fill DIR")
     parser.add_argument("--page", action="store_true", help="measure nothing, only write docs/rewards.md again")
-    parser.add_argument("--step", choices=("original", "measure"), help=argparse.SUPPRESS)
+    parser.add_argument("--step", choices=tuple(_STEPS), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(names):
         parser.error(f"there is nothing to measure for {sorted(unknown)}; there are {names}")
     if arguments.step:
-        (step_original if arguments.step == "original" else step_measure)(arguments.names[0], arguments.work)
+        _STEPS[arguments.step](arguments.names[0], arguments.work)
         return
     chosen = [name for name in names if name in (arguments.names or names)]
     if arguments.prepare:
@@ -276,10 +185,8 @@ def main() -> None:
             work = arguments.work or Path(temporary)
             rows: dict[str, dict[str, Any]] = {}
             for name in chosen:
-                if name in PACKAGED:
-                    rows |= packaged(name)
-                    continue
-                prepare(name, work)
+                if name in models:
+                    prepare(name, work)
                 rows |= measure(name, work)
         _report(_known_rows() | rows)
     rewards_page.write()
@@ -307,7 +214,8 @@ def _report(rows: dict[str, dict[str, Any]]) -> None:
             )
         )
     report.notes += [
-        "difference: of scores, from encoded picture and text, over six pictures of odd sizes, in fp32 on this CPU",
+        "difference: of scores, from encoded picture and text, over six pictures of odd sizes (faces, distortion: "
+        "photographs; ocr: signs), in fp32 on this CPU",
         "CPU ms/item: one thread, six pictures in a request, decoding not counted, after a warm-up; the lesser of two",
         "engine torch: the graph's torch module in this process; files of these models are too large for this machine",
     ]

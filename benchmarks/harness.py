@@ -121,20 +121,33 @@ class Report:
 
 def tree_cpu_s(root: int) -> float:
     """CPU seconds (user and system) used so far by process `root` and all its living descendants; Linux only."""
-    parents, used = {}, {}
+    fields = _tree(root).values()
+    return sum((int(one[11]) + int(one[12])) / os.sysconf("SC_CLK_TCK") for one in fields)
+
+
+def tree_memory_gb(root: int) -> float:
+    """Memory of process `root` and all its living descendants, what they share counted once (PSS), GB; Linux only."""
+    total_kb = 0
+    for pid in _tree(root):
+        field = _proc_field(f"/proc/{pid}/smaps_rollup", "Pss:")  # "1234 kB"; empty when it has ended meanwhile
+        total_kb += int(field.split()[0]) if field else 0
+    return total_kb * 1024 / 1e9
+
+
+def _tree(root: int) -> dict[int, list[str]]:
+    """Process `root` and its living descendants -> the fields of /proc/PID/stat behind the name."""
+    found = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                found[int(entry.name)] = (entry / "stat").read_text().rpartition(")")[2].split()
             except OSError:  # it has ended meanwhile
                 continue
-            parents[int(entry.name)] = int(fields[1])
-            used[int(entry.name)] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
     members, grown = {root}, True
     while grown:
-        more = {pid for pid, parent in parents.items() if parent in members} - members
+        more = {pid for pid, fields in found.items() if int(fields[1]) in members} - members
         members, grown = members | more, bool(more)
-    return sum(used.get(pid, 0.0) for pid in members)
+    return {pid: found[pid] for pid in members if pid in found}
 
 
 class Stopwatch:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import RESULTS
+from benchmarks.library_originals import LIBRARY_ORIGINALS
 from benchmarks.originals import ORIGINALS
 from sync_r1.reward_models.cards import Card
 from sync_r1.reward_models.profiles import load_profile
@@ -33,12 +34,18 @@ variants' cards (`sync-r1 describe HOST:PORT --card VARIANT` shows one of a runn
 ## Against the originals
 
 * **original**: the library that defines the score. **difference**: largest absolute difference of scores, from encoded
-  picture and text to the number, on the same random weights at full size, fp32. At small size tests compare every model
-  (`tests/test_parity_*.py`), and one of every family through Triton and gRPC (`tests/test_published_services.py`).
-* **validity**: the card's first figure; all stand below. Published weights are not at hand where this page was made, so
-  their variants have none.
+  picture and text to the number, on the same weights at full size, fp32: random ones where they are published, the real
+  ones of what packages bring. At small size tests compare every model (`tests/test_parity_*.py`), and one of every
+  family through Triton and gRPC (`tests/test_published_services.py`). *no original*: this
+  project defines it, from a paper or by itself (its card says which).
+* **validity**: the card's first figure; all stand below. *weights not at hand*: the published weights (or the model
+  behind a judge) were not to be had where this page was made.
 * **CPU ms/item**: time of one core of the machine named below, decoding not counted; a GPU is what the large are for.
   (torch): the graph's torch module ran, for the difference too; writing its file takes more memory than there is.
+* **suggested map** (on the cards below): takes raw scores to [0, 1]. No map was fitted. Where the card has figures of
+  validity its ends were set by hand beside them; where it has none (all of `full`, `faces`, `arcface`), they are the
+  typical range of the paper or of practice, set by hand and never measured: measure it on pictures of yours before you
+  weigh such rewards with one another.
 """
 
 
@@ -67,21 +74,27 @@ def render() -> str:
 
 
 def _figures(profile: str, card: Card, row: dict[str, Any]) -> tuple[str, str, str, str]:
-    engine = " (torch)" if row.get("engine") == "torch" else ""
+    """Original, difference, validity and cost: each a figure, or in two words why there is none."""
     published = ORIGINALS.get((card.reward, card.variant)) if profile == "full" else None
-    own = {"pocket": "this project", "scorers": "the library that runs"}.get(profile)
-    original = published.library if published else own or "see its card"
-    unmeasured = "≤ 1e-4 at small size, not measured at full size" if published else "–" if own else "see its tests"
-    difference = row.get("max abs difference") or unmeasured
-    return original, difference, _headline(profile, card), f"{row['CPU ms/item']}{engine}" if row else "not measured"
+    original = published or LIBRARY_ORIGINALS.get((profile, card.reward, card.variant))
+    validity = "weights not at hand"
+    if card.validity:  # the figure that says most: the first area under a curve, else the first of all
+        name = next((name for name in card.validity if name.endswith("_auc")), next(iter(card.validity)))
+        validity = f"{card.validity[name]:.3f} ({name})"
+    cost = "the endpoint's" if profile == "judges" else "not measured"
+    if row:
+        cost = row["CPU ms/item"] + (" (torch)" if row["engine"] == "torch" else "")
+    if original is None:
+        return "this project", "no original", validity, cost
+    return original.library, row.get("max abs difference") or "not measured", validity, cost
 
 
-def _headline(profile: str, card: Card) -> str:
-    """The figure that says most: the first area under a curve, else the first of all."""
-    if not card.validity:
-        return "not measured (weights not at hand)" if profile == "full" else "not measured"
-    name = next((name for name in card.validity if name.endswith("_auc")), next(iter(card.validity)))
-    return f"{card.validity[name]:.3f} ({name})"
+def _map(card: Card) -> str:
+    """The suggested map, and what its ends rest on."""
+    if (card.affine_scale, card.affine_shift + 0.0, card.raw_min, card.raw_max) == (1, 0, 0, 1):
+        return "the raw score itself"
+    rests = "set by hand beside the figures below" if card.validity else "typical range, set by hand, not measured"
+    return f"clip({card.affine_scale:.4g} · raw {card.affine_shift + 0.0:+.4g}, 0, 1), {rests}"
 
 
 def _section(profile: str, card: Card, row: dict[str, Any]) -> list[str]:
@@ -94,8 +107,7 @@ def _section(profile: str, card: Card, row: dict[str, Any]) -> list[str]:
         f"* licence of the weights: {card.licence}",
         f"* needs: {', '.join(f'`{field}`' for field in card.required_fields)}"
         + ("; scores a whole group at a time" if card.groupwise else ""),
-        f"* raw range {card.raw_min:g} … {card.raw_max:g}; suggested map clip({card.affine_scale:.4g} · raw "
-        f"{card.affine_shift + 0.0:+.4g}, 0, 1)",
+        f"* raw range {card.raw_min:g} … {card.raw_max:g}; suggested map: {_map(card)}",
     ]
     if card.preprocessing:
         lines.append(f"* preprocessing: {card.preprocessing}")

@@ -117,7 +117,8 @@ class EmbeddedTriton:
         ]
         self._process = processes.spawn(command, log=log, environment=_environment())
         deadline = time.monotonic() + self._ready_timeout_s
-        with grpc.insecure_channel(self._url) as channel:
+        # By default a channel that was refused for minutes tries again after two minutes, when the bound may be over.
+        with grpc.insecure_channel(self._url, options=[("grpc.max_reconnect_backoff_ms", 1000)]) as channel:
             service = service_pb2_grpc.GRPCInferenceServiceStub(channel)
             while time.monotonic() < deadline:
                 if self._process.poll() is not None:

@@ -23,6 +23,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from sync_r1.reward_models.export import ensure_graphs
+from sync_r1.reward_models.graphs import GraphSpec, data_path
 from sync_r1.reward_models.library.catalogue import check as check_archive
 from sync_r1.reward_models.profiles import load_profile
 from sync_r1.reward_models.repository import write_repository
@@ -30,6 +31,9 @@ from sync_r1.services import processes
 from sync_r1.services.config import ServiceConfig, host_and_port
 from sync_r1.services.embedded import EmbeddedTriton
 from sync_r1.services.serve import ServeConfig
+
+START_S, LOADED_BYTES_PER_S = 120.0, 10e6
+"""How long a start may take without any weights; how fast they are at least read, checked, loaded and warmed up."""
 
 
 class UpError(RuntimeError):
@@ -76,7 +80,7 @@ def start(
     rewards: Sequence[str] | None = None,
     service: ServiceConfig | None = None,
     judges: Path | None = None,
-    timeout_s: float = 120.0,
+    timeout_s: float | None = None,
     on_step: Callable[[str], None] = lambda step: None,
 ) -> Iterator[Up]:
     """Start Triton and the services of a profile; end them, drained, when the block is left.
@@ -84,6 +88,7 @@ def start(
     `also`: further profiles, whose releases are served side by side. `first_port`: the services listen on it and the
     ports after it, in the profile's order; 0 takes free ones.
     `threads`: ONNX Runtime's threads per graph. `rewards`: only these. `judges`: the file of the judges' endpoints.
+    `timeout_s`: how long Triton may take, and then the services; START_S and the time to load the graphs by default.
     `on_step` is told what is being done, one line each. Raises UpError, TritonStartError, or what making the graphs
     raises. Call it from a thread that outlives the block (see `processes.py`).
     """
@@ -97,12 +102,14 @@ def start(
             reward for one in (loaded, *others) for name in names for reward in one.rewards[name].variants.values()
         ]
         graphs = sorted({graph for reward in rewards_used for graph in reward.graphs})
+        used = [one.graphs[name] for one in (loaded, *others) for name in graphs if name in one.graphs]
         for one in (loaded, *others):
-            used = [graph for graph in graphs if graph in one.graphs]
-            ensure_graphs(one, graphs=used)
-            for graph in (one.graphs[name] for name in used):
-                if graph.library:  # Triton runs here, with the packages of this Python
-                    check_archive(graph.library, graph.file)
+            ensure_graphs(one, graphs=[graph for graph in graphs if graph in one.graphs])
+        for graph in used:
+            if graph.library:  # Triton runs here, with the packages of this Python
+                check_archive(graph.library, graph.file)
+        if timeout_s is None:
+            timeout_s = _start_s(used)
         write_repository(loaded, directory / "models", backend="python", graphs=graphs, threads=threads, also=others)
         on_step("Triton")
         triton = stack.enter_context(EmbeddedTriton(directory / "models", ready_timeout_s=timeout_s))
@@ -132,6 +139,11 @@ def start(
         for name in names:
             running.endpoints[name] = _wait_serving(running, name, directory / f"{name}.address", deadline)
         yield running
+
+
+def _start_s(graphs: Sequence[GraphSpec]) -> float:
+    files = {file for graph in graphs if graph.judge is None for file in (graph.file, data_path(graph.file))}
+    return START_S + sum(file.stat().st_size for file in files if file.is_file()) / LOADED_BYTES_PER_S
 
 
 def _wait_serving(running: Up, name: str, announce: Path, deadline: float) -> str:

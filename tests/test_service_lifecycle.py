@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,15 @@ from fronts import Stub, serving_as, until
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from sync_r1.protos.rewards.v1 import rewards_pb2
+from sync_r1.reward_models.graphs import data_path
+from sync_r1.reward_models.profiles import load_profile
 from sync_r1.reward_models.repository import write_repository
-from sync_r1.services import processes
+from sync_r1.services import processes, up
 from sync_r1.services.config import ServiceConfig
 from sync_r1.services.embedded import EmbeddedTriton
 from sync_r1.services.serve import ServeConfig
 from sync_r1.services.servicer import RewardServicer
+from sync_r1.trainer_client.training.service_process import START_TIMEOUT_S
 
 
 @pytest.fixture
@@ -126,3 +130,15 @@ def test_a_service_told_of_a_wrong_file_does_not_start_and_says_which(tmp_path: 
     assert done.returncode == 1
     assert "wrong.file: teams.vision.tokens_sha256" in output
     assert "Traceback" not in output
+
+
+def test_a_start_may_take_as_long_as_its_weights_need_and_judges_have_none(tmp_path: Path) -> None:
+    large, judge = load_profile("full").graphs["hps_v2_1_image"], load_profile("judges").graphs["judge_answer"]
+    large = replace(large, file=tmp_path / "large.onnx")
+    for file, size in ((large.file, 1_000_000), (data_path(large.file), 2_000_000_000)):
+        with file.open("wb") as sparse:
+            sparse.truncate(size)
+    assert up._start_s([judge]) == up.START_S
+    assert up._start_s([judge, large, large]) == up.START_S + 2_001_000_000 / up.LOADED_BYTES_PER_S
+    whole_profile_s = up.START_S + 12e9 / up.LOADED_BYTES_PER_S
+    assert 2 * whole_profile_s <= START_TIMEOUT_S, "a trainer does not give up before Triton, then services, would"

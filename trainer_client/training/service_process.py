@@ -15,8 +15,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-START_TIMEOUT_S = 180.0
-"""`up` may have to export graphs on a first start."""
+START_TIMEOUT_S = 3600.0
+"""`up` bounds its own steps by what it has to export and load, and ends with a reason; this is for one that hangs."""
 STOP_TIMEOUT_S = 20.0
 # Runs before the command: 1 is PR_SET_PDEATHSIG, 15 SIGTERM, so that services never outlive a trainer that is killed.
 _LAUNCHER = """
