@@ -139,13 +139,14 @@ def samples(items: int) -> list[Sample]:
 
 def score_all(endpoints: dict[str, str], items: int, report: Report) -> None:
     """A row for each release of each reward: what came of a batch, and how long it took."""
+    asked = samples(items)
     for reward, where in endpoints.items():
         with SyncRewardClient(where) as client:
             releases = client.describe(timeout_s=30).releases
             for digest, variant in sorted(releases.items(), key=lambda one: one[1]):
                 started_s = time.monotonic()
                 try:
-                    batch = client.score(samples(items), variant=variant, release=digest, timeout_s=SCORE_TIMEOUT_S)
+                    batch = client.score(asked, variant=variant, release=digest, timeout_s=SCORE_TIMEOUT_S)
                     scored = sum(isinstance(one, Score) for one in batch.outcomes)
                     others = [str(one) for one in batch.outcomes if not isinstance(one, Score)]
                     said = "; ".join([f"{scored} of {items} scored", *others[:1]])
@@ -184,7 +185,9 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=2, help="samples in a batch")
     arguments = parser.parse_args()
     title = f"sync-r1 up --profile {' '.join((FULL, *(f'--also {name}' for name in FURTHER)))}: random weights, fp16"
-    report = Report("full_profile", title, ("measurement", "value"), command="python -m benchmarks.full_profile")
+    without = f" --without {' '.join(arguments.without)}" if arguments.without else ""
+    command = f"python -m benchmarks.full_profile --items {arguments.items}{without}"
+    report = Report("full_profile", title, ("measurement", "value"), command=command)
     with tempfile.TemporaryDirectory() as temporary:
         folder = (arguments.work or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
@@ -209,7 +212,7 @@ def main() -> None:
         report.notes.append(f"left out for want of room: {', '.join(arguments.without)}")
     report.notes += [
         f"{len(files)} files of graphs, {size_gb:.1f} GB",
-        f"a batch has {arguments.items} items with two references each, and {SCORE_TIMEOUT_S:g} s",
+        f"items in a batch: {arguments.items}, with two references each; a batch may take {SCORE_TIMEOUT_S:g} s",
         "memory: what processes share is counted once (PSS), files that the system caches are not counted",
         "the scores mean nothing; random weights in half precision, which a CPU computes in fp32, one thread per graph",
     ]

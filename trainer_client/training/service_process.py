@@ -96,4 +96,4 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def _tail(log_file: Path) -> str:
-    return "\n".join([f"its log {log_file} ends:", *log_file.read_text(errors="replace").splitlines()[-15:]])
+    return "\n".join(log_file.read_text(errors="replace").splitlines()[-15:])
