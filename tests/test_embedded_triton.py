@@ -78,7 +78,7 @@ def test_a_repository_that_is_not_there_is_an_error_with_the_cure(tmp_path: Path
 def test_stop_ends_triton_and_its_stubs_and_removes_their_files(tmp_path: Path) -> None:
     with EmbeddedTriton(toys.write_toy_repository(tmp_path)) as triton:
         pids = [triton.pid, *_descendants(triton.pid)]
-        assert len(pids) == 1 + len(toys.GRAPHS)  # one stub for each toy graph
+        assert len(pids) == 1 + sum(toys.INSTANCES.values())  # one stub for each instance
         prefix = triton._shm_prefix
         assert list(Path("/dev/shm").glob(f"{prefix}*"))
     assert _gone(pids)

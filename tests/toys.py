@@ -24,6 +24,9 @@ from sync_r1.reward_models.types import Outcome, Sample
 
 SIDE = 8
 GRAPHS = ("probe", "slow", "narrow")
+INSTANCES = {"probe": 2, "slow": 1, "narrow": 1}
+"""A bounded queue before one instance sleeps now and then (`benchmarks/queue_policy.py`); where a run takes a second
+anyway there is one, so that requests wait."""
 
 _MODEL = '''
 import ctypes, json, time
@@ -54,12 +57,8 @@ class TritonPythonModel:
 
 
 def write_toy_repository(directory: Path) -> Path:
-    """A model repository with the three graphs.
-
-    `probe` has two instances, because a bounded queue before one sleeps now and then (`benchmarks/queue_policy.py`);
-    the others have one, so that requests wait.
-    """
-    for name, sleep_s, queue, instances in (("probe", 0.0, 64, 2), ("slow", 1.0, 64, 1), ("narrow", 1.0, 1, 1)):
+    """A model repository with the three graphs."""
+    for name, sleep_s, queue in (("probe", 0.0, 64), ("slow", 1.0, 64), ("narrow", 1.0, 1)):
         version = directory / name / "1"
         version.mkdir(parents=True)
         (version / "model.py").write_text(_MODEL)
@@ -69,7 +68,7 @@ def write_toy_repository(directory: Path) -> Path:
             version_policy {{ specific {{ versions: [ 1 ] }} }}
             input [ {{ name: "pixels" data_type: TYPE_UINT8 dims: [ -1, -1, 3 ] }} ]
             output [ {{ name: "score" data_type: TYPE_FP32 dims: [ 1 ] }} ]
-            instance_group [ {{ kind: KIND_CPU count: {instances} }} ]
+            instance_group [ {{ kind: KIND_CPU count: {INSTANCES[name]} }} ]
             dynamic_batching {{ default_queue_policy {{
                 timeout_action: REJECT default_timeout_microseconds: 10000000
                 allow_timeout_override: true max_queue_size: {queue} }} }}
