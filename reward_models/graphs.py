@@ -121,14 +121,14 @@ class GraphSpec:
             return self.judge.sha256
         if not self.file.is_file():
             raise GraphFileMissing(f"graph {self.name!r}: there is no file {self.file}; {self._cure}")
-        digest = graph_sha256(self.file)
-        pinned = self.facts.get("sha256", digest)
+        digest, facts = graph_sha256(self.file), self.facts
+        pinned = facts.get("sha256", digest)
         if pinned != digest:
             raise GraphFileMissing(
                 f"graph {self.name!r}: {self.file} has sha256 {digest[:12]}…, but {pin_path(self.file).name} pins "
                 f"{pinned[:12]}…; delete both and export again"
             )
-        for key, pinned in self.facts.items():
+        for key, pinned in facts.items():
             beside = self.file.with_name(self.file.stem + key.removeprefix("sha256"))
             if key.startswith("sha256.") and not (beside.is_file() and file_sha256(beside) == pinned):
                 raise GraphFileMissing(
