@@ -30,8 +30,8 @@ _HEAD = """# Results
 
 Each table stands beside the command that made it and the machine it ran on; ratios are formed within one run.
 `make bench` makes the serving tables again, `python -m benchmarks.all NAME` the others.
-Validity figures of the rewards stand on their cards (`sync-r1 describe HOST:PORT`), from `reward_models/validity.json`
-and `reward_models/pocket/artefacts/validity.json`, each with its command.
+Validity figures of the rewards stand on their cards (`sync-r1 describe HOST:PORT`), from
+`reward_models/validity/validity.json` and `reward_models/pocket/artefacts/validity.json`, each with its command.
 """
 
 

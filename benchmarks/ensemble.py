@@ -25,7 +25,7 @@ import numpy as np
 
 from benchmarks.harness import Report, Stopwatch, ratio
 from benchmarks.harness import figure as figure_of
-from sync_r1.reward_models.graphs import GraphSpec
+from sync_r1.reward_models.graphs.spec import GraphSpec
 from sync_r1.reward_models.profiles import load_profile
 from sync_r1.reward_models.runner import RunContext, RunResult, Tensors
 from sync_r1.trainer_client import Concept, RewardEnsemble, Sample, picture

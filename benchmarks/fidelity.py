@@ -109,7 +109,7 @@ def step_original(model: str, folder: Path) -> None:
 
 def step_measure(model: str, folder: Path) -> None:
     """Scores by our variants, compared with the original's and timed."""
-    from sync_r1.reward_models.local_runner import LocalRunner
+    from sync_r1.reward_models.backends.local import LocalRunner
 
     profile, asked = load_profile("full"), samples_of(originals.items())
     if model in IN_TORCH:

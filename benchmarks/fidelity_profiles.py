@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks import originals
 from benchmarks.library_originals import GLINTR100, LIBRARY_ORIGINALS
 from benchmarks.variant_runs import samples_of, timed
-from sync_r1.reward_models.graphs import pin_path
+from sync_r1.reward_models.graphs.spec import pin_path
 from sync_r1.reward_models.profiles import ServedReward, load_profile
 from sync_r1.reward_models.types import Sample
 
@@ -28,7 +28,7 @@ BASES = {"pocket": "", "scorers": "pocket", "faces": "scorers", "arcface": "scor
 
 def prepare(name: str, folder: Path) -> None:
     """Export what the profile's own variants run into `folder`, which is the graph store; random where published."""
-    from sync_r1.reward_models.export import ensure_graphs
+    from sync_r1.reward_models.backends.graph_store import ensure_graphs
 
     profile = load_profile(name)
     graphs = sorted({graph for served, variant in own_variants(name) for graph in served.variants[variant].graphs})
@@ -47,7 +47,7 @@ def prepare(name: str, folder: Path) -> None:
 
 def measure(name: str, folder: Path) -> dict[str, dict[str, Any]]:
     """`fidelity.COLUMNS` of each of the profile's own variants, by "profile/reward/variant"."""
-    from sync_r1.reward_models.local_runner import LocalRunner
+    from sync_r1.reward_models.backends.local import LocalRunner
 
     found: dict[str, dict[str, Any]] = {}
     with LocalRunner(load_profile(name)) as runner:

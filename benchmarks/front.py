@@ -29,10 +29,10 @@ import numpy.typing as npt
 from benchmarks.harness import Report
 from benchmarks.harness import figure as figure_of
 from sync_r1.protos.rewards.v1 import rewards_pb2, rewards_pb2_grpc
+from sync_r1.reward_models.backends.repository import write_repository
 from sync_r1.reward_models.cards import Card
-from sync_r1.reward_models.graphs import GraphSpec, TensorSpec
+from sync_r1.reward_models.graphs.spec import GraphSpec, TensorSpec
 from sync_r1.reward_models.profiles import Profile, ServedReward
-from sync_r1.reward_models.repository import write_repository
 from sync_r1.reward_models.runner import GraphRunner, RunContext
 from sync_r1.reward_models.types import Outcome, Sample, Score
 

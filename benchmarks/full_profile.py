@@ -30,7 +30,7 @@ from benchmarks.harness import Report, tree_memory_gb
 from benchmarks.library_originals import photographs, signs
 from benchmarks.variant_runs import samples_of
 from sync_r1.reward_models import profiles
-from sync_r1.reward_models.graphs import pin_path
+from sync_r1.reward_models.graphs.spec import pin_path
 from sync_r1.reward_models.profiles import load_profile
 from sync_r1.reward_models.types import Sample, Score
 from sync_r1.trainer_client import SyncRewardClient

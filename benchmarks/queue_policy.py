@@ -24,9 +24,9 @@ import numpy as np
 
 from benchmarks.harness import Report
 from benchmarks.reliability import coded
-from sync_r1.reward_models.graphs import GraphSpec
+from sync_r1.reward_models.backends.repository import model_config
+from sync_r1.reward_models.graphs.spec import GraphSpec
 from sync_r1.reward_models.releases import GraphPin, Release
-from sync_r1.reward_models.repository import model_config
 from sync_r1.reward_models.runner import RunContext
 from sync_r1.services.embedded import EmbeddedTriton
 from sync_r1.services.triton_runner import TritonRunner

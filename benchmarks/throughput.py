@@ -26,8 +26,8 @@ from PIL import Image
 
 from benchmarks.harness import Report, ratio
 from benchmarks.harness import figure as figure_of
+from sync_r1.reward_models.backends.local import LocalRunner
 from sync_r1.reward_models.images import decode
-from sync_r1.reward_models.local_runner import LocalRunner
 from sync_r1.reward_models.profiles import load_profile
 from sync_r1.reward_models.runner import RunContext
 from sync_r1.reward_models.types import Concept, Sample, Score

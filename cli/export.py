@@ -48,7 +48,7 @@ def export(
             raise RuntimeError(f"exporting needs {error.name!r}; install the `export` extra") from error
         from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-        from sync_r1.reward_models.graphs import graph_store
+        from sync_r1.reward_models.graphs.spec import graph_store
 
         found = convert.find_model(model)
         with Progress(
@@ -69,7 +69,7 @@ def export(
 
 
 def _export_packages(profile: str, out: Path | None) -> None:
-    from sync_r1.reward_models.export import ensure_graphs
+    from sync_r1.reward_models.backends.graph_store import ensure_graphs
     from sync_r1.reward_models.profiles import load_profile
 
     if out is not None:

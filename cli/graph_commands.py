@@ -43,9 +43,9 @@ def repository(
     ] = "",
 ) -> None:
     """Write the Triton model repository of a profile (and of further ones, their versions side by side)."""
-    from sync_r1.reward_models.export import ensure_graphs
+    from sync_r1.reward_models.backends.graph_store import ensure_graphs
+    from sync_r1.reward_models.backends.repository import write_repository
     from sync_r1.reward_models.profiles import load_profile
-    from sync_r1.reward_models.repository import write_repository
     from sync_r1.services.bundle_source import fetch_bundle
 
     if bool(bundle) != bool(digest):
@@ -72,8 +72,8 @@ def bundle(
     also: AlsoOption = None,
 ) -> None:
     """Put the graph files of a profile into a folder of blobs for pods to fetch, and print the bundle's digest."""
-    from sync_r1.reward_models.bundles import write_bundle
-    from sync_r1.reward_models.export import ensure_graphs
+    from sync_r1.reward_models.backends.bundles import write_bundle
+    from sync_r1.reward_models.backends.graph_store import ensure_graphs
     from sync_r1.reward_models.profiles import load_profile
 
     with errors_shown():

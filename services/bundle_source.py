@@ -3,8 +3,8 @@
     fetch_bundle("https://objects.example/graphs", digest, [profile], graphs=["minilm"])
 
 The source is a folder (a mounted volume, a layer of an image) or an http(s) address below which an object store or any
-web server shows the bundle's blobs (`reward_models/bundles.py`). Every byte is checked against a digest before a file
-appears under its name; what is there already and right is not fetched again, so that a restarted pod is quick.
+web server shows the bundle's blobs (`reward_models/backends/bundles.py`). Every byte is checked against a digest before
+a file appears under its name; what is there already and right is not fetched again, so that a restarted pod is quick.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from pathlib import Path
 
 import httpx
 
-from sync_r1.reward_models.bundles import BundleError, Wanted, blob_name, parse_digest, wanted_files
-from sync_r1.reward_models.graphs import graph_store
+from sync_r1.reward_models.backends.bundles import BundleError, Wanted, blob_name, parse_digest, wanted_files
+from sync_r1.reward_models.graphs.spec import graph_store
 from sync_r1.reward_models.profiles import Profile
 from sync_r1.reward_models.releases import file_sha256
 

@@ -2,7 +2,7 @@
 
 For one machine and for tests. That Triton is 2.51 and old: it listens on 127.0.0.1 only and never goes into a cluster
 image. It has the Python backend alone, so its model repository is written with `backend: "python"`
-(`reward_models/repository.py`).
+(`reward_models/backends/repository.py`).
 """
 
 from __future__ import annotations

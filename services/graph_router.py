@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from sync_r1.reward_models.graphs import GraphSpec
+from sync_r1.reward_models.graphs.spec import GraphSpec
 from sync_r1.reward_models.profiles import ServedReward
 from sync_r1.reward_models.releases import GraphPin
 from sync_r1.reward_models.runner import RunContext, RunResult, Tensors

@@ -1,4 +1,4 @@
-"""`JudgeRunner`: runs judges (`reward_models/judges.py`) on OpenAI-compatible endpoints, the chat completions API.
+"""Runs judges (`reward_models/graphs/judges.py`) at OpenAI-compatible endpoints, the chat completions API.
 
     one question ─▶ slot ─▶ POST ─▶ answer, or why this item has none (refused, cut off, garbage)
                      ▲        └ 408, 425, 429, 5xx, connection lost, attempt timed out: again after a pause
@@ -27,8 +27,8 @@ from typing import Any
 import httpx
 import numpy as np
 
-from sync_r1.reward_models.graphs import GraphSpec
-from sync_r1.reward_models.judges import FirstToken, Judge, texts
+from sync_r1.reward_models.graphs.judges import FirstToken, Judge, texts
+from sync_r1.reward_models.graphs.spec import GraphSpec
 from sync_r1.reward_models.runner import RunContext, RunResult, Tensors
 from sync_r1.reward_models.types import GraphDeadline, GraphError, GraphOverloaded, GraphUnavailable
 from sync_r1.services.files import stamp
@@ -113,7 +113,7 @@ class JudgeRunner:
             await endpoint.close()
 
     async def run(self, context: RunContext, graph: str, inputs: Tensors) -> RunResult:
-        """See `GraphRunner.run`; inputs and outputs are those of `reward_models/judges.py`."""
+        """See `GraphRunner.run`; inputs and outputs are those of `reward_models/graphs/judges.py`."""
         started_ns = time.perf_counter_ns()
         try:
             version = context.release.version_of(graph)

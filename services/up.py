@@ -22,11 +22,11 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from sync_r1.reward_models.export import ensure_graphs
-from sync_r1.reward_models.graphs import GraphSpec, data_path
+from sync_r1.reward_models.backends.graph_store import ensure_graphs
+from sync_r1.reward_models.backends.repository import write_repository
+from sync_r1.reward_models.graphs.spec import GraphSpec, data_path
 from sync_r1.reward_models.library.catalogue import check as check_archive
 from sync_r1.reward_models.profiles import load_profile
-from sync_r1.reward_models.repository import write_repository
 from sync_r1.services import processes
 from sync_r1.services.config import ServiceConfig, host_and_port
 from sync_r1.services.embedded import EmbeddedTriton

@@ -17,7 +17,7 @@ import torch
 from torchvision.transforms import functional as F
 
 from benchmarks.originals import encoded
-from sync_r1.reward_models.graphs import GraphSpec, TensorSpec, disabled_optimizers
+from sync_r1.reward_models.graphs.spec import GraphSpec, TensorSpec, disabled_optimizers
 from sync_r1.reward_models.images import Preprocessing, decode
 from sync_r1.reward_models.published import convert
 from sync_r1.reward_models.published.catalogue import MODELS, PublishedModel

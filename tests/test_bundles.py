@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sync_r1.reward_models.bundles import BundleError, blob_name, write_bundle
+from sync_r1.reward_models.backends.bundles import BundleError, blob_name, write_bundle
 from sync_r1.reward_models.profiles import Profile, load_profile
 from sync_r1.services import bundle_source
 from sync_r1.services.bundle_source import fetch_bundle

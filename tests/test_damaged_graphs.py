@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sync_r1.reward_models.export import ensure_graphs
-from sync_r1.reward_models.graphs import GraphFileMissing, graph_store
+from sync_r1.reward_models.backends.graph_store import ensure_graphs
+from sync_r1.reward_models.graphs.spec import GraphFileMissing, graph_store
 from sync_r1.reward_models.library import archive
 from sync_r1.reward_models.library.catalogue import LIBRARY_GRAPHS, pack
 from sync_r1.reward_models.profiles import load_profile

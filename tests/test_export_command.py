@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from sync_r1.cli.main import app
-from sync_r1.reward_models.graphs import pin_path
+from sync_r1.reward_models.graphs.spec import pin_path
 from sync_r1.reward_models.published import catalogue, convert
 from sync_r1.reward_models.published.texts import write_tokenizer
 from sync_r1.reward_models.published.weights import WeightsError

@@ -13,9 +13,9 @@ from judge_endpoint import JudgeEndpoint
 from judge_services import NOBODY, PROFILE, answers, shown, write_endpoints, write_profile
 
 from sync_r1.protos.rewards.v1 import rewards_pb2, rewards_pb2_grpc
-from sync_r1.reward_models.local_runner import LocalRunner
+from sync_r1.reward_models.backends.local import LocalRunner
+from sync_r1.reward_models.backends.repository import write_repository
 from sync_r1.reward_models.profiles import load_profile
-from sync_r1.reward_models.repository import write_repository
 from sync_r1.reward_models.runner import RunContext
 from sync_r1.reward_models.types import GraphError, ProfileError
 from sync_r1.services import up

@@ -25,7 +25,7 @@ from podman_pods import Pod, pod_of, podman
 from benchmarks.reliability import canary, envoy
 from benchmarks.reliability.fleet import free_port
 from sync_r1.protos.rewards.v1 import rewards_pb2, rewards_pb2_grpc
-from sync_r1.reward_models.local_runner import LocalRunner
+from sync_r1.reward_models.backends.local import LocalRunner
 from sync_r1.reward_models.profiles import load_profile
 from sync_r1.reward_models.runner import RunContext
 from sync_r1.reward_models.types import Score

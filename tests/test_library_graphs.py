@@ -12,12 +12,12 @@ import pytest
 import real_faces
 from PIL import Image
 
-from sync_r1.reward_models.export import ensure_graphs
+from sync_r1.reward_models.backends.graph_store import ensure_graphs
+from sync_r1.reward_models.backends.repository import write_repository
 from sync_r1.reward_models.library import archive
 from sync_r1.reward_models.library.archive import ArchiveError
 from sync_r1.reward_models.library.catalogue import LIBRARY_GRAPHS, Engine, load, pack
 from sync_r1.reward_models.profiles import load_profile
-from sync_r1.reward_models.repository import write_repository
 
 ASTRONAUT = real_faces.photo("astronaut.png")
 

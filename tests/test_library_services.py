@@ -15,8 +15,8 @@ import yaml
 from onnx import TensorProto, helper, numpy_helper
 
 from sync_r1.protos.rewards.v1 import rewards_pb2, rewards_pb2_grpc
+from sync_r1.reward_models.backends.local import LocalRunner
 from sync_r1.reward_models.images import from_raw
-from sync_r1.reward_models.local_runner import LocalRunner
 from sync_r1.reward_models.profiles import load_profile
 from sync_r1.reward_models.published import convert
 from sync_r1.reward_models.published.catalogue import MODELS

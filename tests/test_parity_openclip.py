@@ -16,7 +16,7 @@ from open_clip.transform import image_transform
 from parity import HALF_TOLERANCE, MUTANTS, SIZE, TOLERANCE, largest
 
 from benchmarks.originals import TEXTS, encoded, hpsv2_transform, opened
-from sync_r1.reward_models.encoders import cosine
+from sync_r1.reward_models.inputs.encoders import cosine
 from sync_r1.reward_models.published.parts import Normalise
 from sync_r1.reward_models.published.texts import clip_text_encoder, siglip_clean, siglip_text_encoder
 

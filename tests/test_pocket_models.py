@@ -9,17 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sync_r1.reward_models.pocket.attributes import labels, scene_from
-from sync_r1.reward_models.pocket.distort import FAULTS, degrade, soften
-from sync_r1.reward_models.pocket.scenes import (
-    Accessory,
-    Scene,
-    Things,
-    dense_caption,
-    render,
-    sample_scene,
-)
 from sync_r1.reward_models.pocket.tokenizer import CONTEXT_LENGTH, END_ID, PAD_ID, UNKNOWN_ID, encode
+from sync_r1.reward_models.pocket.world.attributes import labels, scene_from
+from sync_r1.reward_models.pocket.world.distort import FAULTS, degrade, soften
+from sync_r1.reward_models.pocket.world.scenes import Accessory, Scene, Things, dense_caption, render, sample_scene
 
 ARTEFACTS = Path(__file__).parents[1] / "reward_models" / "pocket" / "artefacts"
 
@@ -76,9 +69,9 @@ def test_graphs_give_what_the_torch_models_give() -> None:
     torch = pytest.importorskip("torch")
     pytest.importorskip("open_clip")
     pytest.importorskip("onnxruntime")
-    from sync_r1.reward_models.pocket.aesthetic import load_aesthetic
     from sync_r1.reward_models.pocket.clip import load_pocket_clip, pixels_to_input
-    from sync_r1.reward_models.pocket.validity import Graph
+    from sync_r1.reward_models.pocket.training.aesthetic import load_aesthetic
+    from sync_r1.reward_models.pocket.training.validity import Graph
 
     clip, head = load_pocket_clip(), load_aesthetic()
     scenes, pictures = _fresh(9, 3)
@@ -120,7 +113,7 @@ def test_the_oracle_reads_fresh_scenes_and_judges_concept_and_condition() -> Non
 
 def test_faulty_pictures_are_rated_below_clean_ones() -> None:
     pytest.importorskip("onnxruntime")
-    from sync_r1.reward_models.pocket.validity import Graph
+    from sync_r1.reward_models.pocket.training.validity import Graph
 
     rate = Graph(ARTEFACTS / "pocket_aesthetic.onnx")
     _, pictures = _fresh(64, 4)
@@ -154,7 +147,7 @@ def test_the_artefacts_stay_small() -> None:
 def test_training_with_the_same_seed_gives_the_same_oracle() -> None:
     torch = pytest.importorskip("torch")
     pytest.importorskip("open_clip")
-    from sync_r1.reward_models.pocket.train_oracle import train_oracle
+    from sync_r1.reward_models.pocket.training.train_oracle import train_oracle
 
     first, second = (train_oracle(2, seed=1, pool=None, start_from=None).state_dict() for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -162,7 +155,7 @@ def test_training_with_the_same_seed_gives_the_same_oracle() -> None:
 
 def test_batches_mix_in_reconstructions_and_negatives_never_repeat_the_caption() -> None:
     pytest.importorskip("torch")
-    from sync_r1.reward_models.pocket.batches import ReconstructedPool, clip_batch
+    from sync_r1.reward_models.pocket.training.batches import ReconstructedPool, clip_batch
 
     rng = np.random.default_rng(0)
     pool = ReconstructedPool(np.zeros_like, 8, rng)

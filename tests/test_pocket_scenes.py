@@ -8,7 +8,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from sync_r1.reward_models.pocket.scenes import (
+from sync_r1.reward_models.pocket.world.scenes import (
     BACKGROUNDS,
     COLOURS,
     KINDS,

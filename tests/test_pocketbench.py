@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sync_r1.reward_models.pocket.scenes import UNSEEN_PAIRS, Accessory, Scene, Things
+from sync_r1.reward_models.pocket.world.scenes import UNSEEN_PAIRS, Accessory, Scene, Things
 from sync_r1.trainer_client.evaluation.pocket_benchmarks import POCKET_BENCHMARKS, UNSEEN_CONCEPTS, benchmark_folder
 from sync_r1.trainer_client.evaluation.pocketbench import CONCEPTS, ROLES, Concept, load_concepts
 from sync_r1.trainer_client.policies.cold_start_data import drawings

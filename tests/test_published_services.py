@@ -17,13 +17,13 @@ from parity import TOLERANCE, Exported, largest
 from test_rewards_formulas import Counting
 
 from benchmarks.originals import ORIGINALS, items
-from sync_r1.reward_models.graphs import GraphSpec, TensorSpec
+from sync_r1.reward_models.backends.local import LocalRunner
+from sync_r1.reward_models.backends.repository import model_config, write_repository
+from sync_r1.reward_models.graphs.spec import GraphSpec, TensorSpec
 from sync_r1.reward_models.images import decode
-from sync_r1.reward_models.local_runner import LocalRunner
 from sync_r1.reward_models.profiles import Profile, load_profile
 from sync_r1.reward_models.published import catalogue, convert
 from sync_r1.reward_models.releases import GraphPin, Release
-from sync_r1.reward_models.repository import model_config, write_repository
 from sync_r1.reward_models.runner import RunContext
 from sync_r1.reward_models.types import Concept, Failure, FailureCode, NotApplicable, Sample, Score
 from sync_r1.services.config import ServiceConfig

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from tiny_graphs import write_tiny_profile
 
-from sync_r1.reward_models.graphs import DynamicBatching, GraphFileMissing
+from sync_r1.reward_models.backends.repository import model_config, write_repository
+from sync_r1.reward_models.graphs.spec import DynamicBatching, GraphFileMissing
 from sync_r1.reward_models.profiles import load_profile
-from sync_r1.reward_models.repository import model_config, write_repository
 
 QUEUE_POLICY = """\
   default_queue_policy {

@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 from torchvision.transforms import CenterCrop, InterpolationMode, Resize
 
-from sync_r1.reward_models import export
-from sync_r1.reward_models.encoders import minilm_text_encoder
-from sync_r1.reward_models.graphs import GraphFileMissing, GraphSpec
+from sync_r1.reward_models.backends import graph_store as export
+from sync_r1.reward_models.graphs.spec import GraphFileMissing, GraphSpec
 from sync_r1.reward_models.images import resize
+from sync_r1.reward_models.inputs.encoders import minilm_text_encoder
 from sync_r1.reward_models.profiles import Profile, load_profile
 
 Pixels = npt.NDArray[np.uint8]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tiny_graphs import SIDE, write_tiny_profile
 
-from sync_r1.reward_models.local_runner import LocalRunner
+from sync_r1.reward_models.backends.local import LocalRunner
 from sync_r1.reward_models.profiles import Profile
 from sync_r1.reward_models.releases import GraphPin, Release
 from sync_r1.reward_models.runner import RunContext

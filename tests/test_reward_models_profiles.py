@@ -8,8 +8,8 @@ import pytest
 import yaml
 from tiny_graphs import BUILT_IN, write_tiny_profile
 
-from sync_r1.reward_models.export import ensure_graphs
-from sync_r1.reward_models.graphs import GraphFileMissing
+from sync_r1.reward_models.backends.graph_store import ensure_graphs
+from sync_r1.reward_models.graphs.spec import GraphFileMissing
 from sync_r1.reward_models.profiles import load_profile
 from sync_r1.reward_models.types import ProfileError, UnknownVariant
 

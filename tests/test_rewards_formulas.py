@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from tiny_graphs import black_picture, picture, write_tiny_profile
 
-from sync_r1.reward_models.export import ensure_graphs
-from sync_r1.reward_models.local_runner import LocalRunner
+from sync_r1.reward_models.backends.graph_store import ensure_graphs
+from sync_r1.reward_models.backends.local import LocalRunner
 from sync_r1.reward_models.profiles import Profile
 from sync_r1.reward_models.rewards.text_faithfulness import clauses_of
 from sync_r1.reward_models.runner import RunContext, RunResult, Tensors

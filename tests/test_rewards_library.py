@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from real_faces import picture, written
 
-from sync_r1.reward_models.export import ensure_graphs
-from sync_r1.reward_models.local_runner import LocalRunner
+from sync_r1.reward_models.backends.graph_store import ensure_graphs
+from sync_r1.reward_models.backends.local import LocalRunner
+from sync_r1.reward_models.inputs.whole_pictures import LONGEST_SIDE, bounded
 from sync_r1.reward_models.profiles import Profile, load_profile
 from sync_r1.reward_models.rewards.rendered_text import edit_distance, normalised, quoted
 from sync_r1.reward_models.runner import RunContext
 from sync_r1.reward_models.types import Failure, FailureCode, NotApplicable, Outcome, Sample, Score
-from sync_r1.reward_models.whole_pictures import LONGEST_SIDE, bounded
 
 Scorers = tuple[Profile, LocalRunner]
 

@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import numpy as np
 import pytest
 
-from sync_r1.reward_models.export import ensure_graphs
-from sync_r1.reward_models.local_runner import LocalRunner
+from sync_r1.reward_models.backends.graph_store import ensure_graphs
+from sync_r1.reward_models.backends.local import LocalRunner
 from sync_r1.reward_models.profiles import Profile, load_profile
 from sync_r1.reward_models.runner import RunContext
-from sync_r1.reward_models.semantic_pairs import pocket_pairs, written_pairs
 from sync_r1.reward_models.types import Sample, Score
-from sync_r1.reward_models.validity import auc, measure_answers
+from sync_r1.reward_models.validity.measure import auc, measure_answers
+from sync_r1.reward_models.validity.semantic_pairs import pocket_pairs, written_pairs
 
 Rate = Callable[..., Awaitable[float]]
 

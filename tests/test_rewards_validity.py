@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from sync_r1.reward_models import validity
-from sync_r1.reward_models.export import ensure_graphs
+from sync_r1.reward_models.backends.graph_store import ensure_graphs
 from sync_r1.reward_models.profiles import Profile, load_profile
 from sync_r1.reward_models.types import Sample
-from sync_r1.reward_models.validity_pocket import measure_concept, measure_text
+from sync_r1.reward_models.validity import measure as validity
+from sync_r1.reward_models.validity.pocket_rewards import measure_concept, measure_text
 
 FIGURES = json.loads(Path(validity.__file__).with_name("validity.json").read_text())
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from sync_r1.reward_models.backends.local import LocalRunner
 from sync_r1.reward_models.images import from_raw
-from sync_r1.reward_models.local_runner import LocalRunner
 from sync_r1.reward_models.profiles import load_profile
 from sync_r1.reward_models.runner import RunContext
 from sync_r1.reward_models.types import Concept, NotApplicable, Picture, Sample, Score

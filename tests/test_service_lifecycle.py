@@ -21,9 +21,9 @@ from fronts import Stub, serving_as, until
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from sync_r1.protos.rewards.v1 import rewards_pb2
-from sync_r1.reward_models.graphs import data_path
+from sync_r1.reward_models.backends.repository import write_repository
+from sync_r1.reward_models.graphs.spec import data_path
 from sync_r1.reward_models.profiles import load_profile
-from sync_r1.reward_models.repository import write_repository
 from sync_r1.services import processes, up
 from sync_r1.services.config import ServiceConfig
 from sync_r1.services.embedded import EmbeddedTriton

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 
-from sync_r1.reward_models.facts import colours_agree, negation_agrees, numbers_agree
-from sync_r1.reward_models.text_metrics import char_bleu, choice, exact, selection, selection_released, yes_no
+from sync_r1.reward_models.answers.facts import colours_agree, negation_agrees, numbers_agree
+from sync_r1.reward_models.answers.text_metrics import char_bleu, choice, exact, selection, selection_released, yes_no
 
 TEXTS = st.text(alphabet="abcd e.'", max_size=30)
 

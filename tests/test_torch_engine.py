@@ -14,7 +14,7 @@ from parity import TOLERANCE, largest
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from sync_r1.reward_models.local_runner import LocalRunner
+from sync_r1.reward_models.backends.local import LocalRunner
 from sync_r1.reward_models.profiles import Profile
 from sync_r1.reward_models.published import convert, torch_engine
 from sync_r1.reward_models.published.weights import WeightsError

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sync_r1.reward_models.pocket.scenes import render
+from sync_r1.reward_models.pocket.world.scenes import render
 from sync_r1.trainer_client.evaluation.held_out import PocketJudge
 from sync_r1.trainer_client.evaluation.pocketbench import ROLES, load_concepts, write_pocketbench
 from sync_r1.trainer_client.evaluation.unifybench import UnifyBench, load_unifybench

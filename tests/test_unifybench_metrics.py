@@ -17,7 +17,7 @@ from judge_endpoint import JudgeEndpoint
 from judge_services import write_endpoints, write_profile
 from PIL import Image
 
-from sync_r1.reward_models.pocket.scenes import render
+from sync_r1.reward_models.pocket.world.scenes import render
 from sync_r1.reward_models.types import Failure, FailureCode, NotApplicable, Outcome, Sample, Score
 from sync_r1.trainer_client.config import UnifyBenchConfig, load_config
 from sync_r1.trainer_client.evaluation.bench_items import Item, bench_items

@@ -15,7 +15,7 @@ import numpy as np
 
 from sync_r1.protos.rewards.v1 import rewards_pb2
 from sync_r1.reward_models.cards import Card
-from sync_r1.reward_models.graphs import GraphSpec, TensorSpec
+from sync_r1.reward_models.graphs.spec import GraphSpec, TensorSpec
 from sync_r1.reward_models.profiles import ServedReward
 from sync_r1.reward_models.releases import GraphPin, Release
 from sync_r1.reward_models.rewards.fields import finite_score, missing_field

@@ -28,7 +28,7 @@ from benchmarks.reliability.envoy import all_healthy, bootstrap, started, stats
 from benchmarks.reliability.fleet import START_S, Fleet, Replica, all_ready, free_port, total, until
 from benchmarks.reliability.record import Result
 from sync_r1.protos.rewards.v1 import rewards_pb2_grpc
-from sync_r1.reward_models.repository import write_repository
+from sync_r1.reward_models.backends.repository import write_repository
 from sync_r1.services.config import ServiceConfig
 from sync_r1.services.embedded import EmbeddedTriton
 from sync_r1.trainer_client import RewardClient

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from sync_r1.protos.rewards.v1 import rewards_pb2
+from sync_r1.reward_models.backends.repository import write_repository
 from sync_r1.reward_models.cards import Card
-from sync_r1.reward_models.graphs import GraphSpec, TensorSpec
+from sync_r1.reward_models.graphs.spec import GraphSpec, TensorSpec
 from sync_r1.reward_models.profiles import Profile, ServedReward
-from sync_r1.reward_models.repository import write_repository
 from sync_r1.reward_models.rewards.fields import missing_field
 from sync_r1.reward_models.runner import GraphRunner, RunContext
 from sync_r1.reward_models.types import Outcome, Picture, Sample, Score

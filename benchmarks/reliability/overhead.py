@@ -25,8 +25,8 @@ from benchmarks.reliability.fleet import Replica, all_ready, cpu_s, fleet
 from benchmarks.reliability.record import Result
 from benchmarks.throughput import jpeg
 from sync_r1.protos.rewards.v1 import rewards_pb2, rewards_pb2_grpc
+from sync_r1.reward_models.backends.repository import write_repository
 from sync_r1.reward_models.profiles import load_profile
-from sync_r1.reward_models.repository import write_repository
 from sync_r1.services.config import ServiceConfig
 from sync_r1.services.embedded import EmbeddedTriton
 

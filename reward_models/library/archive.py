@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from sync_r1.reward_models.graphs import GraphFileMissing, pin_path
+from sync_r1.reward_models.graphs.spec import GraphFileMissing, pin_path
 from sync_r1.reward_models.releases import file_sha256
 
 _VERSIONS = "versions.json"

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from sync_r1.reward_models.graphs import TensorSpec
+from sync_r1.reward_models.graphs.spec import TensorSpec
 from sync_r1.reward_models.library.archive import ArchiveError, check_versions, opened, write_archive
 
 Engine = Callable[[Mapping[str, npt.NDArray[Any]]], list[npt.NDArray[Any]]]

@@ -15,7 +15,7 @@ from open_clip.transformer import text_global_pool
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from .tokenizer import CONTEXT_LENGTH, END_ID, VOCABULARY_SIZE
+from sync_r1.reward_models.pocket.tokenizer import CONTEXT_LENGTH, END_ID, VOCABULARY_SIZE
 
 ARTEFACTS = Path(__file__).parent / "artefacts"
 EMBED_DIM = 256

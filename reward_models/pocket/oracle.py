@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from .attributes import ATTRIBUTES, scene_from
-from .graph import PICTURE_SIZE, Accessory, Scene, Things
+from sync_r1.reward_models.pocket.world.attributes import ATTRIBUTES, scene_from
+from sync_r1.reward_models.pocket.world.scene_graph import PICTURE_SIZE, Accessory, Scene, Things
 
 # What a PocketBench condition asks for: an accessory, a companion (its count and side do not matter), or the name of a
 # background.

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from .captions import WORDS
+from sync_r1.reward_models.pocket.world.captions import WORDS
 
 CONTEXT_LENGTH = 64
 PAD_ID, UNKNOWN_ID = 0, 1

@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from sync_r1.reward_models.graphs import GraphSpec
+from sync_r1.reward_models.graphs.spec import GraphSpec
 from sync_r1.reward_models.profiles.files import ProfileFile
 from sync_r1.reward_models.profiles.graph_origins import graph_spec
 from sync_r1.reward_models.profiles.variants import build_reward

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from sync_r1.reward_models.cards import Card
-from sync_r1.reward_models.graphs import GraphSpec
-from sync_r1.reward_models.judges import PICTURE_SIDE
+from sync_r1.reward_models.graphs.judges import PICTURE_SIDE
+from sync_r1.reward_models.graphs.spec import GraphSpec
+from sync_r1.reward_models.inputs.whole_pictures import LONGEST_SIDE
 from sync_r1.reward_models.profiles.variant_files import CardFile
 from sync_r1.reward_models.published.catalogue import MODELS
 from sync_r1.reward_models.types import ProfileError
-from sync_r1.reward_models.whole_pictures import LONGEST_SIDE
 
 _PACKAGE = Path(__file__).parent.parent
 

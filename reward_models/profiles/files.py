@@ -10,7 +10,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from sync_r1.reward_models.graphs import DType, Engine
+from sync_r1.reward_models.graphs.spec import DType, Engine
 from sync_r1.reward_models.images import ResizeMode
 from sync_r1.reward_models.profiles.variant_files import (
     AestheticVariantFile,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sync_r1.reward_models.graphs import GraphSpec, TensorSpec, graph_store
+from sync_r1.reward_models.graphs.judges import PROMPTS, Judge
+from sync_r1.reward_models.graphs.spec import GraphSpec, TensorSpec, graph_store
 from sync_r1.reward_models.images import Preprocessing
-from sync_r1.reward_models.judges import PROMPTS, Judge
 from sync_r1.reward_models.library.catalogue import LIBRARY_GRAPHS
 from sync_r1.reward_models.profiles.files import (
     CheckedInGraphFile,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sync_r1.reward_models.graphs import GraphSpec
-from sync_r1.reward_models.judges import ANSWER, PICTURES, SCENE, VQASCORE, JudgePrompt
+from sync_r1.reward_models.graphs.judges import ANSWER, PICTURES, SCENE, VQASCORE, JudgePrompt
+from sync_r1.reward_models.graphs.spec import GraphSpec
 from sync_r1.reward_models.profiles.card_texts import CardMaker
 from sync_r1.reward_models.profiles.variant_files import (
     JudgedAnswerVariantFile,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from sync_r1.reward_models.encoders import ImageEncoder
-from sync_r1.reward_models.faces import CroppedFaces, DetectedFaces, FaceEncoder
-from sync_r1.reward_models.graphs import GraphSpec
+from sync_r1.reward_models.graphs.spec import GraphSpec
+from sync_r1.reward_models.inputs.encoders import ImageEncoder
+from sync_r1.reward_models.inputs.faces import CroppedFaces, DetectedFaces, FaceEncoder
+from sync_r1.reward_models.inputs.whole_pictures import WholePictures
 from sync_r1.reward_models.profiles.card_texts import CardMaker
 from sync_r1.reward_models.profiles.variant_files import (
     DistortionVariantFile,
@@ -15,7 +16,6 @@ from sync_r1.reward_models.profiles.variant_files import (
 from sync_r1.reward_models.rewards import faces, rendered_text, technical
 from sync_r1.reward_models.rewards.base import Reward
 from sync_r1.reward_models.types import ProfileError
-from sync_r1.reward_models.whole_pictures import WholePictures
 
 
 def released_identity(

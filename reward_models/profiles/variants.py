@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sync_r1.reward_models.encoders import (
+from sync_r1.reward_models.graphs.spec import GraphSpec
+from sync_r1.reward_models.inputs.encoders import (
     ImageEncoder,
     PairEncoder,
     TextEncoder,
     minilm_text_encoder,
     pocket_text_encoder,
 )
-from sync_r1.reward_models.graphs import GraphSpec
 from sync_r1.reward_models.profiles import judge_variants, library_variants
 from sync_r1.reward_models.profiles.card_texts import CardMaker
 from sync_r1.reward_models.profiles.variant_files import (

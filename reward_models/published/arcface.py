@@ -17,7 +17,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from sync_r1.reward_models.graphs import pin_path
+from sync_r1.reward_models.graphs.spec import pin_path
 from sync_r1.reward_models.published.weights import WeightsError
 from sync_r1.reward_models.releases import file_sha256
 

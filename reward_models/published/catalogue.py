@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sync_r1.reward_models.graphs import TensorSpec
+from sync_r1.reward_models.graphs.spec import TensorSpec
 from sync_r1.reward_models.images import CROPPED, CropRounding, Preprocessing
 
 CROPPED_DOWN = Preprocessing(crop_rounding="down")

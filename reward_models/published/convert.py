@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
-from sync_r1.reward_models.export import Exportable, write_onnx, write_safetensors
-from sync_r1.reward_models.graphs import Engine
+from sync_r1.reward_models.graphs.export import Exportable, write_onnx, write_safetensors
+from sync_r1.reward_models.graphs.spec import Engine
 from sync_r1.reward_models.published.catalogue import GRAPHS, MODELS, PublishedModel
 from sync_r1.reward_models.published.texts import write_tokenizer
 from sync_r1.reward_models.published.torch_engine import DTYPES, Precision, family_of

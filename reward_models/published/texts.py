@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from sync_r1.reward_models.encoders import Encode, TextEncoder, read_tokenizer
-from sync_r1.reward_models.graphs import GraphSpec
+from sync_r1.reward_models.graphs.spec import GraphSpec
+from sync_r1.reward_models.inputs.encoders import Encode, TextEncoder, read_tokenizer
 
 Tokens = npt.NDArray[np.int64]
 _CLIP_PATTERN = r"""'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sync_r1.reward_models.cards import Card
-from sync_r1.reward_models.encoders import ImageEncoder, Outputs
+from sync_r1.reward_models.inputs.encoders import ImageEncoder, Outputs
 from sync_r1.reward_models.rewards.fields import finite_score, missing_field
 from sync_r1.reward_models.runner import GraphRunner, RunContext
 from sync_r1.reward_models.types import Outcome, Sample

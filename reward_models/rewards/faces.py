@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sync_r1.reward_models.cards import Card
-from sync_r1.reward_models.encoders import ImageEncoder, Outputs, cosine
-from sync_r1.reward_models.faces import FaceEncoder, Faces
+from sync_r1.reward_models.inputs.encoders import ImageEncoder, Outputs, cosine
+from sync_r1.reward_models.inputs.faces import FaceEncoder, Faces
 from sync_r1.reward_models.rewards.fields import finite_score, missing_field
 from sync_r1.reward_models.runner import GraphRunner, RunContext
 from sync_r1.reward_models.types import Failure, FailureCode, NotApplicable, Outcome, Picture, Sample

@@ -18,8 +18,8 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from sync_r1.reward_models.cards import Card
-from sync_r1.reward_models.graphs import GraphSpec
-from sync_r1.reward_models.judges import FirstToken, files, png, texts
+from sync_r1.reward_models.graphs.judges import FirstToken, files, png, texts
+from sync_r1.reward_models.graphs.spec import GraphSpec
 from sync_r1.reward_models.rewards.fields import finite_score, missing_field
 from sync_r1.reward_models.runner import GraphRunner, RunContext, Tensors
 from sync_r1.reward_models.types import Failure, FailureCode, Outcome, Picture, Sample, Score

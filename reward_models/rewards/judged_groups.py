@@ -13,8 +13,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from sync_r1.reward_models.cards import Card
-from sync_r1.reward_models.graphs import GraphSpec
-from sync_r1.reward_models.judges import files, png, texts
+from sync_r1.reward_models.graphs.judges import files, png, texts
+from sync_r1.reward_models.graphs.spec import GraphSpec
 from sync_r1.reward_models.rewards.fields import finite_score, missing_field
 from sync_r1.reward_models.rewards.judged import Strict, answer_of, unparsable
 from sync_r1.reward_models.runner import GraphRunner, RunContext, Tensors

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sync_r1.reward_models.cards import Card
-from sync_r1.reward_models.encoders import Outputs, PairEncoder
+from sync_r1.reward_models.inputs.encoders import Outputs, PairEncoder
 from sync_r1.reward_models.rewards.fields import finite_score, missing_field
 from sync_r1.reward_models.runner import GraphRunner, RunContext
 from sync_r1.reward_models.types import NotApplicable, Outcome, Sample

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sync_r1.reward_models.cards import Card
-from sync_r1.reward_models.encoders import Outputs
+from sync_r1.reward_models.inputs.encoders import Outputs
+from sync_r1.reward_models.inputs.whole_pictures import WholePictures
 from sync_r1.reward_models.rewards.fields import finite_score, missing_field
 from sync_r1.reward_models.runner import GraphRunner, RunContext
 from sync_r1.reward_models.types import Failure, FailureCode, NotApplicable, Outcome, Sample
-from sync_r1.reward_models.whole_pictures import WholePictures
 
 FORMULA_VERSION = "1"
 REQUIRED_FIELDS = ("image", "prompt")

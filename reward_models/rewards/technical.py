@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from sync_r1.reward_models.cards import Card
+from sync_r1.reward_models.inputs.whole_pictures import WholePictures
 from sync_r1.reward_models.rewards.fields import finite_score, missing_field
 from sync_r1.reward_models.runner import GraphRunner, RunContext
 from sync_r1.reward_models.types import Outcome, Sample
-from sync_r1.reward_models.whole_pictures import WholePictures
 
 FORMULA_VERSION = "1"
 REQUIRED_FIELDS = ("image",)

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sync_r1.reward_models import facts, text_metrics
+from sync_r1.reward_models.answers import facts, text_metrics
 from sync_r1.reward_models.cards import Card
-from sync_r1.reward_models.encoders import Outputs, TextEncoder, cosine
+from sync_r1.reward_models.inputs.encoders import Outputs, TextEncoder, cosine
 from sync_r1.reward_models.rewards.fields import finite_score, missing_field
 from sync_r1.reward_models.runner import GraphRunner, RunContext
 from sync_r1.reward_models.types import Failure, FailureCode, NotApplicable, Outcome, Sample

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from sync_r1.reward_models.pocket.scenes import noun_phrases, plan_caption, write_caption
+from sync_r1.reward_models.pocket.world.scenes import noun_phrases, plan_caption, write_caption
 from sync_r1.trainer_client.evaluation.pocketbench import ROLES, Concept
 from sync_r1.trainer_client.evaluation.unifybench_files import Pocket
 

@@ -18,16 +18,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sync_r1.reward_models.pocket.captions import PLACE_PHRASES
-from sync_r1.reward_models.pocket.scenes import (
-    BACKGROUNDS,
-    Accessory,
-    Scene,
-    Things,
-    pick,
-    render,
-    sample_scene,
-)
+from sync_r1.reward_models.pocket.world.captions import PLACE_PHRASES
+from sync_r1.reward_models.pocket.world.scenes import BACKGROUNDS, Accessory, Scene, Things, pick, render, sample_scene
 
 ROLES = ("hat", "scarf", "place", "home", "toy", "charm")
 """The roles of a concept's facts, in the order of `extra_info` and of the conditions."""

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from sync_r1.reward_models.pocket.scenes import Scene
+from sync_r1.reward_models.pocket.world.scenes import Scene
 
 T = TypeVar("T")
 U = TypeVar("U")

@@ -18,8 +18,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sync_r1.reward_models.pocket.captions import PLACE_PHRASES
-from sync_r1.reward_models.pocket.scenes import (
+from sync_r1.reward_models.pocket.world.captions import PLACE_PHRASES
+from sync_r1.reward_models.pocket.world.scenes import (
     BACKGROUNDS,
     COLOURS,
     KINDS,

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sync_r1.reward_models.pocket.scenes import render
+from sync_r1.reward_models.pocket.world.scenes import render
 from sync_r1.trainer_client.policies.cold_start_data import Drawing, drawings, findings
 from sync_r1.trainer_client.policies.magvit import Magvit
 from sync_r1.trainer_client.policies.muon import Muon, split_parameters

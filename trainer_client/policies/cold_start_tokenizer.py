@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sync_r1.reward_models.pocket.scenes import Scene, render, sample_scene
+from sync_r1.reward_models.pocket.world.scenes import Scene, render, sample_scene
 from sync_r1.trainer_client.policies.magvit import Magvit, MagvitConfig, to_pixels
 from sync_r1.trainer_client.policies.magvit_layers import StageSizes
 from sync_r1.trainer_client.policies.muon import Muon, split_parameters

@@ -1,0 +1,170 @@
+"""From pictures and texts to a graph's outputs: preprocessing and deduplication, shared by all four rewards.
+
+Equal pictures (by digest) and equal texts of one call are prepared and run once: a GRPO group repeats one prompt and
+one set of references G times. Preparation runs in a worker thread, so that an event loop stays free.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sync_r1.reward_models.graphs.spec import GraphFileMissing, GraphSpec
+from sync_r1.reward_models.runner import GraphRunner, RunContext
+from sync_r1.reward_models.types import Picture, RewardError
+
+Outputs = dict[str, npt.NDArray[np.float32]]
+"""One item's outputs by name, without the batch axis."""
+Encode = Callable[[Sequence[str]], dict[str, npt.NDArray[np.int64]]]
+
+
+class TextError(RewardError):
+    """A text that cannot be encoded; the message says what came, what is expected and the cure."""
+
+
+@dataclass(frozen=True)
+class ImageEncoder:
+    """A graph that takes `pixels` (N, size, size, 3): uint8, or float32 where its preprocessing gives that."""
+
+    graph: GraphSpec
+
+    async def run(self, pictures: Iterable[Picture], runner: GraphRunner, context: RunContext) -> dict[str, Outputs]:
+        """Outputs by picture digest, each picture run once. Raises GraphError."""
+        distinct = {picture.sha256: picture for picture in pictures}
+        if not distinct:
+            return {}
+        prepare, size = self.graph.preprocessing, self.graph.picture_size
+        pixels = await asyncio.to_thread(
+            lambda: np.stack([prepare(picture.pixels, size) for picture in distinct.values()])
+        )
+        result = await runner.run(context, self.graph.name, {self.graph.inputs[0].name: pixels})
+        return _by_key(list(distinct), result.outputs)
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """A graph that takes token ids. `encode` turns texts into its inputs and raises TextError for a text it refuses."""
+
+    graph: GraphSpec
+    encode: Encode
+
+    def refusal(self, text: str) -> str:
+        """Why `text` cannot be encoded; empty if it can."""
+        try:
+            self.encode([text])
+        except TextError as error:
+            return str(error)
+        return ""
+
+    async def run(self, texts: Iterable[str], runner: GraphRunner, context: RunContext) -> dict[str, Outputs]:
+        """Outputs by text, each distinct text run once. Raises TextError and GraphError."""
+        distinct = list(dict.fromkeys(texts))
+        if not distinct:
+            return {}
+        inputs = await asyncio.to_thread(self.encode, distinct)
+        result = await runner.run(context, self.graph.name, inputs)
+        return _by_key(distinct, result.outputs)
+
+
+@dataclass(frozen=True)
+class PairEncoder:
+    """A graph that reads a picture and a text together; `encode` turns texts into its other inputs."""
+
+    graph: GraphSpec
+    encode: Encode
+
+    async def run(
+        self, pairs: Iterable[tuple[Picture, str]], runner: GraphRunner, context: RunContext
+    ) -> dict[tuple[str, str], Outputs]:
+        """Outputs by picture digest and text, each distinct pair run once. Raises TextError and GraphError."""
+        distinct = {(picture.sha256, text): picture for picture, text in pairs}
+        if not distinct:
+            return {}
+        size = self.graph.picture_size
+
+        def prepare() -> dict[str, npt.NDArray[Any]]:
+            pictures = {picture.sha256: picture for picture in distinct.values()}
+            ready = {digest: self.graph.preprocessing(picture.pixels, size) for digest, picture in pictures.items()}
+            pixels = np.stack([ready[digest] for digest, _ in distinct])
+            return {self.graph.inputs[0].name: pixels, **self.encode([text for _, text in distinct])}
+
+        result = await runner.run(context, self.graph.name, await asyncio.to_thread(prepare))
+        return {
+            key: {name: array[row] for name, array in result.outputs.items()} for row, key in enumerate(distinct)
+        }
+
+
+def pocket_text_encoder(graph: GraphSpec) -> TextEncoder:
+    """Texts of the pocket domain's closed vocabulary, as pocket-clip was trained."""
+
+    def to_inputs(texts: Sequence[str]) -> dict[str, npt.NDArray[np.int64]]:
+        from sync_r1.reward_models.pocket.tokenizer import encode  # the domain's words, only where they are needed
+
+        try:
+            return {graph.inputs[0].name: encode(texts)}
+        except ValueError as error:
+            raise TextError(str(error)) from error
+
+    return TextEncoder(graph, to_inputs)
+
+
+MINILM_MAX_TOKENS = 128
+_MINILM_BUCKET = 16
+
+
+def minilm_text_encoder(graph: GraphSpec) -> TextEncoder:
+    """Texts for MiniLM by the `tokenizers` library, with the tokenizer file that was exported beside the graph.
+
+    At most 128 tokens; longer texts are refused, because cutting one would silently score another text. Lengths are
+    padded to multiples of 16, so that Triton can batch requests of similar length; the mask keeps padding out.
+    """
+
+    def to_inputs(texts: Sequence[str]) -> dict[str, npt.NDArray[np.int64]]:
+        tokenizer = read_tokenizer(graph.file.with_name(graph.file.stem + ".tokenizer.json"))
+        encodings = tokenizer.encode_batch(list(texts))
+        longest = max(len(encoding.ids) for encoding in encodings)
+        if longest > MINILM_MAX_TOKENS:
+            text = next(text for text, e in zip(texts, encodings) if len(e.ids) > MINILM_MAX_TOKENS)
+            raise TextError(
+                f"the text {text[:40]!r}… has {longest} tokens, the limit is {MINILM_MAX_TOKENS}; shorten or split it"
+            )
+        length = -(-longest // _MINILM_BUCKET) * _MINILM_BUCKET
+        input_ids_N_L = np.zeros((len(texts), length), np.int64)
+        attention_mask_N_L = np.zeros((len(texts), length), np.int64)
+        for row, encoding in enumerate(encodings):
+            input_ids_N_L[row, : len(encoding.ids)] = encoding.ids
+            attention_mask_N_L[row, : len(encoding.ids)] = 1
+        return {"input_ids": input_ids_N_L, "attention_mask": attention_mask_N_L}
+
+    return TextEncoder(graph, to_inputs)
+
+
+def cosine(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> float:
+    """Cosine of two vectors in [-1, 1], by float64; NaN if either is zero or not finite."""
+    a64, b64 = a.astype(np.float64), b.astype(np.float64)
+    with np.errstate(all="ignore"):
+        return float(np.clip(a64 @ b64 / (np.linalg.norm(a64) * np.linalg.norm(b64)), -1, 1))
+
+
+def _by_key(keys: list[str], outputs: Any) -> dict[str, Outputs]:
+    return {key: {name: array[row] for name, array in outputs.items()} for row, key in enumerate(keys)}
+
+
+@cache
+def read_tokenizer(file: Path) -> Any:
+    """The tokenizer in `file`, which neither cuts nor pads of its own accord. Raises GraphFileMissing."""
+    from tokenizers import Tokenizer
+
+    if not file.is_file():
+        raise GraphFileMissing(f"there is no tokenizer {file}; export its graph again")
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer

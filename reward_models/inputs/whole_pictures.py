@@ -1,0 +1,66 @@
+"""From pictures of any size to a library graph's outputs: these graphs see the picture itself, not a square of it.
+
+Equal pictures are run once; pictures of one shape share a request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from sync_r1.reward_models.graphs.spec import GraphSpec
+from sync_r1.reward_models.inputs.encoders import Outputs
+from sync_r1.reward_models.runner import GraphRunner, RunContext
+from sync_r1.reward_models.types import Picture, Pixels
+
+LONGEST_SIDE = 1024
+"""Pixels. Larger pictures are reduced to it: libraries need seconds for them, and find the same faces and lines."""
+
+
+@dataclass(frozen=True)
+class WholePictures:
+    """A graph that takes `pixels` (N, H, W, 3) of uint8, of any height and width."""
+
+    graph: GraphSpec
+
+    async def run(self, pictures: Iterable[Picture], runner: GraphRunner, context: RunContext) -> dict[str, Outputs]:
+        """Outputs by picture digest, each picture run once. Raises GraphError."""
+        distinct = {picture.sha256: picture for picture in pictures}
+        shapes = await asyncio.to_thread(_by_shape, distinct)
+        tasks = [
+            asyncio.ensure_future(runner.run(context, self.graph.name, {self.graph.inputs[0].name: np.stack(pixels)}))
+            for pixels in (list(group.values()) for group in shapes)
+        ]
+        try:
+            results = await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+        return {
+            digest: {name: array[row] for name, array in result.outputs.items()}
+            for group, result in zip(shapes, results)
+            for row, digest in enumerate(group)
+        }
+
+
+def bounded(pixels: Pixels) -> Pixels:
+    """The picture (H, W, 3), reduced where its longer side is above LONGEST_SIDE (bicubic, antialiased)."""
+    height, width = pixels.shape[:2]
+    scale = LONGEST_SIDE / max(height, width)
+    if scale >= 1:
+        return pixels
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
+
+
+def _by_shape(pictures: dict[str, Picture]) -> list[dict[str, Pixels]]:
+    """Pixels by digest, pictures of one shape together."""
+    groups: dict[tuple[int, ...], dict[str, Pixels]] = {}
+    for digest, picture in pictures.items():
+        pixels = bounded(picture.pixels)
+        groups.setdefault(pixels.shape, {})[digest] = pixels
+    return list(groups.values())
