@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from benchmarks.harness import Report, tree_cpu_s
-from sync_r1.services import up
+from sync_r1.services.local import up
 from sync_r1.trainer_client import ClientSettings, Limits, RewardClient, Score
 from sync_r1.trainer_client.sdk.speed import samples
 

@@ -69,7 +69,7 @@ async def serve_sleeping(reward: str, sleep_s: float, announce: Path) -> None:
 @contextlib.contextmanager
 def sleeping_services(sleep_s: float) -> Iterator[dict[str, str]]:
     """Endpoints of four services with sleeping graphs, a process each."""
-    from sync_r1.services import processes
+    from sync_r1.services.local import processes
 
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         files = {reward: Path(folder) / reward for reward in REWARDS}
@@ -154,7 +154,7 @@ def run_sleeping(report: Report, rounds: int, items: int, sleep_s: float) -> Non
 
 def run_real(report: Report, rounds: int, items: int) -> None:
     """Part (b): wall and CPU seconds of the real graphs, all at once against the sum of the four."""
-    from sync_r1.services import up
+    from sync_r1.services.local import up
 
     with up.start("pocket") as running:
         wall, cpu = asyncio.run(measure(running.endpoints, rounds, items))

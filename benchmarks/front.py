@@ -87,9 +87,9 @@ def profile_of(file: Path) -> Profile:
 
 async def serve(file: Path, triton: str, shared_memory: bool, announce: Path) -> None:
     """The front as a process of its own, until it is ended."""
+    from sync_r1.services.runners.triton import TritonRunner
     from sync_r1.services.serve import keep_freed_memory
     from sync_r1.services.server import RewardServer
-    from sync_r1.services.triton_runner import TritonRunner
 
     keep_freed_memory()
     server = RewardServer(profile_of(file).rewards["front"], TritonRunner(triton, shared_memory=shared_memory))
@@ -171,7 +171,7 @@ def measure(
 
 def main() -> None:
     """Entry point of the module."""
-    from sync_r1.services.embedded import EmbeddedTriton
+    from sync_r1.services.local.embedded import EmbeddedTriton
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--calls", type=int, default=1000, help="calls each way")

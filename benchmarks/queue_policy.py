@@ -28,8 +28,8 @@ from sync_r1.reward_models.backends.repository import model_config
 from sync_r1.reward_models.graphs.spec import GraphSpec
 from sync_r1.reward_models.releases import GraphPin, Release
 from sync_r1.reward_models.runner import RunContext
-from sync_r1.services.embedded import EmbeddedTriton
-from sync_r1.services.triton_runner import TritonRunner
+from sync_r1.services.local.embedded import EmbeddedTriton
+from sync_r1.services.runners.triton import TritonRunner
 
 WORK_S = 0.01
 SLEPT_S = 0.25

@@ -128,7 +128,7 @@ async def measure(
 
 def main() -> None:
     """Entry point of the module."""
-    from sync_r1.services import up
+    from sync_r1.services.local import up
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=8, help="measurements each way")

@@ -61,7 +61,7 @@ def measure(
             for endpoint in endpoints:
                 speeds += _measured(endpoint, way, max(sizes))
         else:
-            from sync_r1.services import up
+            from sync_r1.services.local import up
 
             for reward in _rewards(profile):  # one at a time: each has all cores
                 with up.start(profile, rewards=[reward], threads=int(here)) as running:

@@ -14,7 +14,7 @@ from sync_r1.cli.serve_commands import AlsoOption, ProfileOption
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from sync_r1.services.up import Up
+    from sync_r1.services.local.up import Up
     from sync_r1.trainer_client.hygiene.comparison import Scorer, Side
     from sync_r1.trainer_client.sdk.sample_file import SampleRow
 
@@ -88,7 +88,7 @@ def compare(
 def _service(reward: str, profile: str, also: list[str]) -> AbstractContextManager[Up | None]:
     if not reward:
         return nullcontext()
-    from sync_r1.services import up
+    from sync_r1.services.local import up
 
     return up.start(profile, also=also, rewards=[reward], on_step=lambda step: console().print(f"starting {step} …"))
 

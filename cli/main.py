@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from sync_r1.services.config import ServiceConfig
-    from sync_r1.services.up import Up
+    from sync_r1.services.local.up import Up
 
 app = typer.Typer(
     name="sync-r1",
@@ -194,7 +194,7 @@ def _started(
     service: ServiceConfig | None = None,
     judges: Path | None = None,
 ) -> AbstractContextManager[Up]:
-    from sync_r1.services import up as services
+    from sync_r1.services.local import up as services
 
     console = _console()
     return services.start(

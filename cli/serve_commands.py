@@ -135,7 +135,7 @@ def _limits(pairs: Sequence[str]) -> Limits:
 
 def token() -> None:
     """Mint a bearer token: it is shown once; its hash goes under the team in the file of --tokens."""
-    from sync_r1.services.tokens import mint
+    from sync_r1.services.access.tokens import mint
 
     secret, digest = mint()
     console().print(f"token (give it to the team, keep no copy): {secret}", highlight=False, soft_wrap=True)

@@ -11,7 +11,7 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from sync_r1.services.watch import Scrape
+    from sync_r1.services.telemetry.scrape import Scrape
 
 
 def top(
@@ -37,7 +37,7 @@ def top(
 
 def _look(address: str) -> Scrape | str:
     """A scrape, or in one sentence why there is none."""
-    from sync_r1.services.watch import scrape
+    from sync_r1.services.telemetry.scrape import scrape
 
     try:
         return scrape(address)
@@ -48,7 +48,7 @@ def _look(address: str) -> Scrape | str:
 def _table(before: dict[str, Scrape | str], after: dict[str, Scrape | str]) -> Table:
     from rich.table import Table
 
-    from sync_r1.services.watch import row
+    from sync_r1.services.telemetry.scrape import row
 
     table = Table(
         "service", "state", "items/s", "calls/s", "in flight", "refused/s", "p50 ms", "p99 ms", "on Triton", "failed",

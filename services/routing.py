@@ -26,7 +26,7 @@ from sync_r1.reward_models.profiles import ServedReward
 from sync_r1.reward_models.releases import Release
 from sync_r1.reward_models.rewards.base import Reward
 from sync_r1.reward_models.types import UnknownRelease, UnknownVariant
-from sync_r1.services.files import stamp
+from sync_r1.services.file_stamp import stamp
 
 logger = logging.getLogger(__name__)
 

@@ -21,11 +21,11 @@ from pydantic import BaseModel, ConfigDict
 
 from sync_r1.reward_models.profiles import ServedReward, load_profile
 from sync_r1.reward_models.types import RewardError
-from sync_r1.services import logs, tracing
 from sync_r1.services.config import ServiceConfig, host_and_port
-from sync_r1.services.graph_router import with_judges
+from sync_r1.services.runners.router import with_judges
+from sync_r1.services.runners.triton import TritonRunner
 from sync_r1.services.server import RewardServer
-from sync_r1.services.triton_runner import TritonRunner
+from sync_r1.services.telemetry import logs, tracing
 
 logger = logging.getLogger(__name__)
 

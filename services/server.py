@@ -16,16 +16,16 @@ from grpc_health.v1 import health_pb2_grpc
 
 from sync_r1.reward_models.profiles import ServedReward
 from sync_r1.reward_models.runner import GraphRunner
+from sync_r1.services.access.interceptor import Gate, receive_limit
+from sync_r1.services.access.quotas import Team
+from sync_r1.services.access.tls import ServerCertificates
+from sync_r1.services.access.tokens import Tokens
 from sync_r1.services.config import ServiceConfig, host_and_port
-from sync_r1.services.gate import Gate, receive_limit
+from sync_r1.services.front.servicer import RewardServicer
 from sync_r1.services.health import HealthWatcher
-from sync_r1.services.metrics import ServiceMetrics
-from sync_r1.services.observer import Observer
-from sync_r1.services.quotas import Team
 from sync_r1.services.routing import Routes
-from sync_r1.services.servicer import RewardServicer
-from sync_r1.services.tls import ServerCertificates
-from sync_r1.services.tokens import Tokens
+from sync_r1.services.telemetry.metrics import ServiceMetrics
+from sync_r1.services.telemetry.observer import Observer
 
 logger = logging.getLogger(__name__)
 

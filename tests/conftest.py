@@ -12,8 +12,8 @@ import pytest
 if TYPE_CHECKING:
     from parity import TinyModels
 
-    from sync_r1.services.embedded import EmbeddedTriton
-    from sync_r1.services.up import Up
+    from sync_r1.services.local.embedded import EmbeddedTriton
+    from sync_r1.services.local.up import Up
 
 # Fixtures import what they start: tests of other parts must not need it.
 
@@ -36,7 +36,7 @@ def toy_triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedTri
     """A real Triton over the graphs of `toys.py`."""
     import toys
 
-    from sync_r1.services.embedded import EmbeddedTriton
+    from sync_r1.services.local.embedded import EmbeddedTriton
 
     with EmbeddedTriton(toys.write_toy_repository(tmp_path_factory.mktemp("toys"))) as triton:
         yield triton
@@ -53,7 +53,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
 @pytest.fixture(scope="session")
 def services() -> Iterator[Up]:
     """The four services of the pocket profile on a real Triton, as `sync-r1 up` starts them."""
-    from sync_r1.services import up
+    from sync_r1.services.local import up
 
     with up.start("pocket") as running:
         yield running

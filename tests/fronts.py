@@ -14,8 +14,8 @@ from toys import ToyReward
 
 from sync_r1.protos.rewards.v1 import rewards_pb2, rewards_pb2_grpc
 from sync_r1.services.config import Limits, ServiceConfig
+from sync_r1.services.runners.triton import TritonRunner
 from sync_r1.services.server import RewardServer
-from sync_r1.services.triton_runner import TritonRunner
 
 Stub = rewards_pb2_grpc.RewardServiceStub
 _BIG = [("grpc.max_send_message_length", -1)]

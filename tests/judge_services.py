@@ -16,9 +16,9 @@ from PIL import Image
 from sync_r1.protos.rewards.v1 import rewards_pb2, rewards_pb2_grpc
 from sync_r1.reward_models.profiles import load_profile
 from sync_r1.services.config import Limits, ServiceConfig
-from sync_r1.services.graph_router import with_judges
+from sync_r1.services.runners.router import with_judges
+from sync_r1.services.runners.triton import TritonRunner
 from sync_r1.services.server import RewardServer
-from sync_r1.services.triton_runner import TritonRunner
 
 Stub = rewards_pb2_grpc.RewardServiceStub
 MODEL = "some-vlm"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from sync_r1.cli.main import app
-from sync_r1.services.up import Up
+from sync_r1.services.local.up import Up
 from sync_r1.trainer_client import RequestRejected, RewardClient
 from sync_r1.trainer_client.sdk.speed import SPEEDS, Speed, measure, samples
 from sync_r1.trainer_client.training.capacity import (

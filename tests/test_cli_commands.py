@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 from sync_r1.cli.main import app
 
 if TYPE_CHECKING:
+    from sync_r1.services.local.up import Up
     from sync_r1.services.serve import ServeConfig
-    from sync_r1.services.up import Up
 
 SYNC_R1 = [sys.executable, "-m", "sync_r1.cli.main"]
 

@@ -21,7 +21,7 @@ from sync_r1.trainer_client import (
 )
 
 if TYPE_CHECKING:
-    from sync_r1.services.up import Up
+    from sync_r1.services.local.up import Up
 
 
 @pytest.fixture(scope="module")

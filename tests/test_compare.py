@@ -20,7 +20,7 @@ from sync_r1.trainer_client.hygiene.comparison import Comparison, Scorer, Side, 
 from sync_r1.trainer_client.reports.comparison_page import verdict
 
 if TYPE_CHECKING:
-    from sync_r1.services.up import Up
+    from sync_r1.services.local.up import Up
 
 FAILED = Failure(FailureCode.INTERNAL, "no")
 NOTHING = NotApplicable("no face")

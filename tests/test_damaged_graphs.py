@@ -13,7 +13,7 @@ from sync_r1.reward_models.graphs.spec import GraphFileMissing, graph_store
 from sync_r1.reward_models.library import archive
 from sync_r1.reward_models.library.catalogue import LIBRARY_GRAPHS, pack
 from sync_r1.reward_models.profiles import load_profile
-from sync_r1.services import up
+from sync_r1.services.local import up
 
 
 @pytest.fixture

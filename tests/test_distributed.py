@@ -20,7 +20,7 @@ from sync_r1.trainer_client.config import ConfigError
 from sync_r1.trainer_client.training.distributed import ALONE, Ranks, join
 
 if TYPE_CHECKING:
-    from sync_r1.services.up import Up
+    from sync_r1.services.local.up import Up
 
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 _ACCELERATE = ("accelerate.commands.launch", "--num_processes", "2", "--num_machines", "1", "--main_process_port", "0")

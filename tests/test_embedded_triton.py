@@ -15,7 +15,7 @@ import pytest
 import toys
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from sync_r1.services.embedded import EmbeddedTriton, TritonStartError
+from sync_r1.services.local.embedded import EmbeddedTriton, TritonStartError
 
 
 def _running(pid: int) -> bool:
@@ -87,7 +87,7 @@ def test_stop_ends_triton_and_its_stubs_and_removes_their_files(tmp_path: Path) 
 
 def test_nothing_outlives_a_parent_that_is_killed(tmp_path: Path) -> None:
     script = (
-        "import sys, time; from pathlib import Path; from sync_r1.services.embedded import EmbeddedTriton\n"
+        "import sys, time; from pathlib import Path; from sync_r1.services.local.embedded import EmbeddedTriton\n"
         "triton = EmbeddedTriton(Path(sys.argv[1])).start(); print(triton.pid, flush=True); time.sleep(600)"
     )
     repository = toys.write_toy_repository(tmp_path)

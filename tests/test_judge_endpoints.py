@@ -18,10 +18,10 @@ from sync_r1.reward_models.backends.repository import write_repository
 from sync_r1.reward_models.profiles import load_profile
 from sync_r1.reward_models.runner import RunContext
 from sync_r1.reward_models.types import GraphError, ProfileError
-from sync_r1.services import up
-from sync_r1.services.graph_router import with_judges
-from sync_r1.services.judge_endpoints import JudgesError, read_endpoints
-from sync_r1.services.triton_runner import TritonRunner
+from sync_r1.services.local import up
+from sync_r1.services.runners.judge_endpoints import JudgesError, read_endpoints
+from sync_r1.services.runners.router import with_judges
+from sync_r1.services.runners.triton import TritonRunner
 
 UNDERSTANDING = "understanding-correctness"
 

@@ -22,9 +22,9 @@ from sync_r1.reward_models.published import convert
 from sync_r1.reward_models.published.catalogue import MODELS
 from sync_r1.reward_models.runner import RunContext
 from sync_r1.reward_models.types import Concept, Sample, Score
-from sync_r1.services import up
-from sync_r1.services.triton_runner import TritonRunner
-from sync_r1.services.up import Up
+from sync_r1.services.local import up
+from sync_r1.services.local.up import Up
+from sync_r1.services.runners.triton import TritonRunner
 
 pytestmark = pytest.mark.slow
 

@@ -20,8 +20,8 @@ import pytest
 import yaml
 from k8s_manifests import K8S, ROOT, manifests
 
-from sync_r1.services.admission import OutOfBytes, Overloaded
-from sync_r1.services.metrics import ServiceMetrics
+from sync_r1.services.access.admission import OutOfBytes, Overloaded
+from sync_r1.services.telemetry.metrics import ServiceMetrics
 
 FOLDER = K8S / "components" / "monitoring"
 RUNBOOK = ROOT / "docs" / "alerts.md"

@@ -27,9 +27,9 @@ from sync_r1.reward_models.releases import GraphPin, Release
 from sync_r1.reward_models.runner import RunContext
 from sync_r1.reward_models.types import Concept, Failure, FailureCode, NotApplicable, Sample, Score
 from sync_r1.services.config import ServiceConfig
-from sync_r1.services.embedded import EmbeddedTriton
+from sync_r1.services.local.embedded import EmbeddedTriton
+from sync_r1.services.runners.triton import TritonRunner
 from sync_r1.services.server import RewardServer
-from sync_r1.services.triton_runner import TritonRunner
 from sync_r1.trainer_client import RewardClient
 from sync_r1.trainer_client.evaluation.pocketbench import write_pocketbench
 from sync_r1.trainer_client.evaluation.unifybench import load_unifybench

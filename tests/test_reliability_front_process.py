@@ -20,8 +20,10 @@ from toys import ToyReward
 
 from sync_r1.reward_models.runner import GraphRunner, RunContext
 from sync_r1.reward_models.types import Outcome, Sample
-from sync_r1.services import gate, serve, triton_runner
-from sync_r1.services.embedded import EmbeddedTriton
+from sync_r1.services import serve
+from sync_r1.services.access import interceptor as gate
+from sync_r1.services.local.embedded import EmbeddedTriton
+from sync_r1.services.runners import triton as triton_runner
 from sync_r1.trainer_client.sdk import endpoints
 
 ROUNDS, CALLS = 8, 1000

@@ -15,7 +15,7 @@ from sync_r1.reward_models.runner import RunContext
 from sync_r1.reward_models.types import Concept, NotApplicable, Picture, Sample, Score
 
 if TYPE_CHECKING:
-    from sync_r1.services.up import Up
+    from sync_r1.services.local.up import Up
 
 VARIANTS = [(name, variant) for name, served in load_profile("pocket").rewards.items() for variant in served.variants]
 
@@ -49,7 +49,7 @@ def _samples() -> list[Sample]:
 
 @pytest.mark.parametrize(("name", "variant"), VARIANTS)
 async def test_a_reward_scores_alike_in_process_and_on_triton(name: str, variant: str, services: Up) -> None:
-    from sync_r1.services.triton_runner import TritonRunner
+    from sync_r1.services.runners.triton import TritonRunner
 
     profile = load_profile("pocket")
     served = profile.rewards[name]

@@ -14,7 +14,7 @@ from fronts import Stub, serving
 from PIL import Image
 
 from sync_r1.protos.rewards.v1 import rewards_pb2
-from sync_r1.services.embedded import EmbeddedTriton
+from sync_r1.services.local.embedded import EmbeddedTriton
 
 
 @pytest.fixture(scope="module")

@@ -21,9 +21,9 @@ from toys import ToyReward
 
 from sync_r1.protos.rewards.v1 import rewards_pb2
 from sync_r1.services.config import ServiceConfig
-from sync_r1.services.embedded import EmbeddedTriton
+from sync_r1.services.local.embedded import EmbeddedTriton
+from sync_r1.services.runners.triton import TritonRunner
 from sync_r1.services.server import RewardServer
-from sync_r1.services.triton_runner import TritonRunner
 
 
 @pytest.fixture

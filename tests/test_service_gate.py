@@ -12,9 +12,9 @@ import toys
 from fronts import Stub, large, pushback_ms, refused, serving, serving_as, started, trailers, until
 
 from sync_r1.protos.rewards.v1 import rewards_pb2
+from sync_r1.services.access.interceptor import Gate
 from sync_r1.services.config import Limits, ServiceConfig
-from sync_r1.services.embedded import EmbeddedTriton
-from sync_r1.services.gate import Gate
+from sync_r1.services.local.embedded import EmbeddedTriton
 
 LIMIT = 1_000_000
 SCORE = "/sync_r1.rewards.v1.RewardService/Score"

@@ -22,13 +22,14 @@ from hypothesis import strategies as st
 from toys import ToyReward
 
 from sync_r1.protos.rewards.v1 import rewards_pb2
-from sync_r1.services import tokens, watch
+from sync_r1.services.access import tokens
+from sync_r1.services.access.interceptor import SCORE
+from sync_r1.services.access.quotas import OverQuota, Team
+from sync_r1.services.access.tokens import Tokens, TokensError, mint
 from sync_r1.services.config import Limits, ServiceConfig, TlsConfig
-from sync_r1.services.embedded import EmbeddedTriton
-from sync_r1.services.gate import SCORE
-from sync_r1.services.quotas import OverQuota, Team
+from sync_r1.services.local.embedded import EmbeddedTriton
 from sync_r1.services.server import RewardServer
-from sync_r1.services.tokens import Tokens, TokensError, mint
+from sync_r1.services.telemetry import scrape as watch
 from sync_r1.trainer_client import ClientSettings, RewardClient, Sample, Token, picture
 
 VISION, ROBOTS, NEXT = "vision-token-1", "robots-token-1", "vision-token-2"

@@ -24,11 +24,11 @@ from sync_r1.protos.rewards.v1 import rewards_pb2
 from sync_r1.reward_models.backends.repository import write_repository
 from sync_r1.reward_models.graphs.spec import data_path
 from sync_r1.reward_models.profiles import load_profile
-from sync_r1.services import processes, up
 from sync_r1.services.config import ServiceConfig
-from sync_r1.services.embedded import EmbeddedTriton
+from sync_r1.services.front.servicer import RewardServicer
+from sync_r1.services.local import processes, up
+from sync_r1.services.local.embedded import EmbeddedTriton
 from sync_r1.services.serve import ServeConfig
-from sync_r1.services.servicer import RewardServicer
 from sync_r1.trainer_client.training.service_process import START_TIMEOUT_S
 
 

@@ -25,13 +25,13 @@ from typer.testing import CliRunner
 
 from sync_r1.cli.main import app
 from sync_r1.protos.rewards.v1 import rewards_pb2, rewards_pb2_grpc
-from sync_r1.services import logs
 from sync_r1.services.config import Limits, ServiceConfig
-from sync_r1.services.embedded import EmbeddedTriton
-from sync_r1.services.metrics import ServiceMetrics
+from sync_r1.services.local.embedded import EmbeddedTriton
+from sync_r1.services.runners.triton import TritonRunner
 from sync_r1.services.server import RewardServer
-from sync_r1.services.triton_runner import TritonRunner
-from sync_r1.services.watch import Scrape, row, scrape
+from sync_r1.services.telemetry import logs
+from sync_r1.services.telemetry.metrics import ServiceMetrics
+from sync_r1.services.telemetry.scrape import Scrape, row, scrape
 
 Stub = rewards_pb2_grpc.RewardServiceStub
 PAGE = Path(__file__).parents[1] / "docs" / "observability.md"
@@ -145,7 +145,9 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     # The API lets a process set its provider once; a test must leave none behind.
     monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
-    from sync_r1.services import observer, servicer, triton_runner
+    from sync_r1.services.front import servicer
+    from sync_r1.services.runners import triton as triton_runner
+    from sync_r1.services.telemetry import observer
 
     for module in (observer, servicer, triton_runner):
         monkeypatch.setattr(module, "tracer", provider.get_tracer("test"))
@@ -187,7 +189,7 @@ async def test_json_logs_are_one_object_a_line_and_hold_neither_pictures_nor_tex
     finally:
         root.handlers[:], root.level = handlers, level
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
-    ours = [line for line in lines if line["logger"] == "sync_r1.services.observer"]
+    ours = [line for line in lines if line["logger"] == "sync_r1.services.telemetry.observer"]
     assert [line["code"] for line in ours] == ["OK", "INVALID_ARGUMENT"]
     assert (ours[0]["reward"], ours[0]["request_id"], ours[0]["items"]) == ("toy", "r-1", 1)
     assert "secret" not in stream.getvalue()

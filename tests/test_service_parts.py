@@ -17,11 +17,11 @@ from pydantic import ValidationError
 from sync_r1.protos.rewards.v1 import rewards_pb2
 from sync_r1.reward_models.rewards.fields import finite_score
 from sync_r1.reward_models.types import Failure, FailureCode, Picture, Sample, Score
-from sync_r1.services import codec
-from sync_r1.services.admission import Admission, Overloaded
+from sync_r1.services.access.admission import Admission, Overloaded
+from sync_r1.services.access.status import InvalidRequest
 from sync_r1.services.config import Limits, ServiceConfig, TlsConfig
-from sync_r1.services.reference_cache import ReferenceCache
-from sync_r1.services.status import InvalidRequest
+from sync_r1.services.front import codec
+from sync_r1.services.front.reference_cache import ReferenceCache
 
 
 def _picture(kilobytes: int = 3) -> Picture:

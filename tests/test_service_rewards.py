@@ -16,7 +16,7 @@ from PIL import Image
 from sync_r1.protos.rewards.v1 import rewards_pb2, rewards_pb2_grpc
 
 if TYPE_CHECKING:
-    from sync_r1.services.up import Up
+    from sync_r1.services.local.up import Up
 
 Stub = rewards_pb2_grpc.RewardServiceStub
 Change = Callable[[rewards_pb2.Sample], object]

@@ -22,11 +22,11 @@ from sync_r1.reward_models.rewards.fields import finite_score
 from sync_r1.reward_models.runner import GraphRunner, RunContext
 from sync_r1.reward_models.types import Outcome, Sample, Score
 from sync_r1.services.config import ServiceConfig
-from sync_r1.services.embedded import EmbeddedTriton
+from sync_r1.services.local.embedded import EmbeddedTriton
 from sync_r1.services.routing import Routes, RoutesError
+from sync_r1.services.runners.triton import TritonRunner
 from sync_r1.services.server import RewardServer
-from sync_r1.services.triton_runner import TritonRunner
-from sync_r1.services.watch import Scrape, scrape
+from sync_r1.services.telemetry.scrape import Scrape, scrape
 from sync_r1.trainer_client import ClientSettings, Limits, RewardClient, ScoredBatch
 from sync_r1.trainer_client import picture as sdk_picture
 
@@ -232,7 +232,7 @@ async def shadow_counts(server: RewardServer, items: int) -> dict[str, float]:
 async def test_a_shadow_is_compared_logged_and_never_returned(
     triton: EmbeddedTriton, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO", "sync_r1.services.shadow")
+    caplog.set_level("INFO", "sync_r1.services.front.shadow")
     routes = tmp_path / "routes.yaml"
     write(routes, shadow={"variant": "probe", "release": DIGEST["new"]})
     async with serving(triton, routes) as (stub, server):

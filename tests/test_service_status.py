@@ -1,4 +1,4 @@
-"""The status table of `services/status.py`, row by row, against the real Triton: one cause, one status, for good.
+"""The status table of `services/access/status.py`, row by row, on the real Triton: one cause, one status, for good.
 
 Clients decide by these whether to retry and where, so a row that changes breaks them.
 """
@@ -26,10 +26,10 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from sync_r1.protos.rewards.v1 import rewards_pb2
 from sync_r1.reward_models.runner import GraphRunner, RunContext
 from sync_r1.reward_models.types import GraphDeadline, Outcome, Sample
+from sync_r1.services.access.tokens import mint
 from sync_r1.services.config import Limits, ServiceConfig
-from sync_r1.services.embedded import EmbeddedTriton
-from sync_r1.services.tokens import mint
-from sync_r1.services.triton_runner import TritonRunner
+from sync_r1.services.local.embedded import EmbeddedTriton
+from sync_r1.services.runners.triton import TritonRunner
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ from cryptography.hazmat.primitives import serialization
 from fronts import Stub, refused, started
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from sync_r1.services.access.tls import CertificateError, ServerCertificates
 from sync_r1.services.config import ServiceConfig, TlsConfig
-from sync_r1.services.embedded import EmbeddedTriton
+from sync_r1.services.local.embedded import EmbeddedTriton
+from sync_r1.services.runners.triton import TritonRunner
 from sync_r1.services.server import RewardServer
-from sync_r1.services.tls import CertificateError, ServerCertificates
-from sync_r1.services.triton_runner import TritonRunner
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ import toys
 
 from sync_r1.reward_models.runner import RunContext
 from sync_r1.reward_models.types import GraphDeadline, GraphError, GraphOverloaded, GraphUnavailable
-from sync_r1.services.embedded import EmbeddedTriton
-from sync_r1.services.triton_runner import TritonRunner
+from sync_r1.services.local.embedded import EmbeddedTriton
+from sync_r1.services.runners.triton import TritonRunner
 
 
 @pytest.fixture(params=["messages", "shared memory"])

@@ -33,7 +33,7 @@ from sync_r1.trainer_client.training.loop import train
 from sync_r1.trainer_client.training.service_process import ServicesError, live_services, read_endpoints
 
 if TYPE_CHECKING:
-    from sync_r1.services.up import Up
+    from sync_r1.services.local.up import Up
 
 
 async def test_a_step_is_scored_by_all_four_services(tmp_path: Path, services: Up) -> None:

@@ -30,7 +30,7 @@ from sync_r1.trainer_client.evaluation.unifybench_metrics import Metric, UnifyBe
 from sync_r1.trainer_client.sdk.client import RewardClient
 
 if TYPE_CHECKING:
-    from sync_r1.services.up import Up
+    from sync_r1.services.local.up import Up
 
 CONFIG = Path(__file__).parents[1] / "trainer_client" / "configs" / "pocket.yaml"
 UNDERSTANDING = "understanding-correctness"

@@ -30,7 +30,7 @@ from benchmarks.reliability.record import Result
 from sync_r1.protos.rewards.v1 import rewards_pb2_grpc
 from sync_r1.reward_models.backends.repository import write_repository
 from sync_r1.services.config import ServiceConfig
-from sync_r1.services.embedded import EmbeddedTriton
+from sync_r1.services.local.embedded import EmbeddedTriton
 from sync_r1.trainer_client import RewardClient
 
 ROUTE = Path(__file__).parents[2] / "k8s" / "components" / "canary" / "reward" / "route.yaml"

@@ -20,8 +20,8 @@ from benchmarks.reliability import coded
 from benchmarks.reliability.fleet import Fleet, Inside, Replica, family, fleet, inside, total, until
 from benchmarks.reliability.record import Result
 from sync_r1.protos.rewards.v1 import rewards_pb2_grpc
-from sync_r1.services import processes
 from sync_r1.services.config import Limits, ServiceConfig
+from sync_r1.services.local import processes
 
 REQUESTS, SHORT_REQUESTS, EACH, SLEEP_S = 10_000, 500, 250, 1.0
 WARM_ROUNDS = 4

@@ -21,8 +21,8 @@ from typing import Any
 from benchmarks.reliability.fleet import Fleet, fleet, free_port, percentile
 from benchmarks.reliability.record import Result
 from benchmarks.reliability.sdk_load import SETTINGS, Account, enough, judge, load
-from sync_r1.services import processes
 from sync_r1.services.health import SERVICE
+from sync_r1.services.local import processes
 from sync_r1.trainer_client import RewardClient
 
 ITEMS, SHORT_ITEMS = 100_000, 3_000

@@ -23,9 +23,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from benchmarks.harness import tree_cpu_s
 from benchmarks.reliability import coded
-from sync_r1.services import processes, watch
 from sync_r1.services.config import ServiceConfig
-from sync_r1.services.embedded import EmbeddedTriton
+from sync_r1.services.local import processes
+from sync_r1.services.local.embedded import EmbeddedTriton
+from sync_r1.services.telemetry import scrape as watch
 
 START_S = 120.0
 _POLL_S = 0.02

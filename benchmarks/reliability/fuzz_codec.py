@@ -14,12 +14,12 @@ import time
 
 import atheris
 
-with atheris.instrument_imports(include=["PIL", "sync_r1.services.codec", "sync_r1.reward_models.images"]):
+with atheris.instrument_imports(include=["PIL", "sync_r1.services.front.codec", "sync_r1.reward_models.images"]):
     from sync_r1.reward_models.types import Failure, FailureCode, Sample
-    from sync_r1.services import codec
+    from sync_r1.services.access.status import InvalidRequest
     from sync_r1.services.config import Limits
-    from sync_r1.services.reference_cache import ReferenceCache
-    from sync_r1.services.status import InvalidRequest
+    from sync_r1.services.front import codec
+    from sync_r1.services.front.reference_cache import ReferenceCache
 
 LIMITS = Limits(max_items=16, max_inflight_items=16, max_references=4, max_text_bytes=256, max_pixels=1 << 20)
 _DECODER = codec.Codec(LIMITS, ReferenceCache(8 << 20, 60.0), 1)

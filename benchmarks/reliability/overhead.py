@@ -28,7 +28,7 @@ from sync_r1.protos.rewards.v1 import rewards_pb2, rewards_pb2_grpc
 from sync_r1.reward_models.backends.repository import write_repository
 from sync_r1.reward_models.profiles import load_profile
 from sync_r1.services.config import ServiceConfig
-from sync_r1.services.embedded import EmbeddedTriton
+from sync_r1.services.local.embedded import EmbeddedTriton
 
 ROUNDS, SHORT_ROUNDS = 40, 4
 REWARD, ITEMS, CALLERS, CALLS, TINY_CALLS = "aesthetic", 16, 2, 12, 400

@@ -17,9 +17,10 @@ import grpc
 from pydantic import BaseModel, ConfigDict
 
 from benchmarks.reliability import coded
-from sync_r1.services import logs, serve, server, tracing
+from sync_r1.services import serve, server
 from sync_r1.services.config import ServiceConfig
-from sync_r1.services.triton_runner import TritonRunner
+from sync_r1.services.runners.triton import TritonRunner
+from sync_r1.services.telemetry import logs, tracing
 
 
 class ReplicaConfig(BaseModel):

@@ -23,9 +23,9 @@ from benchmarks.reliability import coded
 from benchmarks.reliability.fleet import Replica, fleet, forget_peak, inside, peak_mb, percentile
 from benchmarks.reliability.record import Result
 from sync_r1.protos.rewards.v1 import rewards_pb2_grpc
-from sync_r1.services import processes
+from sync_r1.services.access.interceptor import SCORE
 from sync_r1.services.config import ServiceConfig
-from sync_r1.services.gate import SCORE
+from sync_r1.services.local import processes
 
 CONNECTIONS, BODIES, MEGABYTES, SECONDS, SHORT_SECONDS = 900, 4, 60, 8.0, 2.0
 _TOKEN, _HEALTH = "drill" * 8, "/grpc.health.v1.Health/Check"

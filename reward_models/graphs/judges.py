@@ -1,7 +1,7 @@
 """Judges: graphs that are questions to a language model behind an OpenAI-compatible endpoint.
 
 What is asked, in which form the answer must come, and of which model: that is a judge's "weights", and its sha256
-stands in the release. Where the endpoint is, only the operator says (`services/judge_runner.py`, which makes the call).
+stands in the release. Where the endpoint is, only the operator says (`services/runners/judges.py` makes the call).
 
     inputs    text (N,) of str; pictures (N, K) of bytes, PNG files that come before the text
     outputs   answer (N,) of str; problem (N,) of str: why there is no answer, or empty;

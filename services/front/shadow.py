@@ -16,8 +16,8 @@ from collections.abc import Awaitable, Callable, Sequence
 import numpy as np
 
 from sync_r1.reward_models.types import Score
-from sync_r1.services.metrics import ServiceMetrics
 from sync_r1.services.routing import Route, Shadow
+from sync_r1.services.telemetry.metrics import ServiceMetrics
 
 logger = logging.getLogger(__name__)
 

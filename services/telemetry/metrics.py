@@ -16,7 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from sync_r1.protos.rewards.v1 import rewards_pb2
-from sync_r1.services.quotas import Team
+from sync_r1.services.access.quotas import Team
 from sync_r1.services.routing import Route
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)

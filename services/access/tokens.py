@@ -25,8 +25,8 @@ from typing import Annotated
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from sync_r1.services.files import stamp
-from sync_r1.services.quotas import Team
+from sync_r1.services.access.quotas import Team
+from sync_r1.services.file_stamp import stamp
 
 logger = logging.getLogger(__name__)
 

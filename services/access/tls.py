@@ -18,7 +18,7 @@ from typing import Any
 import grpc
 
 from sync_r1.services.config import TlsConfig
-from sync_r1.services.files import Stamp, stamp
+from sync_r1.services.file_stamp import Stamp, stamp
 
 logger = logging.getLogger(__name__)
 

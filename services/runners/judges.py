@@ -31,9 +31,9 @@ from sync_r1.reward_models.graphs.judges import FirstToken, Judge, texts
 from sync_r1.reward_models.graphs.spec import GraphSpec
 from sync_r1.reward_models.runner import RunContext, RunResult, Tensors
 from sync_r1.reward_models.types import GraphDeadline, GraphError, GraphOverloaded, GraphUnavailable
-from sync_r1.services.files import stamp
-from sync_r1.services.judge_endpoints import JudgeEndpoint, JudgesError
-from sync_r1.services.tracing import tracer
+from sync_r1.services.file_stamp import stamp
+from sync_r1.services.runners.judge_endpoints import JudgeEndpoint, JudgesError
+from sync_r1.services.telemetry.tracing import tracer
 
 logger = logging.getLogger(__name__)
 

@@ -29,8 +29,8 @@ from sync_r1.reward_models.types import (
     UnknownRelease,
     UnknownVariant,
 )
-from sync_r1.services.admission import OutOfBytes, Overloaded
-from sync_r1.services.quotas import BeyondQuota, OverQuota
+from sync_r1.services.access.admission import OutOfBytes, Overloaded
+from sync_r1.services.access.quotas import BeyondQuota, OverQuota
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from sync_r1.services.admission import Overloaded
+from sync_r1.services.access.admission import Overloaded
 from sync_r1.services.config import Limits
 
 _INFLIGHT_PUSHBACK_MS = 100

@@ -19,17 +19,18 @@ from sync_r1.protos.rewards.v1 import rewards_pb2
 from sync_r1.reward_models.rewards.base import Reward
 from sync_r1.reward_models.runner import GraphRunner, RunContext, RunResult, Tensors
 from sync_r1.reward_models.types import GraphDeadline, Outcome, Sample
-from sync_r1.services import codec, status
-from sync_r1.services.admission import Admission
+from sync_r1.services.access import status
+from sync_r1.services.access.admission import Admission
+from sync_r1.services.access.interceptor import caller
+from sync_r1.services.access.quotas import Team
 from sync_r1.services.config import Limits, ServiceConfig
-from sync_r1.services.gate import caller
+from sync_r1.services.front import codec
+from sync_r1.services.front.reference_cache import ReferenceCache
+from sync_r1.services.front.shadow import ShadowRunner
 from sync_r1.services.health import SERVICE
-from sync_r1.services.metrics import ServiceMetrics
-from sync_r1.services.quotas import Team
-from sync_r1.services.reference_cache import ReferenceCache
 from sync_r1.services.routing import Route, Routes
-from sync_r1.services.shadow import ShadowRunner
-from sync_r1.services.tracing import tracer
+from sync_r1.services.telemetry.metrics import ServiceMetrics
+from sync_r1.services.telemetry.tracing import tracer
 
 
 class RewardServicer:
@@ -86,7 +87,7 @@ class RewardServicer:
         return describe(self._routes, caller.get().within(self._limits))
 
     async def score(self, body: bytes, context: grpc.aio.ServicerContext) -> Any:
-        """`RewardService.Score`. Statuses are those of `status.py`."""
+        """`RewardService.Score`. Statuses are those of `access/status.py`."""
         started_ns = time.perf_counter_ns()
         request_id = ""
         try:

@@ -23,13 +23,13 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
-from sync_r1.services import status
-from sync_r1.services.admission import ByteBudget
+from sync_r1.services.access import status
+from sync_r1.services.access.admission import ByteBudget
+from sync_r1.services.access.quotas import Team
+from sync_r1.services.access.status import BodyTooSlow, Draining, InvalidRequest, Unauthenticated, UnknownToken
+from sync_r1.services.access.tokens import Tokens
 from sync_r1.services.config import ServiceConfig
 from sync_r1.services.health import SERVICE
-from sync_r1.services.quotas import Team
-from sync_r1.services.status import BodyTooSlow, Draining, InvalidRequest, Unauthenticated, UnknownToken
-from sync_r1.services.tokens import Tokens
 
 BYTE_SIZE = "x-byte-size"
 SCORE = f"/{SERVICE}/Score"

@@ -23,7 +23,7 @@ from types import TracebackType
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from sync_r1.services import processes
+from sync_r1.services.local import processes
 
 _START_ATTEMPTS = 3
 # What Triton logs of a model that it gives up, up to the first line's end of what Python raised.

@@ -27,9 +27,9 @@ from sync_r1.reward_models.backends.repository import write_repository
 from sync_r1.reward_models.graphs.spec import GraphSpec, data_path
 from sync_r1.reward_models.library.catalogue import check as check_archive
 from sync_r1.reward_models.profiles import load_profile
-from sync_r1.services import processes
 from sync_r1.services.config import ServiceConfig, host_and_port
-from sync_r1.services.embedded import EmbeddedTriton
+from sync_r1.services.local import processes
+from sync_r1.services.local.embedded import EmbeddedTriton
 from sync_r1.services.serve import ServeConfig
 
 START_S, LOADED_BYTES_PER_S = 120.0, 10e6

@@ -29,8 +29,8 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from sync_r1.reward_models.releases import GraphPin, Release
 from sync_r1.reward_models.runner import RunContext, RunResult, Tensors, joined
 from sync_r1.reward_models.types import GraphDeadline, GraphError, GraphOverloaded, GraphUnavailable
-from sync_r1.services.shared_memory import Region, RegionPool
-from sync_r1.services.tracing import outgoing, tracer
+from sync_r1.services.runners.shared_memory import Region, RegionPool
+from sync_r1.services.telemetry.tracing import outgoing, tracer
 
 # KServe's names of the types that graphs use.
 _KSERVE_OF: dict[np.dtype[Any], str] = {

@@ -15,10 +15,10 @@ from typing import Any
 import grpc
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
-from sync_r1.services.gate import SCORE, caller
-from sync_r1.services.metrics import ServiceMetrics
-from sync_r1.services.status import REFUSED
-from sync_r1.services.tracing import incoming, tracer
+from sync_r1.services.access.interceptor import SCORE, caller
+from sync_r1.services.access.status import REFUSED
+from sync_r1.services.telemetry.metrics import ServiceMetrics
+from sync_r1.services.telemetry.tracing import incoming, tracer
 
 logger = logging.getLogger(__name__)
 

@@ -33,9 +33,9 @@ from sync_r1.reward_models.types import (
     Sample,
     Score,
 )
+from sync_r1.services.access.status import InvalidRequest
 from sync_r1.services.config import Limits
-from sync_r1.services.reference_cache import ReferenceCache
-from sync_r1.services.status import InvalidRequest
+from sync_r1.services.front.reference_cache import ReferenceCache
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
