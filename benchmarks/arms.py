@@ -24,7 +24,7 @@ import numpy as np
 
 from benchmarks.harness import Report
 from benchmarks.learning import interval
-from sync_r1.trainer_client.training.service_process import live_services
+from sync_r1.trainer_client.jobs.local_services import live_services
 
 WEIGHTS = {
     "concept-consistency": 0.26, "text-faithfulness": 0.26, "aesthetic": 0.13, "understanding-correctness": 0.35,

@@ -25,19 +25,19 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 import sync_r1.trainer_client.config as configuration
 from benchmarks.harness import Report
 from sync_r1.trainer_client.config import TrainConfig, load_config
-from sync_r1.trainer_client.policies import janus_weights
+from sync_r1.trainer_client.planning.plan import Plan, make_plan
 from sync_r1.trainer_client.policies.base import Policy, Question
-from sync_r1.trainer_client.policies.janus import JanusPolicy
-from sync_r1.trainer_client.policies.janus_random import random_policy
+from sync_r1.trainer_client.policies.janus import weights as janus_weights
+from sync_r1.trainer_client.policies.janus.policy import JanusPolicy
+from sync_r1.trainer_client.policies.janus.random_weights import random_policy
 from sync_r1.trainer_client.policies.loading import torch_precision
-from sync_r1.trainer_client.policies.magvit import Magvit, MagvitConfig
-from sync_r1.trainer_client.policies.phi_text import END, PhiText
-from sync_r1.trainer_client.policies.showo import Showo, ShowoConfig
-from sync_r1.trainer_client.policies.showo_policy import ShowoPolicy
-from sync_r1.trainer_client.training.plan import Plan, make_plan
-from sync_r1.trainer_client.training.rollout import Trajectory
+from sync_r1.trainer_client.policies.showo.image_tokenizer import Magvit, MagvitConfig
+from sync_r1.trainer_client.policies.showo.network import Showo, ShowoConfig
+from sync_r1.trainer_client.policies.showo.policy import ShowoPolicy
+from sync_r1.trainer_client.policies.showo.text import END, PhiText
+from sync_r1.trainer_client.rollouts.sampler import Trajectory
+from sync_r1.trainer_client.training.learner import Learner
 from sync_r1.trainer_client.training.sync_grpo import Credit
-from sync_r1.trainer_client.training.update import Learner
 
 OVERRIDES = {
     "showo_512": (),

@@ -17,14 +17,14 @@ import numpy.typing as npt
 import torch
 
 from sync_r1.trainer_client.config import PolicyConfig
+from sync_r1.trainer_client.jobs.train import load_benchmark
 from sync_r1.trainer_client.policies.base import Policy
 from sync_r1.trainer_client.policies.loading import load_policy
+from sync_r1.trainer_client.rollouts.sampler import Sampler, Trajectory
 from sync_r1.trainer_client.sdk.client import RewardClient
 from sync_r1.trainer_client.sdk.ensemble import RewardEnsemble, RewardUse
-from sync_r1.trainer_client.training.curriculum import Curriculum
-from sync_r1.trainer_client.training.reasoning import Task, sample
-from sync_r1.trainer_client.training.rollout import Sampler, Trajectory
-from sync_r1.trainer_client.training.runs import load_benchmark
+from sync_r1.trainer_client.tasks.curriculum import Curriculum
+from sync_r1.trainer_client.tasks.tasks import Task, sample
 
 Floats = npt.NDArray[np.float64]
 WEIGHTS = {

@@ -24,10 +24,10 @@ import numpy.typing as npt
 
 from benchmarks.gradient_pool import TRUNCATED_AT, WEIGHTS, Floats, Pool, weighted
 from sync_r1.trainer_client.config import IMAGE_REWARDS, SelectorConfig
-from sync_r1.trainer_client.training.dgs import make_selector
-from sync_r1.trainer_client.training.reasoning import Task
-from sync_r1.trainer_client.training.rollout import Trajectory
-from sync_r1.trainer_client.training.selectors import Gate, Selector
+from sync_r1.trainer_client.rollouts.dgs import make_selector
+from sync_r1.trainer_client.rollouts.sampler import Trajectory
+from sync_r1.trainer_client.rollouts.selectors import Gate, Selector
+from sync_r1.trainer_client.tasks.tasks import Task
 from sync_r1.trainer_client.training.sync_grpo import advantages
 
 Case = tuple[int, dict[str, Any]]

@@ -33,8 +33,8 @@ from benchmarks.gradient_pool import (
 from benchmarks.gradient_replay import Case, bootstrapped, moments
 from benchmarks.harness import Report
 from sync_r1.trainer_client.config import ANSWER_REWARD, IMAGE_REWARDS
-from sync_r1.trainer_client.training.dgs import rank_correlation
-from sync_r1.trainer_client.training.service_process import live_services, read_endpoints
+from sync_r1.trainer_client.jobs.local_services import live_services, read_endpoints
+from sync_r1.trainer_client.rollouts.dgs import rank_correlation
 
 
 def _gate(keep: str, step: int, kept: int, proposals: int, weights: dict[str, float], **more: Any) -> dict[str, Any]:

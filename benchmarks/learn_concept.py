@@ -27,12 +27,12 @@ from benchmarks.harness import Report
 from benchmarks.learning import MEASURES, Run, interval, train
 from sync_r1.reward_models.pocket.oracle import Oracle
 from sync_r1.trainer_client.config import PolicyConfig
-from sync_r1.trainer_client.evaluation.pocket_benchmarks import UNSEEN_CONCEPTS, benchmark_folder
-from sync_r1.trainer_client.evaluation.pocketbench import CONCEPTS, Concept, generation_prompt
-from sync_r1.trainer_client.policies.concept_data import benchmark_files
-from sync_r1.trainer_client.policies.concept_policy import learn_concepts
-from sync_r1.trainer_client.policies.learn_concept import POCKET_TRAINING, ConceptTraining
-from sync_r1.trainer_client.policies.pocket import ARTEFACTS, PocketPolicy
+from sync_r1.trainer_client.policies.concepts.data import benchmark_files
+from sync_r1.trainer_client.policies.concepts.embeddings import POCKET_TRAINING, ConceptTraining
+from sync_r1.trainer_client.policies.concepts.learn import learn_concepts
+from sync_r1.trainer_client.policies.pocket.policy import ARTEFACTS, PocketPolicy
+from sync_r1.trainer_client.tasks.named_benchmarks import UNSEEN_CONCEPTS, benchmark_folder
+from sync_r1.trainer_client.tasks.pocketbench import CONCEPTS, Concept, generation_prompt
 
 PICTURES = 96
 """Per concept and kind of prompt."""

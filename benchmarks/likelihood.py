@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.harness import Report
-from sync_r1.trainer_client.policies.masked_decoding import (
+from sync_r1.trainer_client.policies.showo.masked_decoding import (
     gumbel,
     masked_again,
     masked_counts,

@@ -14,7 +14,7 @@ from PIL import Image
 
 from benchmarks.harness import Report
 from sync_r1.reward_models.pocket.oracle import Oracle
-from sync_r1.trainer_client.evaluation.pocketbench import CONCEPTS
+from sync_r1.trainer_client.tasks.pocketbench import CONCEPTS
 
 _SAMPLES = Path(__file__).parent / "policy_samples"
 _SIDE = 64

@@ -24,14 +24,14 @@ import torch
 from benchmarks.harness import Figure, Report, figure
 from sync_r1.reward_models.types import Sample
 from sync_r1.trainer_client.config import TrainConfig, load_config
-from sync_r1.trainer_client.evaluation.held_out import Scorer
+from sync_r1.trainer_client.jobs.local_services import live_services
+from sync_r1.trainer_client.jobs.train import load_benchmark
 from sync_r1.trainer_client.policies.loading import load_policy
+from sync_r1.trainer_client.rollouts.scorer import Scorer
 from sync_r1.trainer_client.sdk.client import RewardClient
 from sync_r1.trainer_client.sdk.ensemble import EnsembleResult, RewardEnsemble, RewardUse
 from sync_r1.trainer_client.training.journal import result_from_json, samples_digest
 from sync_r1.trainer_client.training.loop import train
-from sync_r1.trainer_client.training.runs import load_benchmark
-from sync_r1.trainer_client.training.service_process import live_services
 
 CONFIG = Path(__file__).parents[1] / "trainer_client" / "configs" / "pocket.yaml"
 

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from sync_r1.trainer_client import RewardClient
+    from sync_r1.trainer_client.planning.replicas import Demand, Need
     from sync_r1.trainer_client.sdk.speed import Speed
-    from sync_r1.trainer_client.training.capacity import Demand, Need
 
 app = typer.Typer(help="Measure reward services, and plan replicas and GPUs for a trainer.", no_args_is_help=True)
 
@@ -88,9 +88,9 @@ def plan(
     """Replicas, GPUs and limits of each reward for a trainer's step, with every assumption."""
     from pydantic import ValidationError
 
+    from sync_r1.trainer_client.planning.replicas import Demand
+    from sync_r1.trainer_client.planning.replicas import plan as plan_rewards
     from sync_r1.trainer_client.sdk.speed import SPEEDS
-    from sync_r1.trainer_client.training.capacity import Demand
-    from sync_r1.trainer_client.training.capacity import plan as plan_rewards
 
     with errors_shown():
         try:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from sync_r1.services.local.up import Up
-    from sync_r1.trainer_client.hygiene.comparison import Scorer, Side
+    from sync_r1.trainer_client.evaluation.compare_scores import Scorer, Side
     from sync_r1.trainer_client.sdk.sample_file import SampleRow
 
 SideArgument = Annotated[
@@ -46,8 +46,8 @@ def compare(
     from rich.markup import escape
     from rich.table import Table
 
-    from sync_r1.trainer_client.hygiene.comparison import compare as compared
-    from sync_r1.trainer_client.hygiene.comparison import parse_side
+    from sync_r1.trainer_client.evaluation.compare_scores import compare as compared
+    from sync_r1.trainer_client.evaluation.compare_scores import parse_side
     from sync_r1.trainer_client.reports.comparison_page import figures, page, verdict
 
     if endpoint and start_up:
@@ -99,7 +99,7 @@ def _scored(sides: list[Side], source: Path) -> tuple[list[SampleRow], list[Scor
     from rich.progress import Progress
 
     from sync_r1.trainer_client import RewardClient, settings_from_environment
-    from sync_r1.trainer_client.hygiene.comparison import score_sides
+    from sync_r1.trainer_client.evaluation.compare_scores import score_sides
 
     async def run(progress: Progress) -> tuple[list[SampleRow], list[Scorer]]:
         bar = progress.add_task("scoring", total=None)

@@ -12,7 +12,7 @@ from sync_r1.cli.screen import console, errors_shown
 from sync_r1.cli.train_commands import _progress
 
 if TYPE_CHECKING:
-    from sync_r1.trainer_client.policies.concept_data import ConceptFiles
+    from sync_r1.trainer_client.policies.concepts.data import ConceptFiles
 
 
 def learn_concept(
@@ -37,7 +37,7 @@ def learn_concept(
 ) -> None:
     """Teach a policy new concepts from a few pictures each; only the concepts' own tokens are trained."""
     from sync_r1.trainer_client.config import PolicyConfig
-    from sync_r1.trainer_client.policies.concept_policy import learn_concepts
+    from sync_r1.trainer_client.policies.concepts.learn import learn_concepts
 
     # Published folders say nothing about their kind; a folder that a policy was saved to does, and wins.
     section = PolicyConfig(
@@ -60,8 +60,8 @@ def learn_concept(
 
 def _concepts(images: Path | None, info: Path | None, data: str, rendered: Path) -> list[ConceptFiles]:
     from sync_r1.trainer_client.config import ConfigError
-    from sync_r1.trainer_client.evaluation.pocket_benchmarks import benchmark_folder
-    from sync_r1.trainer_client.policies.concept_data import benchmark_files, concept_files
+    from sync_r1.trainer_client.policies.concepts.data import benchmark_files, concept_files
+    from sync_r1.trainer_client.tasks.named_benchmarks import benchmark_folder
 
     if data and images is None and info is None:
         return benchmark_files(benchmark_folder(data, rendered))

@@ -9,14 +9,14 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from sync_r1.trainer_client.training.plan import Pair, Plan
+    from sync_r1.trainer_client.planning.plan import Pair, Plan
 
 _GIB = 2**30
 
 
 def show_plan(plan: Plan, console: Console) -> None:
     """Print it."""
-    from sync_r1.trainer_client.training.plan_memory import ASSUMPTIONS
+    from sync_r1.trainer_client.planning.memory import ASSUMPTIONS
 
     policy, work = plan.policy, plan.work
     sizes = Table("policy", policy.kind, title="what trains", title_justify="left")

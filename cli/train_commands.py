@@ -45,7 +45,7 @@ def train(
     world: Annotated[int, typer.Option("--world-size", min=1, help="With --check: processes to plan for.")] = 8,
 ) -> None:
     """Train a policy with Sync-GRPO against live reward services, and measure it before and after."""
-    from sync_r1.trainer_client.training.runs import run_training
+    from sync_r1.trainer_client.jobs.train import run_training
 
     settings = _settings(config, [*(overrides or []), *([f"seed={seed}"] if seed is not None else [])])
     if check:
@@ -76,7 +76,7 @@ def evaluate(
     endpoints: EndpointsOption = None,
 ) -> None:
     """Measure a policy, or another system's outputs, with UnifyBench's metrics, through the reward services."""
-    from sync_r1.trainer_client.evaluation.evaluation_run import run_evaluation, write_bench_items
+    from sync_r1.trainer_client.jobs.evaluate import run_evaluation, write_bench_items
 
     settings = _settings(config, [*(overrides or []), f"policy={policy}", f"benchmark={data}"])
     with _errors_shown(), _progress(1) as report:
@@ -103,7 +103,7 @@ def densify(
     model: Annotated[str, typer.Option("--model", help="The model's name at --endpoint.")] = "",
 ) -> None:  # fmt: skip
     """Copy a benchmark and add a dense description of every fact's picture, as UnifyBench++ has them."""
-    from sync_r1.trainer_client.evaluation.densify import ChatEndpoint, densify_benchmark
+    from sync_r1.trainer_client.tasks.densify import ChatEndpoint, densify_benchmark
 
     with _errors_shown():
         writer = ChatEndpoint(endpoint, model) if endpoint else None
@@ -113,7 +113,7 @@ def densify(
 
 def report(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
     """Write a run's self-contained HTML report."""
-    from sync_r1.trainer_client.reports.report import write_report
+    from sync_r1.trainer_client.reports.run_page import write_report
 
     with _errors_shown():
         console.print(f"report: {write_report(run)}")
@@ -121,7 +121,7 @@ def report(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> Non
 
 def _check(settings: TrainConfig, world: int) -> None:
     from sync_r1.cli.plan import show_plan
-    from sync_r1.trainer_client.training.plan import make_plan
+    from sync_r1.trainer_client.planning.plan import make_plan
 
     with _errors_shown():
         plan = make_plan(settings, world)

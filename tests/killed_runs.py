@@ -25,8 +25,8 @@ import torch._dynamo  # the optimiser imports it on its first step: seconds for 
 from toy_trainer import ToyPolicy, ToyScorer, bright_and_yes, toy_config
 
 from sync_r1.reward_models.types import Sample
-from sync_r1.trainer_client.evaluation.pocketbench import write_pocketbench
-from sync_r1.trainer_client.evaluation.unifybench import UnifyBench, load_unifybench
+from sync_r1.trainer_client.tasks.pocketbench import write_pocketbench
+from sync_r1.trainer_client.tasks.unifybench import UnifyBench, load_unifybench
 from sync_r1.trainer_client.training.checkpoint import latest_checkpoint
 from sync_r1.trainer_client.training.loop import train
 

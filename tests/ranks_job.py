@@ -24,18 +24,18 @@ from toy_trainer import ToyPolicy, ToyScorer, bright_and_yes, toy_config
 
 from sync_r1.reward_models.types import Sample
 from sync_r1.trainer_client.config import ObjectiveConfig, OptimiserConfig
-from sync_r1.trainer_client.evaluation.pocketbench import write_pocketbench
-from sync_r1.trainer_client.evaluation.unifybench import load_unifybench
 from sync_r1.trainer_client.policies.base import Question
-from sync_r1.trainer_client.policies.pocket import PocketPolicy
+from sync_r1.trainer_client.policies.pocket.policy import PocketPolicy
+from sync_r1.trainer_client.rollouts.sampler import Trajectory
+from sync_r1.trainer_client.rollouts.selectors import NoSelection
+from sync_r1.trainer_client.tasks.curriculum import Curriculum
+from sync_r1.trainer_client.tasks.pocketbench import write_pocketbench
+from sync_r1.trainer_client.tasks.unifybench import load_unifybench
 from sync_r1.trainer_client.training.checkpoint import RunState, latest_checkpoint, load_checkpoint, save_checkpoint
-from sync_r1.trainer_client.training.curriculum import Curriculum
 from sync_r1.trainer_client.training.distributed import ALONE, Ranks, join, leave
+from sync_r1.trainer_client.training.learner import Learner
 from sync_r1.trainer_client.training.loop import train
-from sync_r1.trainer_client.training.rollout import Trajectory
-from sync_r1.trainer_client.training.selectors import NoSelection
 from sync_r1.trainer_client.training.sync_grpo import Credit, credit
-from sync_r1.trainer_client.training.update import Learner
 
 GROUPS_N = np.array([0] * 5 + [1] * 3 + [2] * 4 + [3] * 2)
 

@@ -14,10 +14,10 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 
-from sync_r1.trainer_client.policies.magvit import Magvit, MagvitConfig
-from sync_r1.trainer_client.policies.magvit_layers import StageSizes
-from sync_r1.trainer_client.policies.showo import Showo, ShowoConfig
-from sync_r1.trainer_client.policies.showo_policy import ShowoPolicy
+from sync_r1.trainer_client.policies.showo.image_tokenizer import Magvit, MagvitConfig
+from sync_r1.trainer_client.policies.showo.image_tokenizer_layers import StageSizes
+from sync_r1.trainer_client.policies.showo.network import Showo, ShowoConfig
+from sync_r1.trainer_client.policies.showo.policy import ShowoPolicy
 
 TEXTS = [
     "A photo of a red cat wearing its hat.",

@@ -15,8 +15,7 @@ from typer.testing import CliRunner
 from sync_r1.cli.main import app
 from sync_r1.services.local.up import Up
 from sync_r1.trainer_client import RequestRejected, RewardClient
-from sync_r1.trainer_client.sdk.speed import SPEEDS, Speed, measure, samples
-from sync_r1.trainer_client.training.capacity import (
+from sync_r1.trainer_client.planning.replicas import (
     CapacityError,
     Demand,
     allowed_utilisation,
@@ -24,6 +23,7 @@ from sync_r1.trainer_client.training.capacity import (
     plan,
     replica_rate,
 )
+from sync_r1.trainer_client.sdk.speed import SPEEDS, Speed, measure, samples
 
 SPEED = Speed("aesthetic", "laion", "d" * 64, 512, 32, 0.8, 0.1, 40.0, 0.0, 2.0, 0.0)
 DEMANDS = st.builds(

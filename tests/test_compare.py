@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from sync_r1.cli.main import app
 from sync_r1.reward_models.types import Failure, FailureCode, NotApplicable, Outcome, Score
-from sync_r1.trainer_client.hygiene.comparison import Comparison, Scorer, Side, compare, parse_side
+from sync_r1.trainer_client.evaluation.compare_scores import Comparison, Scorer, Side, compare, parse_side
 from sync_r1.trainer_client.reports.comparison_page import verdict
 
 if TYPE_CHECKING:

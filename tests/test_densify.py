@@ -13,7 +13,7 @@ import httpx
 import numpy as np
 import pytest
 
-from sync_r1.trainer_client.evaluation.densify import (
+from sync_r1.trainer_client.tasks.densify import (
     ATTEMPTS,
     ChatEndpoint,
     DensifyError,
@@ -21,9 +21,9 @@ from sync_r1.trainer_client.evaluation.densify import (
     RuleWriter,
     densify_benchmark,
 )
-from sync_r1.trainer_client.evaluation.pocketbench import write_pocketbench
-from sync_r1.trainer_client.evaluation.unifybench import BenchConcept, Condition, load_unifybench
-from sync_r1.trainer_client.training.reasoning import recall_task, reward_nouns, reward_text
+from sync_r1.trainer_client.tasks.pocketbench import write_pocketbench
+from sync_r1.trainer_client.tasks.tasks import recall_task, reward_nouns, reward_text
+from sync_r1.trainer_client.tasks.unifybench import BenchConcept, Condition, load_unifybench
 
 
 def concept(info: str, fact: str) -> BenchConcept:

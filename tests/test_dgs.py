@@ -16,13 +16,13 @@ from toy_trainer import ToyPolicy, brightness, sample_task
 
 from sync_r1.reward_models.types import Sample
 from sync_r1.trainer_client.config import SelectorConfig
-from sync_r1.trainer_client.evaluation.pocketbench import write_pocketbench
-from sync_r1.trainer_client.evaluation.unifybench import load_unifybench
 from sync_r1.trainer_client.policies.base import ImageState
-from sync_r1.trainer_client.training.dgs import DynamicGroupScaling, rank_correlation
-from sync_r1.trainer_client.training.reasoning import Task
-from sync_r1.trainer_client.training.rollout import Sampler
-from sync_r1.trainer_client.training.selectors import Gate, NoSelection, Selected
+from sync_r1.trainer_client.rollouts.dgs import DynamicGroupScaling, rank_correlation
+from sync_r1.trainer_client.rollouts.sampler import Sampler
+from sync_r1.trainer_client.rollouts.selectors import Gate, NoSelection, Selected
+from sync_r1.trainer_client.tasks.pocketbench import write_pocketbench
+from sync_r1.trainer_client.tasks.tasks import Task
+from sync_r1.trainer_client.tasks.unifybench import load_unifybench
 
 GROUP = 4
 

@@ -17,8 +17,8 @@ from sync_r1.protos.rewards.v1 import rewards_pb2 as pb
 from sync_r1.reward_models.types import Sample
 from sync_r1.trainer_client import PRESETS, RequestRejected, RewardClient, RewardEnsemble, RewardUse, picture
 from sync_r1.trainer_client.config import ConfigError, TrainConfig, load_config
+from sync_r1.trainer_client.jobs.train import reward_clients, reward_ensemble
 from sync_r1.trainer_client.sdk.reward_use import reward_of, variant_of
-from sync_r1.trainer_client.training.runs import reward_clients, reward_ensemble
 
 CONFIGS = Path(__file__).parents[1] / "trainer_client" / "configs"
 CLIENT_PAGE = Path(__file__).parents[1] / "docs" / "client.md"

@@ -10,10 +10,10 @@ from benchmarks import gradients, likelihood
 from benchmarks.arms import reached_at
 from benchmarks.gradient_pool import PREVIEWS, WEIGHTS, Pool
 from benchmarks.gradient_replay import moments
-from sync_r1.trainer_client.evaluation.pocketbench import write_pocketbench
-from sync_r1.trainer_client.evaluation.unifybench import load_unifybench
-from sync_r1.trainer_client.training.curriculum import Curriculum
-from sync_r1.trainer_client.training.reasoning import Task
+from sync_r1.trainer_client.tasks.curriculum import Curriculum
+from sync_r1.trainer_client.tasks.pocketbench import write_pocketbench
+from sync_r1.trainer_client.tasks.tasks import Task
+from sync_r1.trainer_client.tasks.unifybench import load_unifybench
 
 PROMPTS, PER_PROMPT, SIZE = 12, 64, 6
 

@@ -14,10 +14,8 @@ from toy_trainer import ToyPolicy, ToyScorer, brightness, toy_config
 
 from sync_r1.reward_models.types import Sample
 from sync_r1.trainer_client import picture
-from sync_r1.trainer_client.evaluation.pocketbench import write_pocketbench
-from sync_r1.trainer_client.evaluation.unifybench import load_unifybench
-from sync_r1.trainer_client.hygiene.calibration import Moments, calibrations
-from sync_r1.trainer_client.hygiene.figures import (
+from sync_r1.trainer_client.monitoring.calibration import Moments, calibrations
+from sync_r1.trainer_client.monitoring.statistics import (
     NEAR,
     correlation,
     duplicate_figures,
@@ -26,7 +24,9 @@ from sync_r1.trainer_client.hygiene.figures import (
     rollout_figures,
     score_figures,
 )
-from sync_r1.trainer_client.reports.report import write_report
+from sync_r1.trainer_client.reports.run_page import write_report
+from sync_r1.trainer_client.tasks.pocketbench import write_pocketbench
+from sync_r1.trainer_client.tasks.unifybench import load_unifybench
 from sync_r1.trainer_client.training.loop import train
 
 GROUPS_6 = np.array([0, 0, 0, 1, 1, 1])

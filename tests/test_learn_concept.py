@@ -17,16 +17,16 @@ from typer.testing import CliRunner
 
 from sync_r1.cli.main import app
 from sync_r1.trainer_client.config import ConfigError, PolicyConfig
-from sync_r1.trainer_client.evaluation.pocket_benchmarks import UNSEEN_CONCEPTS
-from sync_r1.trainer_client.evaluation.pocketbench import CONCEPTS, write_pocketbench
-from sync_r1.trainer_client.evaluation.unifybench_files import UnifyBenchError
 from sync_r1.trainer_client.policies.base import Question
-from sync_r1.trainer_client.policies.concept_data import ConceptData, benchmark_files, concept_files, read_concept
-from sync_r1.trainer_client.policies.concept_policy import learn_concepts
-from sync_r1.trainer_client.policies.learn_concept import ConceptLearner, ConceptTraining, learn_concept
+from sync_r1.trainer_client.policies.concepts.data import ConceptData, benchmark_files, concept_files, read_concept
+from sync_r1.trainer_client.policies.concepts.embeddings import ConceptLearner, ConceptTraining, learn_concept
+from sync_r1.trainer_client.policies.concepts.learn import learn_concepts
 from sync_r1.trainer_client.policies.loading import load_policy
-from sync_r1.trainer_client.policies.pocket import PocketPolicy
-from sync_r1.trainer_client.policies.showo_policy import ShowoPolicy
+from sync_r1.trainer_client.policies.pocket.policy import PocketPolicy
+from sync_r1.trainer_client.policies.showo.policy import ShowoPolicy
+from sync_r1.trainer_client.tasks.named_benchmarks import UNSEEN_CONCEPTS
+from sync_r1.trainer_client.tasks.pocketbench import CONCEPTS, write_pocketbench
+from sync_r1.trainer_client.tasks.unifybench_schema import UnifyBenchError
 
 LISTED = ["0.png", "6.png"]
 """One picture of the concept alone, one with a fact."""

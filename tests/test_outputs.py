@@ -14,10 +14,10 @@ from PIL import Image
 from toy_trainer import ToyPolicy
 
 from sync_r1.trainer_client.evaluation.bench_items import ANSWER_TASKS, PICTURE_TASKS, Item, bench_items, write_items
-from sync_r1.trainer_client.evaluation.dreambooth import LIVE_SUBJECT_PROMPTS, OBJECT_PROMPTS
 from sync_r1.trainer_client.evaluation.outputs import Outputs, OutputsError, policy_outputs, read_outputs, write_outputs
-from sync_r1.trainer_client.evaluation.pocketbench import write_pocketbench
-from sync_r1.trainer_client.evaluation.unifybench import UnifyBench, load_unifybench
+from sync_r1.trainer_client.tasks.dreambooth import LIVE_SUBJECT_PROMPTS, OBJECT_PROMPTS
+from sync_r1.trainer_client.tasks.pocketbench import write_pocketbench
+from sync_r1.trainer_client.tasks.unifybench import UnifyBench, load_unifybench
 
 
 @pytest.fixture(scope="module")

@@ -19,16 +19,16 @@ from typer.testing import CliRunner
 from benchmarks import full_size_step
 from sync_r1.cli.main import app
 from sync_r1.trainer_client.config import ConfigError, LoraConfig, PolicyConfig, TrainConfig, load_config
-from sync_r1.trainer_client.evaluation.pocketbench import write_pocketbench
-from sync_r1.trainer_client.evaluation.unifybench import UnifyBench, load_unifybench
+from sync_r1.trainer_client.planning.memory import kept_per_token
+from sync_r1.trainer_client.planning.plan import Pair, make_plan, step_work
+from sync_r1.trainer_client.planning.policy_size import PolicySize, policy_size
 from sync_r1.trainer_client.policies import loading
-from sync_r1.trainer_client.policies.janus import JanusPolicy
-from sync_r1.trainer_client.policies.janus_random import random_policy
-from sync_r1.trainer_client.policies.pocket import PocketPolicy
+from sync_r1.trainer_client.policies.janus.policy import JanusPolicy
+from sync_r1.trainer_client.policies.janus.random_weights import random_policy
+from sync_r1.trainer_client.policies.pocket.policy import PocketPolicy
+from sync_r1.trainer_client.tasks.pocketbench import write_pocketbench
+from sync_r1.trainer_client.tasks.unifybench import UnifyBench, load_unifybench
 from sync_r1.trainer_client.training.loop import train
-from sync_r1.trainer_client.training.plan import Pair, make_plan, step_work
-from sync_r1.trainer_client.training.plan_memory import kept_per_token
-from sync_r1.trainer_client.training.plan_policy import PolicySize, policy_size
 
 CONFIGS = Path(loading.__file__).parents[1] / "configs"
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from sync_r1.reward_models.pocket.world.scenes import UNSEEN_PAIRS, Accessory, Scene, Things
-from sync_r1.trainer_client.evaluation.pocket_benchmarks import POCKET_BENCHMARKS, UNSEEN_CONCEPTS, benchmark_folder
-from sync_r1.trainer_client.evaluation.pocketbench import CONCEPTS, ROLES, Concept, load_concepts
-from sync_r1.trainer_client.policies.cold_start_data import drawings
-from sync_r1.trainer_client.policies.cold_start_policy import PolicyTraining
-from sync_r1.trainer_client.policies.pocket import PocketPolicy
+from sync_r1.trainer_client.policies.cold_start.data import drawings
+from sync_r1.trainer_client.policies.cold_start.train_policy import PolicyTraining
+from sync_r1.trainer_client.policies.pocket.policy import PocketPolicy
+from sync_r1.trainer_client.tasks.named_benchmarks import POCKET_BENCHMARKS, UNSEEN_CONCEPTS, benchmark_folder
+from sync_r1.trainer_client.tasks.pocketbench import CONCEPTS, ROLES, Concept, load_concepts
 
 
 @pytest.fixture(scope="module", params=POCKET_BENCHMARKS)

@@ -8,11 +8,11 @@ from itertools import islice
 import numpy as np
 import torch
 
-from sync_r1.trainer_client.evaluation.pocketbench import CONCEPTS, generation_prompt
 from sync_r1.trainer_client.policies.base import Question
-from sync_r1.trainer_client.policies.cold_start_data import drawings, findings
-from sync_r1.trainer_client.policies.pocket import ARTEFACTS, PocketPolicy
-from sync_r1.trainer_client.policies.supervised import random_masks
+from sync_r1.trainer_client.policies.cold_start.data import drawings, findings
+from sync_r1.trainer_client.policies.cold_start.losses import random_masks
+from sync_r1.trainer_client.policies.pocket.policy import ARTEFACTS, PocketPolicy
+from sync_r1.trainer_client.tasks.pocketbench import CONCEPTS, generation_prompt
 
 
 def test_no_drawing_shows_a_concept_with_a_held_out_fact() -> None:

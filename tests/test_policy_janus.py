@@ -16,16 +16,16 @@ from toy_trainer import ToyScorer, toy_config
 from transformers import JanusConfig, JanusVisionConfig, JanusVQVAEConfig, LlamaConfig
 
 from sync_r1.trainer_client.config import ConfigError, LoraConfig, ObjectiveConfig, OptimiserConfig, PolicyConfig
-from sync_r1.trainer_client.evaluation.pocketbench import write_pocketbench
-from sync_r1.trainer_client.evaluation.unifybench import load_unifybench
 from sync_r1.trainer_client.policies.base import ImageState, Question
-from sync_r1.trainer_client.policies.janus import UNDECIDED, JanusPolicy
-from sync_r1.trainer_client.policies.janus_random import VOCABULARY, random_policy
+from sync_r1.trainer_client.policies.janus.policy import UNDECIDED, JanusPolicy
+from sync_r1.trainer_client.policies.janus.random_weights import VOCABULARY, random_policy
 from sync_r1.trainer_client.policies.loading import load_policy, load_reference
+from sync_r1.trainer_client.rollouts.sampler import Trajectory
+from sync_r1.trainer_client.tasks.pocketbench import write_pocketbench
+from sync_r1.trainer_client.tasks.unifybench import load_unifybench
+from sync_r1.trainer_client.training.learner import Learner
 from sync_r1.trainer_client.training.loop import train
-from sync_r1.trainer_client.training.rollout import Trajectory
 from sync_r1.trainer_client.training.sync_grpo import Credit
-from sync_r1.trainer_client.training.update import Learner
 
 GRID = 4
 CODES = 32

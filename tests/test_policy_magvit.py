@@ -11,8 +11,8 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from sync_r1.trainer_client.policies.magvit import Magvit, MagvitConfig
-from sync_r1.trainer_client.policies.magvit_layers import StageSizes
+from sync_r1.trainer_client.policies.showo.image_tokenizer import Magvit, MagvitConfig
+from sync_r1.trainer_client.policies.showo.image_tokenizer_layers import StageSizes
 
 SHARED = Path(os.environ.get("SYNC_R1_SHARED", Path(__file__).parents[1].parent / "shared" / "data"))
 GOLDEN = SHARED / "showo_golden"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from sync_r1.trainer_client.policies.masked_decoding import (
+from sync_r1.trainer_client.policies.showo.masked_decoding import (
     cosine_schedule,
     guided_log_probs,
     gumbel,

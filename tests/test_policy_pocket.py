@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from sync_r1.trainer_client.policies.base import ImageState, Question
-from sync_r1.trainer_client.policies.magvit import Magvit, MagvitConfig
-from sync_r1.trainer_client.policies.magvit_layers import StageSizes
-from sync_r1.trainer_client.policies.pocket import PocketPolicy
-from sync_r1.trainer_client.policies.showo import Showo, ShowoConfig
-from sync_r1.trainer_client.policies.showo_policy import MASKED
-from sync_r1.trainer_client.policies.words import SOFT_TOKENS, Words, write_vocabulary
+from sync_r1.trainer_client.policies.pocket.policy import PocketPolicy
+from sync_r1.trainer_client.policies.pocket.text import SOFT_TOKENS, Words, write_vocabulary
+from sync_r1.trainer_client.policies.showo.image_tokenizer import Magvit, MagvitConfig
+from sync_r1.trainer_client.policies.showo.image_tokenizer_layers import StageSizes
+from sync_r1.trainer_client.policies.showo.network import Showo, ShowoConfig
+from sync_r1.trainer_client.policies.showo.policy import MASKED
 
 PROMPTS = ["<bo> wearing its hat . <bo> 's hat is green .", "a red cat", "<bo> at the beach"]
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sync_r1.trainer_client.policies.showo import Showo, ShowoConfig, attention_allowed
+from sync_r1.trainer_client.policies.showo.network import Showo, ShowoConfig, attention_allowed
 
 SHARED = Path(os.environ.get("SYNC_R1_SHARED", Path(__file__).parents[1].parent / "shared" / "data"))
 GOLDEN = SHARED / "showo_golden"

@@ -17,8 +17,10 @@ from sync_r1.trainer_client import config as configuration
 from sync_r1.trainer_client.config import ConfigError, PolicyConfig, load_config
 from sync_r1.trainer_client.policies.base import Question
 from sync_r1.trainer_client.policies.loading import load_policy
-from sync_r1.trainer_client.policies.magvit import Magvit, MagvitConfig
-from sync_r1.trainer_client.policies.published import (
+from sync_r1.trainer_client.policies.showo.image_tokenizer import Magvit, MagvitConfig
+from sync_r1.trainer_client.policies.showo.network import Showo, ShowoConfig, attention_allowed
+from sync_r1.trainer_client.policies.showo.policy import MASKED, ShowoPolicy
+from sync_r1.trainer_client.policies.showo.weights import (
     WeightsError,
     check_keys,
     magvit_config,
@@ -26,8 +28,6 @@ from sync_r1.trainer_client.policies.published import (
     read_showo,
     read_weights,
 )
-from sync_r1.trainer_client.policies.showo import Showo, ShowoConfig, attention_allowed
-from sync_r1.trainer_client.policies.showo_policy import MASKED, ShowoPolicy
 
 SHARED = Path(os.environ.get("SYNC_R1_SHARED", Path(__file__).parents[1].parent / "shared" / "data"))
 GOLDEN = SHARED / "showo_golden"

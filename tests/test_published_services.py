@@ -31,9 +31,9 @@ from sync_r1.services.local.embedded import EmbeddedTriton
 from sync_r1.services.runners.triton import TritonRunner
 from sync_r1.services.server import RewardServer
 from sync_r1.trainer_client import RewardClient
-from sync_r1.trainer_client.evaluation.pocketbench import write_pocketbench
-from sync_r1.trainer_client.evaluation.unifybench import load_unifybench
-from sync_r1.trainer_client.training.reasoning import gate_sample, load_pixels, recall_task, reward_nouns, sample
+from sync_r1.trainer_client.tasks.pocketbench import write_pocketbench
+from sync_r1.trainer_client.tasks.tasks import gate_sample, load_pixels, recall_task, reward_nouns, sample
+from sync_r1.trainer_client.tasks.unifybench import load_unifybench
 
 if TYPE_CHECKING:
     from parity import TinyModels

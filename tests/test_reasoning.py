@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from toy_trainer import sample_task
 
-from sync_r1.trainer_client.evaluation.pocketbench import write_pocketbench
-from sync_r1.trainer_client.evaluation.unifybench import BenchConcept, Condition, Turn, UnifyBench, load_unifybench
-from sync_r1.trainer_client.training.reasoning import (
+from sync_r1.trainer_client.tasks.pocketbench import write_pocketbench
+from sync_r1.trainer_client.tasks.tasks import (
     extract_sentence,
     gate_sample,
     picture_task,
@@ -22,6 +21,7 @@ from sync_r1.trainer_client.training.reasoning import (
     reward_text,
     sample,
 )
+from sync_r1.trainer_client.tasks.unifybench import BenchConcept, Condition, Turn, UnifyBench, load_unifybench
 
 PIXELS = np.zeros((64, 64, 3), np.uint8)
 

@@ -10,10 +10,10 @@ import pytest
 from toy_trainer import ToyPolicy, ToyScorer, toy_config
 
 from sync_r1.trainer_client.config import ConfigError, load_config
-from sync_r1.trainer_client.evaluation.pocketbench import write_pocketbench
-from sync_r1.trainer_client.evaluation.unifybench import load_unifybench
 from sync_r1.trainer_client.reports.charts import interval_chart, line_chart
-from sync_r1.trainer_client.reports.report import ReportError, write_report
+from sync_r1.trainer_client.reports.run_page import ReportError, write_report
+from sync_r1.trainer_client.tasks.pocketbench import write_pocketbench
+from sync_r1.trainer_client.tasks.unifybench import load_unifybench
 from sync_r1.trainer_client.training.loop import train
 
 CONFIG = Path(__file__).parents[1] / "trainer_client" / "configs" / "pocket.yaml"

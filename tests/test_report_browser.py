@@ -17,17 +17,17 @@ from toy_trainer import ToyPolicy, ToyScorer, toy_config
 
 from sync_r1.reward_models.types import Failure, FailureCode, NotApplicable, Outcome, Score
 from sync_r1.trainer_client.evaluation.bench_items import bench_items
-from sync_r1.trainer_client.evaluation.evaluation_run import BenchEvaluation
+from sync_r1.trainer_client.evaluation.compare_scores import Scorer, compare
 from sync_r1.trainer_client.evaluation.outputs import policy_outputs
-from sync_r1.trainer_client.evaluation.pocketbench import write_pocketbench
-from sync_r1.trainer_client.evaluation.unifybench import load_unifybench
+from sync_r1.trainer_client.evaluation.result import BenchEvaluation
 from sync_r1.trainer_client.evaluation.unifybench_metrics import Metric
-from sync_r1.trainer_client.hygiene.alarms import Alarm
-from sync_r1.trainer_client.hygiene.comparison import Scorer, compare
+from sync_r1.trainer_client.monitoring.alarms import Alarm
 from sync_r1.trainer_client.reports import comparison_page
 from sync_r1.trainer_client.reports.evaluation_page import write_pages
-from sync_r1.trainer_client.reports.report import write_report
+from sync_r1.trainer_client.reports.run_page import write_report
 from sync_r1.trainer_client.sdk.sample_file import SampleRow
+from sync_r1.trainer_client.tasks.pocketbench import write_pocketbench
+from sync_r1.trainer_client.tasks.unifybench import load_unifybench
 from sync_r1.trainer_client.training.loop import train
 
 if TYPE_CHECKING:

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from toy_trainer import ToyPolicy, ToyScorer, sample_task, toy_config
 
 from sync_r1.trainer_client.config import SelectorConfig, TrainConfig
-from sync_r1.trainer_client.evaluation.pocketbench import write_pocketbench
-from sync_r1.trainer_client.evaluation.unifybench import UnifyBench, load_unifybench
-from sync_r1.trainer_client.training.dgs import DynamicGroupScaling, make_selector
+from sync_r1.trainer_client.rollouts.dgs import DynamicGroupScaling, make_selector
+from sync_r1.trainer_client.rollouts.sampler import Sampler
+from sync_r1.trainer_client.rollouts.selectors import DynamicSampling, MaxVariance, NoSelection, max_variance_subset
+from sync_r1.trainer_client.tasks.pocketbench import write_pocketbench
+from sync_r1.trainer_client.tasks.unifybench import UnifyBench, load_unifybench
 from sync_r1.trainer_client.training.loop import train
-from sync_r1.trainer_client.training.rollout import Sampler
-from sync_r1.trainer_client.training.selectors import DynamicSampling, MaxVariance, NoSelection, max_variance_subset
 from sync_r1.trainer_client.training.sync_grpo import best_of_n
 
 rewards = st.lists(st.floats(0, 1, allow_nan=False), min_size=1, max_size=9)

@@ -29,7 +29,7 @@ from sync_r1.services.front.servicer import RewardServicer
 from sync_r1.services.local import processes, up
 from sync_r1.services.local.embedded import EmbeddedTriton
 from sync_r1.services.serve import ServeConfig
-from sync_r1.trainer_client.training.service_process import START_TIMEOUT_S
+from sync_r1.trainer_client.jobs.local_services import START_TIMEOUT_S
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import pytest
 
 from sync_r1.reward_models.pocket.world.scenes import render
 from sync_r1.trainer_client.evaluation.held_out import PocketJudge
-from sync_r1.trainer_client.evaluation.pocketbench import ROLES, load_concepts, write_pocketbench
-from sync_r1.trainer_client.evaluation.unifybench import UnifyBench, load_unifybench
-from sync_r1.trainer_client.training.reasoning import Task, recall_task
+from sync_r1.trainer_client.tasks.pocketbench import ROLES, load_concepts, write_pocketbench
+from sync_r1.trainer_client.tasks.tasks import Task, recall_task
+from sync_r1.trainer_client.tasks.unifybench import UnifyBench, load_unifybench
 
 
 @pytest.fixture(scope="module")

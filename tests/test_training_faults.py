@@ -24,11 +24,12 @@ from toy_trainer import ToyPolicy, ToyScorer, bright_and_yes, toy_config
 
 from sync_r1.reward_models.types import Failure, FailureCode, NotApplicable, Sample
 from sync_r1.trainer_client.config import TrainConfig
-from sync_r1.trainer_client.evaluation.pocketbench import write_pocketbench
-from sync_r1.trainer_client.evaluation.unifybench import UnifyBench, load_unifybench
 from sync_r1.trainer_client.policies.base import Answers
+from sync_r1.trainer_client.rollouts.outage import RewardOutage, joined
 from sync_r1.trainer_client.sdk.client import RewardClient
 from sync_r1.trainer_client.sdk.ensemble import EnsembleResult, RewardEnsemble, RewardUse
+from sync_r1.trainer_client.tasks.pocketbench import write_pocketbench
+from sync_r1.trainer_client.tasks.unifybench import UnifyBench, load_unifybench
 from sync_r1.trainer_client.training.checkpoint import CheckpointError, latest_checkpoint
 from sync_r1.trainer_client.training.journal import (
     Journal,
@@ -38,7 +39,6 @@ from sync_r1.trainer_client.training.journal import (
     samples_digest,
 )
 from sync_r1.trainer_client.training.loop import TrainingError, train
-from sync_r1.trainer_client.training.scoring import RewardOutage, joined
 
 SHORT = {"steps": 4, "checkpoint_every": 2, "evaluation": {"pictures_per_condition": 1, "shown": 1}}
 
@@ -191,7 +191,7 @@ def test_the_digest_sees_everything_that_is_sent(bench: UnifyBench) -> None:
     from dataclasses import fields, replace
 
     from sync_r1.trainer_client.sdk.pictures import picture
-    from sync_r1.trainer_client.training.reasoning import load_pixels, reward_concept
+    from sync_r1.trainer_client.tasks.tasks import load_pixels, reward_concept
 
     concept = bench.concepts[0]
     full = Sample(

@@ -17,13 +17,13 @@ from toy_trainer import ToyPolicy, ToyScorer, bright_and_yes, toy_config
 from sync_r1.reward_models.types import Sample
 from sync_r1.trainer_client.config import TrainConfig
 from sync_r1.trainer_client.evaluation.held_out import Evaluation, answers_right
-from sync_r1.trainer_client.evaluation.pocketbench import write_pocketbench
-from sync_r1.trainer_client.evaluation.unifybench import UnifyBench, load_unifybench
+from sync_r1.trainer_client.rollouts.dgs import NoSelection
+from sync_r1.trainer_client.tasks.curriculum import Curriculum
+from sync_r1.trainer_client.tasks.pocketbench import write_pocketbench
+from sync_r1.trainer_client.tasks.unifybench import UnifyBench, load_unifybench
 from sync_r1.trainer_client.training.checkpoint import CheckpointError, RunState, latest_checkpoint, load_checkpoint
-from sync_r1.trainer_client.training.curriculum import Curriculum
-from sync_r1.trainer_client.training.dgs import NoSelection
+from sync_r1.trainer_client.training.learner import Learner, learning_rate_schedule
 from sync_r1.trainer_client.training.loop import TrainingError, train
-from sync_r1.trainer_client.training.update import Learner, learning_rate_schedule
 
 
 @pytest.fixture(scope="module")

@@ -19,10 +19,10 @@ from toy_trainer import ToyPolicy, ToyScorer, toy_config
 
 from sync_r1.reward_models.types import Sample
 from sync_r1.trainer_client.config import TrainConfig
-from sync_r1.trainer_client.evaluation.pocketbench import write_pocketbench
-from sync_r1.trainer_client.evaluation.unifybench import UnifyBench, load_unifybench
 from sync_r1.trainer_client.policies.base import ImageState
 from sync_r1.trainer_client.sdk.ensemble import EnsembleResult
+from sync_r1.trainer_client.tasks.pocketbench import write_pocketbench
+from sync_r1.trainer_client.tasks.unifybench import UnifyBench, load_unifybench
 from sync_r1.trainer_client.training.loop import train
 
 

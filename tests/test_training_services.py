@@ -20,17 +20,17 @@ from typer.testing import CliRunner
 
 from sync_r1.cli.main import app
 from sync_r1.trainer_client.config import IMAGE_REWARDS, PolicyConfig
-from sync_r1.trainer_client.evaluation.pocket_benchmarks import UNSEEN_CONCEPTS, benchmark_folder
-from sync_r1.trainer_client.evaluation.pocketbench import write_pocketbench
-from sync_r1.trainer_client.evaluation.unifybench import load_unifybench
-from sync_r1.trainer_client.policies.concept_data import benchmark_files
-from sync_r1.trainer_client.policies.concept_policy import learn_concepts
-from sync_r1.trainer_client.policies.learn_concept import ConceptTraining
-from sync_r1.trainer_client.policies.pocket import PocketPolicy
+from sync_r1.trainer_client.jobs.local_services import ServicesError, live_services, read_endpoints
+from sync_r1.trainer_client.policies.concepts.data import benchmark_files
+from sync_r1.trainer_client.policies.concepts.embeddings import ConceptTraining
+from sync_r1.trainer_client.policies.concepts.learn import learn_concepts
+from sync_r1.trainer_client.policies.pocket.policy import PocketPolicy
 from sync_r1.trainer_client.sdk.client import RewardClient
 from sync_r1.trainer_client.sdk.ensemble import RewardEnsemble, RewardUse
+from sync_r1.trainer_client.tasks.named_benchmarks import UNSEEN_CONCEPTS, benchmark_folder
+from sync_r1.trainer_client.tasks.pocketbench import write_pocketbench
+from sync_r1.trainer_client.tasks.unifybench import load_unifybench
 from sync_r1.trainer_client.training.loop import train
-from sync_r1.trainer_client.training.service_process import ServicesError, live_services, read_endpoints
 
 if TYPE_CHECKING:
     from sync_r1.services.local.up import Up
@@ -107,7 +107,7 @@ def test_services_that_cannot_start_say_why(tmp_path: Path) -> None:
 def test_services_end_with_a_trainer_that_is_killed(tmp_path: Path) -> None:
     program = (
         "import sys, time; from pathlib import Path\n"
-        "from sync_r1.trainer_client.training.service_process import live_services\n"
+        "from sync_r1.trainer_client.jobs.local_services import live_services\n"
         f"with live_services('pocket', Path({str(tmp_path)!r})):\n    print('up', flush=True); time.sleep(600)"
     )
     trainer = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)

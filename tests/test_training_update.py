@@ -16,10 +16,10 @@ from torch import Tensor
 
 from sync_r1.trainer_client.config import ObjectiveConfig, OptimiserConfig
 from sync_r1.trainer_client.policies.base import Question
-from sync_r1.trainer_client.policies.pocket import PocketPolicy
-from sync_r1.trainer_client.training.rollout import Trajectory
+from sync_r1.trainer_client.policies.pocket.policy import PocketPolicy
+from sync_r1.trainer_client.rollouts.sampler import Trajectory
+from sync_r1.trainer_client.training.learner import Learner, RecordedLogProbs
 from sync_r1.trainer_client.training.sync_grpo import Credit
-from sync_r1.trainer_client.training.update import Learner, RecordedLogProbs
 
 
 def trajectories_of(policy: PocketPolicy, count: int) -> list[Trajectory]:

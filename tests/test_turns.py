@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sync_r1.trainer_client.training.phases import Phases
-from sync_r1.trainer_client.training.turns import Turn, in_turns
+from sync_r1.trainer_client.rollouts.interleave import Turn, in_turns
+from sync_r1.trainer_client.rollouts.phase_timer import Phases
 
 
 def turns(rounds: list[int], at_once: int, delays_s: list[float]) -> tuple[list[str], list[tuple[int, str]]]:

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sync_r1.trainer_client.evaluation.pocketbench import CONCEPTS, write_pocketbench
-from sync_r1.trainer_client.evaluation.unifybench import Turn, UnifyBenchError, load_unifybench
+from sync_r1.trainer_client.tasks.pocketbench import CONCEPTS, write_pocketbench
+from sync_r1.trainer_client.tasks.unifybench import Turn, UnifyBenchError, load_unifybench
 
 ALIGNED = "personalized_driven_generation"
 

@@ -21,13 +21,13 @@ from sync_r1.reward_models.pocket.world.scenes import render
 from sync_r1.reward_models.types import Failure, FailureCode, NotApplicable, Outcome, Sample, Score
 from sync_r1.trainer_client.config import UnifyBenchConfig, load_config
 from sync_r1.trainer_client.evaluation.bench_items import Item, bench_items
-from sync_r1.trainer_client.evaluation.evaluation_run import run_evaluation
 from sync_r1.trainer_client.evaluation.held_out import PocketJudge
 from sync_r1.trainer_client.evaluation.outputs import Outputs, write_outputs
-from sync_r1.trainer_client.evaluation.pocketbench import ROLES, load_concepts, write_pocketbench
-from sync_r1.trainer_client.evaluation.unifybench import UnifyBench, load_unifybench
 from sync_r1.trainer_client.evaluation.unifybench_metrics import Metric, UnifyBenchMetrics
+from sync_r1.trainer_client.jobs.evaluate import run_evaluation
 from sync_r1.trainer_client.sdk.client import RewardClient
+from sync_r1.trainer_client.tasks.pocketbench import ROLES, load_concepts, write_pocketbench
+from sync_r1.trainer_client.tasks.unifybench import UnifyBench, load_unifybench
 
 if TYPE_CHECKING:
     from sync_r1.services.local.up import Up

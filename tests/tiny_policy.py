@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
-from sync_r1.trainer_client.policies.magvit import Magvit, MagvitConfig
-from sync_r1.trainer_client.policies.magvit_layers import StageSizes
-from sync_r1.trainer_client.policies.pocket import PocketPolicy
-from sync_r1.trainer_client.policies.showo import Showo, ShowoConfig
-from sync_r1.trainer_client.policies.words import Words, write_vocabulary
+from sync_r1.trainer_client.policies.pocket.policy import PocketPolicy
+from sync_r1.trainer_client.policies.pocket.text import Words, write_vocabulary
+from sync_r1.trainer_client.policies.showo.image_tokenizer import Magvit, MagvitConfig
+from sync_r1.trainer_client.policies.showo.image_tokenizer_layers import StageSizes
+from sync_r1.trainer_client.policies.showo.network import Showo, ShowoConfig
 
 
 def tiny_policy(folder: Path, steps: int = 4) -> PocketPolicy:

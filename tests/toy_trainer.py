@@ -20,11 +20,11 @@ from torch import Tensor, nn
 
 from sync_r1.reward_models.types import Failure, FailureCode, Sample
 from sync_r1.trainer_client.config import TrainConfig
-from sync_r1.trainer_client.evaluation.unifybench import UnifyBench
 from sync_r1.trainer_client.policies.base import Answers, ImageState, Question
 from sync_r1.trainer_client.sdk import combination
 from sync_r1.trainer_client.sdk.ensemble import EnsembleResult, RewardResult
-from sync_r1.trainer_client.training.reasoning import Task, make_task, prompts
+from sync_r1.trainer_client.tasks.tasks import Task, make_task, prompts
+from sync_r1.trainer_client.tasks.unifybench import UnifyBench
 
 SENTENCES = ("yes .", "no .", "<bo> is blue .", "<bo> lives in the forest .")
 LEVELS = 3

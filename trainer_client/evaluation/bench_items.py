@@ -23,9 +23,9 @@ from typing import Literal
 
 import numpy as np
 
-from sync_r1.trainer_client.evaluation.dreambooth import LIVE_SUBJECT_PROMPTS, OBJECT_PROMPTS
-from sync_r1.trainer_client.evaluation.unifybench import BenchConcept, Turn, UnifyBench
-from sync_r1.trainer_client.training.reasoning import Task, recall_task, reward_text
+from sync_r1.trainer_client.tasks.dreambooth import LIVE_SUBJECT_PROMPTS, OBJECT_PROMPTS
+from sync_r1.trainer_client.tasks.tasks import Task, recall_task, reward_text
+from sync_r1.trainer_client.tasks.unifybench import BenchConcept, Turn, UnifyBench
 
 TaskName = Literal["recognition", "vqa", "text_only", "recall", "knowledge", "dreambooth"]
 ANSWER_TASKS: tuple[TaskName, ...] = ("recognition", "vqa", "text_only", "recall")

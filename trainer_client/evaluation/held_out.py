@@ -17,13 +17,13 @@ import numpy.typing as npt
 import torch
 
 from sync_r1.reward_models.pocket.oracle import Oracle
-from sync_r1.reward_models.types import Sample
 from sync_r1.trainer_client.config import EvaluationConfig
-from sync_r1.trainer_client.evaluation.pocketbench import ROLES, load_concepts
-from sync_r1.trainer_client.evaluation.unifybench import UnifyBench
 from sync_r1.trainer_client.policies.base import Policy, Question
+from sync_r1.trainer_client.rollouts.sampler import Sampler
+from sync_r1.trainer_client.rollouts.scorer import Scorer
 from sync_r1.trainer_client.sdk.ensemble import EnsembleResult
-from sync_r1.trainer_client.training.reasoning import (
+from sync_r1.trainer_client.tasks.pocketbench import ROLES, load_concepts
+from sync_r1.trainer_client.tasks.tasks import (
     Task,
     extract_sentence,
     load_pixels,
@@ -32,7 +32,7 @@ from sync_r1.trainer_client.training.reasoning import (
     reward_text,
     sample,
 )
-from sync_r1.trainer_client.training.rollout import Sampler
+from sync_r1.trainer_client.tasks.unifybench import UnifyBench
 
 Pixels = npt.NDArray[np.uint8]
 _REQUEST_ITEMS = 128
@@ -71,14 +71,6 @@ class PocketJudge:
             shown = fact is not None and concept.shows(ROLES[fact], reading.scene)
             verdicts.append(Verdict(concept.is_seen_in(reading.scene), shown))
         return verdicts
-
-
-class Scorer(Protocol):
-    """What trainer and evaluation need of a `RewardEnsemble`."""
-
-    async def score(self, samples: Sequence[Sample], *, timeout_s: float | None = None) -> EnsembleResult:
-        """Score N samples with every reward at once."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sync_r1.trainer_client.evaluation.bench_items import ANSWER_TASKS, PICTURE_TASKS, Item, Key
 from sync_r1.trainer_client.policies.base import Policy, Question
-from sync_r1.trainer_client.training.reasoning import load_pixels, prompt_of
+from sync_r1.trainer_client.tasks.tasks import load_pixels, prompt_of
 
 OUTPUTS_FILE = "outputs.jsonl"
 

@@ -32,7 +32,7 @@ from sync_r1.trainer_client.evaluation.held_out import Judge
 from sync_r1.trainer_client.evaluation.outputs import Outputs
 from sync_r1.trainer_client.sdk.client import RewardClient
 from sync_r1.trainer_client.sdk.pictures import picture
-from sync_r1.trainer_client.training.reasoning import reward_concept, reward_nouns
+from sync_r1.trainer_client.tasks.tasks import reward_concept, reward_nouns
 
 _UNDERSTANDING, _CONCEPT, _TEXT = "understanding-correctness", "concept-consistency", "text-faithfulness"
 _REQUEST_ITEMS = 32

@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 
 from sync_r1.trainer_client.config import ConfigError, PolicyConfig
-from sync_r1.trainer_client.policies import janus_weights
 from sync_r1.trainer_client.policies.base import Policy
-from sync_r1.trainer_client.policies.janus import JanusPolicy
-from sync_r1.trainer_client.policies.pocket import PocketPolicy
-from sync_r1.trainer_client.policies.published import WeightsError
-from sync_r1.trainer_client.policies.showo_policy import ShowoPolicy
+from sync_r1.trainer_client.policies.janus import weights as janus_weights
+from sync_r1.trainer_client.policies.janus.policy import JanusPolicy
+from sync_r1.trainer_client.policies.pocket.policy import PocketPolicy
+from sync_r1.trainer_client.policies.showo.policy import ShowoPolicy
+from sync_r1.trainer_client.policies.showo.weights import WeightsError
 
 RANDOM = "random"
 """As `policy.weights`: weights at full size that nobody trained, for the plan and for memory measurements only."""

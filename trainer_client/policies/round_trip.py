@@ -7,18 +7,18 @@ here.
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from sync_r1.trainer_client.policies.magvit import Magvit
+from sync_r1.trainer_client.policies.pocket.policy import ARTEFACTS
+from sync_r1.trainer_client.policies.showo.image_tokenizer import Magvit
 
 
 @functools.cache
 def _tokenizer() -> Magvit:
-    return Magvit.load(Path(__file__).parent / "artefacts" / "tokenizer.safetensors").eval()
+    return Magvit.load(ARTEFACTS / "tokenizer.safetensors").eval()
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from string import Template
 import numpy as np
 
 from sync_r1.reward_models.types import Failure, NotApplicable
-from sync_r1.trainer_client.hygiene.comparison import OUTCOMES, Comparison, Difference, Estimate, Scorer
+from sync_r1.trainer_client.evaluation.compare_scores import OUTCOMES, Comparison, Difference, Estimate, Scorer
 from sync_r1.trainer_client.reports.charts import scatter
 from sync_r1.trainer_client.reports.thumbnails import thumbnail
 from sync_r1.trainer_client.sdk.sample_file import SampleRow

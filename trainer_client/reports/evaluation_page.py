@@ -15,7 +15,7 @@ from sync_r1.trainer_client.reports.charts import interval_chart
 from sync_r1.trainer_client.reports.thumbnails import thumbnail
 
 if TYPE_CHECKING:
-    from sync_r1.trainer_client.evaluation.evaluation_run import BenchEvaluation
+    from sync_r1.trainer_client.evaluation.result import BenchEvaluation
 
 _FOLDER = Path(__file__).parent
 _SHOWN_PICTURES = 24

@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from sync_r1.trainer_client.durable_files import sync
 from sync_r1.trainer_client.policies.base import Policy
-from sync_r1.trainer_client.training.curriculum import Curriculum
+from sync_r1.trainer_client.rollouts.selectors import Selector
+from sync_r1.trainer_client.tasks.curriculum import Curriculum
 from sync_r1.trainer_client.training.distributed import full_optimiser_state, load_full_optimiser_state
-from sync_r1.trainer_client.training.durable import sync
-from sync_r1.trainer_client.training.selectors import Selector
-from sync_r1.trainer_client.training.update import Learner
+from sync_r1.trainer_client.training.learner import Learner
 
 _SUMS = "SHA256SUMS"
 

@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 
 from sync_r1.reward_models.types import Failure, FailureCode, NotApplicable, Picture, Sample
+from sync_r1.trainer_client.durable_files import append_line, cut_torn_line
 from sync_r1.trainer_client.sdk.combination import Floats
 from sync_r1.trainer_client.sdk.ensemble import EnsembleResult, RewardResult
 from sync_r1.trainer_client.sdk.errors import RewardClientError
-from sync_r1.trainer_client.training.durable import append_line, cut_torn_line
 
 
 class JournalError(RuntimeError):

@@ -24,33 +24,34 @@ import torch
 from PIL import Image
 
 from sync_r1.trainer_client.config import ANSWER_REWARD, IMAGE_REWARDS, TrainConfig
-from sync_r1.trainer_client.evaluation.held_out import Evaluation, Judge, Scorer, evaluate
-from sync_r1.trainer_client.evaluation.unifybench import UnifyBench
-from sync_r1.trainer_client.hygiene.alarms import Alarm
-from sync_r1.trainer_client.hygiene.watch import Watch, batch_figures
+from sync_r1.trainer_client.durable_files import append_line, write_text
+from sync_r1.trainer_client.evaluation.held_out import Evaluation, Judge, evaluate
+from sync_r1.trainer_client.monitoring.alarms import Alarm
 from sync_r1.trainer_client.policies.base import Policy
+from sync_r1.trainer_client.rollouts.dgs import make_selector
+from sync_r1.trainer_client.rollouts.outage import PatientScorer
+from sync_r1.trainer_client.rollouts.phase_timer import Phases
+from sync_r1.trainer_client.rollouts.sampler import Sampler
+from sync_r1.trainer_client.rollouts.scorer import Scorer
 from sync_r1.trainer_client.sdk.ensemble import EnsembleResult
 from sync_r1.trainer_client.sdk.reward_use import reward_of
-from sync_r1.trainer_client.training.batches import collect, gather
+from sync_r1.trainer_client.tasks.curriculum import Curriculum
+from sync_r1.trainer_client.tasks.unifybench import UnifyBench
+from sync_r1.trainer_client.training.batch import collect, gather
 from sync_r1.trainer_client.training.checkpoint import RunState, latest_checkpoint, load_checkpoint, save_checkpoint
-from sync_r1.trainer_client.training.curriculum import Curriculum
-from sync_r1.trainer_client.training.dgs import make_selector
 from sync_r1.trainer_client.training.distributed import ALONE, Ranks
 from sync_r1.trainer_client.training.dump import dump_batch
-from sync_r1.trainer_client.training.durable import append_line, write_text
 from sync_r1.trainer_client.training.journal import Journal
-from sync_r1.trainer_client.training.phases import Phases
-from sync_r1.trainer_client.training.records import (
+from sync_r1.trainer_client.training.learner import Learner, NonFiniteUpdate
+from sync_r1.trainer_client.training.reward_watch import Watch, batch_figures
+from sync_r1.trainer_client.training.step_metrics import (
     forget_after,
     of_ranks,
     peak_memory_mb,
     step_record,
     waiting_record,
 )
-from sync_r1.trainer_client.training.rollout import Sampler
-from sync_r1.trainer_client.training.scoring import PatientScorer
 from sync_r1.trainer_client.training.sync_grpo import Credit, best_of_n, credit, permute_within_groups
-from sync_r1.trainer_client.training.update import Learner, NonFiniteUpdate
 
 Progress = Callable[[str, int, int], None]
 """Called with (what happened, steps done, steps in all)."""

@@ -1,0 +1,170 @@
+"""A run from its configuration: real policy, real benchmark, live services, report. What `sync-r1 train` calls."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+
+from sync_r1.trainer_client.config import ConfigError, TrainConfig
+from sync_r1.trainer_client.durable_files import write_text
+from sync_r1.trainer_client.evaluation.held_out import Evaluation, Judge, PocketJudge
+from sync_r1.trainer_client.jobs.local_services import live_services, read_endpoints
+from sync_r1.trainer_client.policies.base import Policy
+from sync_r1.trainer_client.policies.loading import load_policy, load_reference
+from sync_r1.trainer_client.reports.run_page import write_report
+from sync_r1.trainer_client.sdk.client import RewardClient
+from sync_r1.trainer_client.sdk.ensemble import RewardEnsemble
+from sync_r1.trainer_client.sdk.reward_use import AffineMap, RewardUse, reward_of
+from sync_r1.trainer_client.sdk.settings import settings_from_environment
+from sync_r1.trainer_client.tasks.named_benchmarks import benchmark_folder
+from sync_r1.trainer_client.tasks.unifybench import UnifyBench, load_unifybench
+from sync_r1.trainer_client.training.checkpoint import latest_checkpoint
+from sync_r1.trainer_client.training.distributed import join, leave
+from sync_r1.trainer_client.training.loop import Progress, train
+
+_READY_TIMEOUT_S = 60.0
+_CHANGEABLE = {"budget_s", "outage_budget_s", "score_timeout_s", "checkpoint_every", "checkpoints_kept", "judges"}
+"""Settings that may differ when a run is resumed, because they change nothing that is learnt."""
+
+
+def run_training(
+    config: TrainConfig, out: Path, *, resume: bool, endpoints_file: Path | None, progress: Progress
+) -> tuple[Evaluation | None, Evaluation]:
+    """The whole job; leaves everything in `out` and returns (start, end). Under `torchrun` or `accelerate launch` every
+    process calls this; the first one writes `out`, starts the services and tells `progress`.
+
+    Raises ConfigError when `out` holds a run and `resume` is False (or none and it is True), ServicesError,
+    RewardClientError, TrainingError.
+    """
+    started_s = time.monotonic()
+    # A process may wait for the first one's whole evaluation, or for another one's outage.
+    ranks = join(config.budget_s + config.outage_budget_s + _READY_TIMEOUT_S)
+    if config.sampling.prompts < ranks.size:
+        raise ConfigError(f"sampling.prompts is {config.sampling.prompts}, too few for {ranks.size} processes")
+    if config.combination == "gdpo" and ranks.size > 1:
+        raise ConfigError("combination gdpo whitens over the whole batch, so it needs a single process")
+    if ranks.main:
+        _check_folder(config, out, resume)
+        load_benchmark(config.benchmark, out)
+    ranks.wait()
+    torch.set_num_threads(config.threads)
+    bench = load_benchmark(config.benchmark, out)
+    judge = load_judge(bench) if ranks.main else None
+    checkpoint = latest_checkpoint(out / "checkpoints")
+    policy = _load_newest(config, checkpoint)
+    with ExitStack() as stack:
+        endpoints = {} if endpoints_file is None else read_endpoints(endpoints_file)
+        if ranks.main:
+            # Only now is the folder a run: whatever was wrong so far can be mended and tried again.
+            write_text(out / "config.json", json.dumps(config.model_dump(mode="json"), indent=1) + "\n")
+            if endpoints_file is None:
+                progress("starting Triton and the four services", 0, config.steps)
+                services = live_services(config.profile, out, also=config.also, judges=config.judges)
+                endpoints = stack.enter_context(services)
+        endpoints = ranks.agree(endpoints)
+
+        async def job() -> tuple[Evaluation | None, Evaluation]:
+            clients = reward_clients(config, endpoints)
+            scorer = reward_ensemble(config, clients)
+            try:
+                await scorer.wait_ready(_READY_TIMEOUT_S)
+                return await train(
+                    config,
+                    out,
+                    policy=policy,
+                    # The frozen reference is where the run started from, not where it was interrupted.
+                    reference=load_reference(config.policy, config.precision, policy),
+                    bench=bench,
+                    scorer=scorer,
+                    gate_scorer=_gate_ensemble(config, clients) if config.selector.kind == "dgs" else scorer,
+                    judge=judge,
+                    progress=progress,
+                    started_s=started_s,
+                    ranks=ranks,
+                )
+            finally:
+                await scorer.close()
+
+        result = asyncio.run(job())
+    if ranks.main:
+        write_report(out)
+    leave(ranks)
+    return result
+
+
+def _load_newest(config: TrainConfig, checkpoint: Path | None) -> Policy:
+    """What training continues with: the checkpoint's weights where there are any."""
+    newest = {"weights": str(checkpoint / "policy")} if checkpoint else {}
+    return load_policy(config.policy.model_copy(update=newest), config.precision)
+
+
+def load_benchmark(name: str, out: Path) -> UnifyBench:
+    """A PocketBench by name is rendered into `out/benchmark`, anything else is a folder. Raises UnifyBenchError."""
+    return load_unifybench(benchmark_folder(name, out / "benchmark"))
+
+
+def load_judge(bench: UnifyBench) -> Judge | None:
+    """The oracle where the benchmark is PocketBench; elsewhere nobody can tell success from a picture, so None."""
+    pocket = all(
+        (bench.root / "concept" / "test" / concept.name / "pocket.json").exists() for concept in bench.concepts
+    )
+    return PocketJudge(bench.root) if pocket else None
+
+
+def _check_folder(config: TrainConfig, out: Path, resume: bool) -> None:
+    file = out / "config.json"
+    if file.exists() and not resume:
+        raise ConfigError(f"{out} already holds a run; continue it with --resume, or give another --out")
+    if resume and not file.exists():
+        raise ConfigError(f"there is no run to resume in {out}; leave --resume out to start one")
+    if resume:
+        # An older run lacks newer keys: it had their defaults.
+        try:
+            before = TrainConfig.model_validate_json(file.read_text()).model_dump()
+        except ValidationError as error:
+            raise ConfigError(f"{file} is not the configuration of a run of this version: {error}") from None
+        now = config.model_dump()
+        changed = [key for key in now if before[key] != now[key] and key not in _CHANGEABLE]
+        if changed:
+            raise ConfigError(f"{out} was started with another {', '.join(changed)}; resume with the same settings")
+    out.mkdir(parents=True, exist_ok=True)
+
+
+def reward_clients(config: TrainConfig, endpoints: Mapping[str, str]) -> dict[str, RewardClient]:
+    """A client for every reward that the run or its gate uses. Raises ConfigError for one without an endpoint."""
+    wanted = {reward_of(name) for name in config.rewards}
+    wanted |= set(config.selector.weights) if config.selector.kind == "dgs" else set()
+    if missing := wanted - set(endpoints):
+        raise ConfigError(f"no endpoint for {sorted(missing)}; endpoints are given for {sorted(endpoints)}")
+    settings = settings_from_environment()
+    return {name: RewardClient(endpoints[name], settings) for name in sorted(wanted)}
+
+
+def reward_ensemble(config: TrainConfig, clients: Mapping[str, RewardClient]) -> RewardEnsemble:
+    """The run's total reward."""
+    uses = {
+        name: RewardUse(
+            weight=reward.weight,
+            variant=reward.variant,
+            policy=config.failure if reward.weight > 0 else "monitor_only",
+            affine=AffineMap(*reward.affine) if reward.affine else None,
+        )
+        for name, reward in config.rewards.items()
+    }
+    return RewardEnsemble(
+        {name: (clients[reward_of(name)], use) for name, use in uses.items()}, combination=config.combination
+    )
+
+
+def _gate_ensemble(config: TrainConfig, clients: Mapping[str, RewardClient]) -> RewardEnsemble:
+    """One round of requests for the gate: the same clients, its own weights, and always a plain weighted sum."""
+    variants = {name: reward.variant for name, reward in config.rewards.items()}
+    uses = {name: RewardUse(weight, variants.get(name, "")) for name, weight in config.selector.weights.items()}
+    return RewardEnsemble({name: (clients[name], use) for name, use in uses.items()})

@@ -1,0 +1,218 @@
+"""What a configuration will do, computed before anything is loaded: parameters, memory, work and requests per step.
+
+Where you are: `sync-r1 train --check` prints a `Plan`; `policy_size.py` has the policy's sizes, `memory.py` the
+memory. Nothing here needs weights, services or a graphics card. Where a step's work depends on rewards (how many rounds
+a gate takes) figures are pairs: at least, at most.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sync_r1.trainer_client.config import IMAGE_REWARDS, TrainConfig
+from sync_r1.trainer_client.planning.memory import Memory, ddp, fsdp, memory
+from sync_r1.trainer_client.planning.policy_size import PolicySize, policy_size
+from sync_r1.trainer_client.policies.loading import RANDOM, saved_kind, torch_precision
+from sync_r1.trainer_client.sdk.reward_use import reward_of, variant_of
+from sync_r1.trainer_client.tasks.named_benchmarks import POCKET_BENCHMARKS
+from sync_r1.trainer_client.tasks.tasks import MAX_REFERENCES
+from sync_r1.trainer_client.tasks.unifybench import UnifyBenchError, load_unifybench
+
+Pair = tuple[int, int]
+"""At least, at most."""
+_TEXT_BYTES = 1024
+"""Texts of one item, generously."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """One step, summed over all processes. Rows are trajectories; a policy step is one (trajectory, decoding step), as
+    `selection.policy_steps` in `metrics.jsonl` counts them.
+    """
+
+    groups: Pair
+    proposed: Pair
+    finished: Pair
+    """Pictures that are scored."""
+    policy_steps: Pair
+    gate_requests: Pair
+    """To each of the gate's services."""
+    gate_items: Pair
+    """Items in one of them."""
+    requests: int
+    """To each reward's service."""
+    items: Pair
+    """Items in one of them."""
+    backward_passes: Pair
+    """Micro-batches of the update, answers and pictures, over all epochs."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """A reward service that the run needs."""
+
+    reward: str
+    variant: str
+    """"" = the service's default."""
+    weight: float
+    gate_weight: float
+    bytes_per_step: Pair
+    """Sent to it, gate included; references once, then as digests."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that `--check` prints. `errors` keep the run from starting, `warnings` do not."""
+
+    policy: PolicySize
+    products_bytes: int
+    work: Work
+    services: tuple[Service, ...]
+    memory: dict[str, Memory]
+    """By layout: "1 process", "DDP × 8", "FSDP2 × 8"."""
+    errors: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def make_plan(config: TrainConfig, world: int = 1) -> Plan:
+    """The plan for one process and, beyond one, for `world` of them.
+
+    Raises ConfigError when the policy cannot exist; everything else that is wrong is in `errors`.
+    """
+    policy = policy_size(config.policy)
+    device = torch.device("cpu" if policy.kind == "pocket" else config.policy.device or "cuda")
+    products_bytes = torch_precision(config.precision, device).itemsize
+    work = step_work(config, policy)
+    own_reference = not (policy.adapters and saved_kind(Path(config.policy.weights)) is None)
+    alone = memory(
+        config,
+        policy,
+        products_bytes=products_bytes,
+        batch=min(config.sampling.batch, max(work.proposed)),
+        own_reference=own_reference,
+    )
+    layouts = {"1 process": alone}
+    if world > 1:
+        layouts |= {f"DDP × {world}": ddp(alone, policy), f"FSDP2 × {world}": fsdp(alone, policy, world)}
+    return Plan(
+        policy, products_bytes, work, _services(config, policy, work), layouts,
+        tuple(_errors(config, policy)), tuple(_warnings(config, policy)),
+    )  # fmt: skip
+
+
+def step_work(config: TrainConfig, policy: PolicySize) -> Work:
+    """Counts for one step of this configuration."""
+    selector, prompts, group, steps = config.selector, config.sampling.prompts, config.sampling.group_size, policy.steps
+    groups = (prompts, prompts * selector.max_rounds if selector.kind == "dapo" else prompts)
+    chunks = [len(part) for part in np.array_split(np.arange(prompts), min(config.sampling.chunks, prompts))]
+    look = max(1, round(selector.preview_at * steps))
+    per_round = math.ceil(group / selector.target_acceptance)
+    if selector.kind == "dgs":
+        rounds = (1, 1 if selector.keep == "spread" else selector.max_rounds)
+        kept = (group, group) if selector.group == "fixed" else (selector.group_min, selector.group_max)
+        drawn = (per_round, per_round * rounds[1])
+        # A preview is a step of its own: it fills what is still masked.
+        per_group = tuple(n * (look + (look < steps)) + k * (steps - look) for n, k in zip(drawn, kept))
+        finished = drawn if selector.learn_from_rejected else kept
+    else:
+        rounds = (0, 0)
+        candidates = selector.candidates if selector.kind == "pods" else group
+        drawn = finished = (candidates, candidates)
+        per_group = (candidates * steps, candidates * steps)
+    learned = group if selector.kind == "pods" else finished[1]
+    return Work(
+        groups=groups,
+        proposed=_times(groups, drawn),
+        finished=_times(groups, finished),
+        policy_steps=_times(groups, (per_group[0], per_group[1])),
+        gate_requests=(len(chunks) * rounds[0], len(chunks) * rounds[1]),
+        gate_items=(min(chunks) * per_round, max(chunks) * per_round) if rounds[1] else (0, 0),
+        requests=len(chunks),
+        items=(min(chunks) * finished[0], max(chunks) * finished[1] * groups[1] // prompts),
+        backward_passes=(
+            # DAPO may drop all groups but one.
+            _backward_passes(config, policy, (1 if selector.kind == "dapo" else groups[0]) * min(learned, finished[0])),
+            _backward_passes(config, policy, groups[1] * learned),
+        ),
+    )
+
+
+def _backward_passes(config: TrainConfig, policy: PolicySize, rows: int) -> int:
+    """Answers with and without a picture do not share a micro-batch, so theirs may be one more than this."""
+    objective, optimiser = config.objective, config.optimiser
+    steps = min(objective.image_steps or policy.steps, policy.steps)
+    parts = math.ceil(rows / optimiser.micro_batch)
+    images = parts * math.ceil(steps / optimiser.micro_steps) if objective.image_weight > 0 else 0
+    answers = parts if objective.text_loss and objective.answer_weight > 0 else 0
+    return objective.epochs * (images + answers)
+
+
+def _services(config: TrainConfig, policy: PolicySize, work: Work) -> tuple[Service, ...]:
+    gate = config.selector.weights if config.selector.kind == "dgs" else {}
+    picture = policy.picture_side**2 * 3
+    services = []
+    for name in dict.fromkeys((*config.rewards, *gate)):
+        use, reward = config.rewards.get(name), reward_of(name)
+        item = _TEXT_BYTES + (picture if reward in IMAGE_REWARDS else 0)
+        references = config.sampling.prompts * MAX_REFERENCES * picture if reward == "concept-consistency" else 0
+        final = work.finished if use else (0, 0)
+        looked = work.proposed if name in gate else (0, 0)
+        sent = (item * (final[0] + looked[0]), item * (final[1] + looked[1]) + references)
+        variant = (use.variant if use else "") or variant_of(name)
+        services.append(Service(reward, variant, use.weight if use else 0.0, gate.get(name, 0.0), sent))
+    return tuple(services)
+
+
+def _errors(config: TrainConfig, policy: PolicySize) -> list[str]:
+    errors = []
+    drawing = policy.prompt_tokens + policy.image_tokens + (0 if policy.autoregressive else 2)
+    answering = policy.question_tokens + policy.answer_tokens
+    # The lengths of texts are the plan's assumption; only what cannot fit at any length is an error.
+    if policy.image_tokens + policy.answer_tokens > policy.max_positions or drawing > policy.max_positions:
+        errors.append(
+            f"policy: sequences of {max(drawing, answering)} tokens, but the network has {policy.max_positions} "
+            "positions; use fewer answer tokens"
+        )
+    benchmark = Path(config.benchmark)
+    if config.benchmark not in POCKET_BENCHMARKS and benchmark.exists():
+        try:
+            load_unifybench(benchmark)
+        except UnifyBenchError as error:
+            errors.append(f"benchmark: {error}")
+    if config.selector.kind == "dgs" and round(config.selector.preview_at * policy.steps) >= policy.steps:
+        errors.append(f"selector.preview_at: a preview after all {policy.steps} steps saves none; lower it")
+    return errors
+
+
+def _warnings(config: TrainConfig, policy: PolicySize) -> list[str]:
+    warnings = [f"missing {what}" for what in policy.missing]
+    if config.benchmark not in POCKET_BENCHMARKS and not Path(config.benchmark).exists():
+        warnings.append(f"missing benchmark: {config.benchmark} (a folder in the UnifyBench layout)")
+    if config.policy.weights == RANDOM:
+        warnings.append("policy.weights: random weights can be planned and measured, not trained")
+    if policy.trained_bytes == 2:
+        warnings.append(
+            "policy.dtype: bf16 weights have eight bits, so an update of 1e-6 is lost; use fp32 (products are bf16 by "
+            "`precision`), or adapters"
+        )
+    if policy.kind != "pocket" and config.objective.answer_tokens < policy.answer_tokens:
+        warnings.append(
+            f"objective.answer_tokens ({config.objective.answer_tokens}) divides sums over up to "
+            f"{policy.answer_tokens} answer tokens (policy.answer_tokens): long answers weigh more than one"
+        )
+    steps = min(config.objective.image_steps or policy.steps, policy.steps)
+    if policy.autoregressive and config.optimiser.micro_steps < steps:
+        warnings.append(
+            f"optimiser.micro_steps ({config.optimiser.micro_steps}) cuts a pass that an autoregressive policy makes "
+            f"once for all {steps} steps; set it to {steps}"
+        )
+    return warnings
+
+
+def _times(left: Pair, right: Pair) -> Pair:
+    return left[0] * right[0], left[1] * right[1]
