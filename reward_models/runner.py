@@ -1,6 +1,6 @@
 """Where graphs run: the one seam between a reward and the machine that does its arithmetic.
 
-A reward says *which* graph to run on *which* inputs; a `GraphRunner` knows where. `LocalRunner` (`local_runner.py`)
+A reward says *which* graph to run on *which* inputs; a `GraphRunner` knows where. `LocalRunner` (`backends/local.py`)
 runs ONNX Runtime in this process; `services.triton_runner.TritonRunner` calls NVIDIA Triton. Both give the same
 numbers (`tests/test_runner_parity.py`).
 """

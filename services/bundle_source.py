@@ -50,7 +50,7 @@ def fetch_bundle(
         wanted = wanted_files(index.read_bytes(), digest, profiles, graphs)
     finally:
         index.unlink(missing_ok=True)
-    # The pin of a graph goes last: with it the graph counts as complete (`export.py`).
+    # The pin of a graph goes last: with it the graph counts as complete (`graphs/export.py`).
     for one in sorted(wanted, key=lambda one: (one.name.endswith(".onnx.json"), one.name)):
         target = store / one.name
         if target.is_file() and file_sha256(target) == one.file.sha256:

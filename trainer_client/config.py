@@ -115,7 +115,7 @@ class SamplingConfig(_Section):
 
 
 class SelectorConfig(_Section):
-    """Which trajectories are finished (`dgs.py`) and which enter the loss (`selectors.py`)."""
+    """Which trajectories are finished (`rollouts/dgs.py`) and which enter the loss (`rollouts/selectors.py`)."""
 
     kind: Literal["none", "dgs", "dapo", "pods"] = "dgs"
     preview_at: float = Field(default=0.3, gt=0, lt=1)

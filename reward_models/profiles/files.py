@@ -52,7 +52,7 @@ class CheckedInGraphFile(OwnGraphFile):
 
 class PackageGraphFile(OwnGraphFile):
     package: Literal["efficientnet_lite2", "minilm"]
-    """An exporter of `export.py`."""
+    """An exporter of `backends/graph_store.py`."""
 
 
 class PublishedGraphFile(ServedGraphFile):

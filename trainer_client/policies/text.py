@@ -1,6 +1,6 @@
 """Text of a Show-o-style policy: the two layouts it is written in, and the tokens of learned concepts.
 
-Where you are: `words.py` (pocket) and `phi_text.py` (Show-o) implement `TextTokenizer`; `showo_policy.py` uses it. A
+Where you are: `pocket/text.py` and `showo/text.py` implement `TextTokenizer`; `showo/policy.py` uses it. A
 learned concept adds its name and soft tokens, words without a spelling of their own that carry what the concept is, to
 the end of the text vocabulary (An et al., UniCTokens, arXiv 2505.14671). Questions are told the first of them, drawings
 all: 16 and 8 more for Show-o.

@@ -1,6 +1,6 @@
 """Sync-GRPO as pure functions: from rewards to advantages, and from advantages to the loss of both modalities.
 
-You are in the trainer, at the formulas; nothing here knows a policy, a service or a file. `update.py` applies them.
+You are in the trainer, at the formulas; nothing here knows a policy, a service or a file. `learner.py` applies them.
 
     rewards_N, groups_N, valid_N ──▶ credit() ──▶ Credit(answer_N, image_N, weights_N) ──▶ modality_loss() per modality
 
