@@ -1,10 +1,10 @@
 """What the trainer asks of a policy: answer questions, draw pictures in steps, and give log-probabilities of both.
 
-Where you are: `pocket/`, `showo/` and `janus/` (each in its `policy.py`) implement this; rollout, gate and loss use only what is
-here. Shapes: N rows, L answer tokens, I image tokens, T decoding steps. A decoding step decides some image tokens
-(masked decoding: the most confident ones; autoregressive: the next row of the grid); `ImageState` records when each was
-decided, which is enough to rebuild every state on the way: at step t exactly the tokens with `decided_at < t` are
-visible.
+Where you are: `pocket/`, `showo/` and `janus/` (each in its `policy.py`) implement this; rollout, gate and loss use
+only what is here. Shapes: N rows, L answer tokens, I image tokens, T decoding steps. A decoding step decides some image
+tokens (masked decoding: the most confident ones; autoregressive: the next row of the grid); `ImageState` records when
+each was decided, which is enough to rebuild every state on the way: at step t exactly the tokens with `decided_at < t`
+are visible.
 """
 
 from __future__ import annotations

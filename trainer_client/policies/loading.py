@@ -1,7 +1,7 @@
 """From the `policy` section of a configuration to a policy, and to the frozen reference of a run.
 
-Where you are: `jobs/train.py` calls these. A folder that a policy was saved to (`Policy.save`) says in its `config.json`
-which kind it is and needs nothing else from the configuration.
+Where you are: `jobs/train.py` calls these. A folder that a policy was saved to (`Policy.save`) says in its
+`config.json` which kind it is and needs nothing else from the configuration.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@
 
 A run is a folder: `config.json`, `metrics.jsonl` (one line per step), `journal.jsonl` (every score, before it is used),
 `calibration.json`, `evaluation/{start,end}.json` with pictures, `checkpoints/`, `policy/` and `report.html`. It may be
-killed at any point and ends in the same weights when it is resumed (`journal.py`, `checkpoint.py`). `jobs/train.py` puts the
-real parts together; tests pass small ones.
+killed at any point and ends in the same weights when it is resumed (`journal.py`, `checkpoint.py`). `jobs/train.py`
+puts the real parts together; tests pass small ones.
 """
 
 from __future__ import annotations
