@@ -56,7 +56,7 @@ k8s-render: $(STAMP)
 
 # `cpu-pocket` for real: images from a Debian base, its pods under podman. Says SKIPPED and why where that cannot be.
 k8s-test: $(STAMP)
-	SYNC_R1_K8S=1 $(BIN)/python -m pytest -m slow tests/test_k8s_podman.py $(ARGS)
+	SYNC_R1_K8S=1 $(BIN)/python -m pytest -m slow tests/k8s/test_k8s_podman.py $(ARGS)
 
 include k8s/images/images.mk
 

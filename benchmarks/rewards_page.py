@@ -35,8 +35,8 @@ variants' cards (`sync-r1 describe HOST:PORT --card VARIANT` shows one of a runn
 
 * **original**: the library that defines the score. **difference**: largest absolute difference of scores, from encoded
   picture and text to the number, on the same weights at full size, fp32: random ones where they are published, the real
-  ones of what packages bring. At small size tests compare every model (`tests/test_parity_*.py`), and one of every
-  family through Triton and gRPC (`tests/test_published_services.py`). *no original*: this
+  ones of what packages bring. At small size tests compare every model (`tests/reward_models/test_parity_*.py`), and
+  one of every family through Triton and gRPC (`tests/services/test_published_services.py`). *no original*: this
   project defines it, from a paper or by itself (its card says which).
 * **validity**: the card's first figure; all stand below. *weights not at hand*: the published weights (or the model
   behind a judge) were not to be had where this page was made.

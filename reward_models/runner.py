@@ -2,7 +2,7 @@
 
 A reward says *which* graph to run on *which* inputs; a `GraphRunner` knows where. `LocalRunner` (`backends/local.py`)
 runs ONNX Runtime in this process; `services.triton_runner.TritonRunner` calls NVIDIA Triton. Both give the same
-numbers (`tests/test_runner_parity.py`).
+numbers (`tests/services/test_runner_parity.py`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Decompression bombs: refused from their headers
 
-Runs `tests/bombs.py`, which decodes each file in a process of its own and measures time and peak memory, several times;
-a file's time is the median of its runs.
+Runs `tests/support/bombs.py`, which decodes each file in a process of its own and measures time and peak memory,
+several times; a file's time is the median of its runs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.reliability.record import Result
 
 RUNS, SHORT_RUNS = 7, 1
-_PROGRAM = Path(__file__).parents[2] / "tests" / "bombs.py"
+_PROGRAM = Path(__file__).parents[2] / "tests" / "support" / "bombs.py"
 
 
 def run(short: bool) -> Result:
@@ -37,7 +37,7 @@ def run(short: bool) -> Result:
             f"bomb: {name}",
             f"refused in {median_ms:.1f} ms (longest run {max(values):.1f}), +{peak_mb[name]:.1f} MB",
             "< 10 ms, < 50 MB", said[name] != "decoded" and median_ms < 10 and peak_mb[name] < 50,
-            "python tests/bombs.py",
+            "python tests/support/bombs.py",
         )  # fmt: skip
     result.notes.append(f"{SHORT_RUNS if short else RUNS} runs; one decoder on one core, which is the limit.")
     return result

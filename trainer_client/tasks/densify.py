@@ -3,7 +3,7 @@
 A condition such as "<koda> with its sled" only refers to a fact. The dense description resolves it: "<koda>, a grey and
 white plush husky …, with its sled, which is painted green." `sync-r1 densify` copies a benchmark and adds such texts to
 each `info.json` under the key `dense`, and their noun phrases under `nouns`, both index-aligned with `extra_info`. From
-then on they are what pictures are scored against (`reasoning.reward_text` and `reward_nouns`). They are made by rules,
+then on they are what pictures are scored against (`tasks.reward_text` and `reward_nouns`). They are made by rules,
 or by a language model behind an OpenAI-compatible endpoint.
 """
 

@@ -7,10 +7,10 @@ pocket-unseen`), and everything else is as in `pocket`: one figure of each kind,
 
 What "unseen" means. The name and its soft tokens are new. The look is not: the cold start drew figures of every look
 that have no name (`<sks>`), and nothing kept the facts of these eight away from them, as is done for the concepts of
-`pocket` (`cold_start_data.gives_a_held_out_fact_away`). The facts were therefore chosen by what it was trained on: none
+`pocket` (`cold_start.data.gives_a_held_out_fact_away`). The facts were therefore chosen by what it was trained on: none
 of its 24,000 pictures shows one of these looks with a held-out hat, scarf, toy or charm; 61 show one before a held-out
-place or home, which no choice avoids, because every look was drawn before every background (`tests/test_pocketbench.py`
-counts both).
+place or home, which no choice avoids, because every look was drawn before every background
+(`tests/trainer_client/tasks/test_pocketbench.py` counts both).
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ class Pool:
 
 
 def make_pool(count: int, seed: int, tokenizer: Magvit, words: Words, config: ShowoConfig) -> Pool:
-    """Render and encode `count` rows of `cold_start_data.drawings`.
+    """Render and encode `count` rows of `data.drawings`.
 
     Without jitter: the few minutes of training then go into what is drawn, not into where its edges fall.
     """

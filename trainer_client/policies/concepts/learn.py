@@ -56,7 +56,7 @@ def learn_concepts(
 
     Raises:
         ConfigError: the policy cannot be loaded or learn, knows every name, or `out` already holds something.
-        UnifyBenchError: see `concept_data.read_concept`.
+        UnifyBenchError: see `data.read_concept`.
     """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ConfigError(f"{out} already holds something; give another --out, or an empty folder")

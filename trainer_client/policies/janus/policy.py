@@ -281,7 +281,7 @@ class JanusPolicy:
         return (parameter for parameter in self.model.parameters() if parameter.requires_grad and self._adapters_on)
 
     def save(self, folder: Path) -> None:
-        """Write the adapters, or without any the whole model, and how it is used; `janus_weights.load` reads it."""
+        """Write the adapters, or without any the whole model, and how it is used; `weights.load` reads it."""
         folder.mkdir(parents=True, exist_ok=True)
         if self.adapters is not None:
             self.adapters.save_pretrained(str(folder / "adapter"), save_embedding_layers=False)
