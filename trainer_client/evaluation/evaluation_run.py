@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from sync_r1.trainer_client.config import TrainConfig
+from sync_r1.trainer_client.config import IMAGE_REWARDS, TrainConfig
 from sync_r1.trainer_client.evaluation.bench_items import Item, bench_items, write_items
 from sync_r1.trainer_client.evaluation.held_out import Evaluation, Judge, evaluate
 from sync_r1.trainer_client.evaluation.outputs import Outputs, policy_outputs, read_outputs
@@ -26,7 +26,7 @@ from sync_r1.trainer_client.evaluation.unifybench_metrics import ItemScores, Met
 from sync_r1.trainer_client.policies.base import Policy
 from sync_r1.trainer_client.policies.loading import load_policy
 from sync_r1.trainer_client.training.loop import Progress, write_evaluation
-from sync_r1.trainer_client.training.runs import load_benchmark, load_judge, reward_clients, reward_ensemble
+from sync_r1.trainer_client.training.runs import load_benchmark, load_judge, part_of, reward_clients, reward_ensemble
 from sync_r1.trainer_client.training.service_process import live_services, read_endpoints
 
 _READY_TIMEOUT_S = 60.0
@@ -122,6 +122,7 @@ async def _measure(
                 scorer,
                 judge,
                 config.evaluation,
+                picture_ensemble=part_of(scorer, set(IMAGE_REWARDS)),
                 temperature=config.sampling.temperature,
                 batch=config.sampling.batch,
                 timeout_s=config.score_timeout_s,
