@@ -92,7 +92,7 @@ def one_step(make: Callable[[], tuple[Policy, Policy]], config: TrainConfig, dev
     with phase("reference"):
         recorded = learner.reference_log_probs(trajectories, steps)
     advantages_N = np.linspace(-1.0, 1.0, rows)
-    credit = Credit(advantages_N, advantages_N, np.full(rows, 1.0 / rows))
+    credit = Credit(advantages_N, advantages_N, np.full(rows, 1.0 / rows), np.full(rows, 1.0 / rows))
     with phase("update"):
         learner.update(trajectories, credit, steps, recorded)
     return phases

@@ -51,11 +51,11 @@ class PoolSampler:
 
     def begin(self, tasks: Sequence[Any], groups: Sequence[int]) -> list[_Replayed]:
         blank: Any = SimpleNamespace(texts=["?"])
-        return [_Replayed(group, blank, _State(0), int(self._order[group].pop())) for group in sorted(groups)]
+        return [_Replayed(group, blank, _State(0), index=int(self._order[group].pop())) for group in sorted(groups)]
 
     def advance(self, trajectories: Sequence[_Replayed], until_step: int) -> list[_Replayed]:
         self.policy_steps += sum(until_step - trajectory.state.step for trajectory in trajectories)
-        return [_Replayed(t.group, t.answer, _State(until_step), t.index) for t in trajectories]
+        return [_Replayed(t.group, t.answer, _State(until_step), index=t.index) for t in trajectories]
 
     def previews(self, trajectories: Sequence[_Replayed]) -> list[Any]:
         self.policy_steps += len(trajectories)

@@ -8,6 +8,7 @@ release).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -96,7 +97,19 @@ class SamplingConfig(_Section):
     prompts: int = Field(default=6, ge=1)
     """Groups per step; a group shares one question and one condition."""
     group_size: int = Field(default=8, ge=2)
-    """Trajectories per group (G)."""
+    """Trajectories per group (G): answers to one prompt (K), each with a picture unless the next keys say otherwise."""
+    pictures_per_answer: int = Field(default=1, ge=1)
+    """Pictures drawn from one answer's sentence (M). From 2 on a picture is credited against the other pictures of the
+    *same* sentence (`sync_grpo.tree_credit`); with 1 against its group.
+    """
+    pictured_answers: int | None = Field(default=None, ge=1)
+    """How many of a group's answers (m of K), drawn at random, get pictures; all of them are scored and learnt from.
+    None = all.
+    """
+    sentence: Literal["own", "true"] = "own"
+    """What pictures are drawn from: the sentence of the policy's own answer, or the right one (only in a phase of
+    `schedule` that learns pictures).
+    """
     share_of_r: float = Field(default=0.5, ge=0, le=1)
     """Share of groups with task r (recall a fact from text); the others are task u (a question about a picture)."""
     learnability: float = Field(default=0.8, ge=0, le=1)
@@ -112,6 +125,43 @@ class SamplingConfig(_Section):
     """
     batch: int = Field(default=64, ge=1)
     """Most trajectories that the policy draws at once; bounds memory."""
+
+
+class PhaseConfig(_Section):
+    """So many updates that learn one thing; what is None is as in `sampling`."""
+
+    updates: int = Field(ge=1)
+    learn: Literal["both", "answers", "pictures"] = "both"
+    """"answers": no picture is drawn, answers learn from the answers' reward. "pictures": one sentence per prompt, and
+    `pictures_per_answer` pictures of it that learn from the pictures' rewards.
+    """
+    prompts: int | None = Field(default=None, ge=1)
+    group_size: int | None = Field(default=None, ge=2)
+    pictures_per_answer: int | None = Field(default=None, ge=1)
+    pictured_answers: int | None = Field(default=None, ge=1)
+    sentence: Literal["own", "true"] | None = None
+    share_of_r: float | None = Field(default=None, ge=0, le=1)
+
+
+@dataclass(frozen=True)
+class StepSampling:
+    """What one step draws and learns: `sampling`, as the phase that the step belongs to changes it."""
+
+    learn: Literal["both", "answers", "pictures"]
+    prompts: int
+    answers: int
+    """Per prompt (K)."""
+    pictured: int
+    """Of these, with pictures (m)."""
+    pictures: int
+    """Per pictured answer (M)."""
+    sentence: Literal["own", "true"]
+    share_of_r: float
+
+    @property
+    def tree(self) -> bool:
+        """Whether it is other than plain groups: one answer, one picture each."""
+        return self.learn != "both" or self.pictures > 1 or self.pictured < self.answers
 
 
 class SelectorConfig(_Section):
@@ -173,6 +223,12 @@ class ObjectiveConfig(_Section):
     clip: float = Field(default=0.2, gt=0)
     beta: float = Field(default=0.01, ge=0)
     """Weight of the k3 KL to the frozen start policy; 0 saves its forward passes."""
+    image_beta: float | None = Field(default=None, ge=0)
+    """The same for image tokens; None = `beta`."""
+    image_scale: Literal["none", "batch_rms"] = "none"
+    """"batch_rms": the advantages of pictures are divided by their root mean square over the batch, so that the size of
+    an update does not depend on how far the pictures' rewards happen to differ.
+    """
     epochs: int = Field(default=1, ge=1)
     """Updates per rollout batch; the clip only acts from the second one on."""
     answer_tokens: int = Field(default=16, ge=1)
@@ -185,9 +241,24 @@ class ObjectiveConfig(_Section):
     """The control: every reward keeps its group but not its trajectory. It must show no gain."""
 
 
+class ImageOptimiserConfig(_Section):
+    """AdamW of the pictures' loss alone, with moments of its own; the defaults are those that the pocket policy learns
+    pictures with (`docs/training.md` has the figures).
+    """
+
+    learning_rate: float = Field(default=2e-4, gt=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = Field(default=0.0, ge=0)
+    grad_clip: float = Field(default=1.0, gt=0)
+    warmup_steps: int = Field(default=4, ge=0)
+    final_share: float = Field(default=0.3, ge=0, le=1)
+
+
 class OptimiserConfig(_Section):
     """AdamW with warm-up and cosine decay."""
 
+    image: ImageOptimiserConfig | None = None
+    """Settings of the pictures' loss; None = one optimiser for the sum of both losses."""
     learning_rate: float = Field(default=1e-4, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = Field(default=1e-3, ge=0)
@@ -222,6 +293,10 @@ class EvaluationConfig(_Section):
     """The measurement before and after, on held-out conditions and with the same seed both times."""
 
     pictures_per_condition: int = Field(default=8, ge=1)
+    true_sentence_pictures: int = Field(default=0, ge=0)
+    """Per condition, drawn from the right sentence instead of the policy's own answer: what the picture half can do by
+    itself.
+    """
     seed: int = 20_260
     """Not the run's seed: runs with different seeds are measured on the same draws."""
     shown: int = Field(default=16, ge=1)
@@ -280,6 +355,10 @@ class TrainConfig(_Section):
     rewards: dict[str, RewardConfig] = {}
     """By reward, or by `REWARD/VARIANT` where two variants of one service take part."""
     sampling: SamplingConfig = SamplingConfig()
+    schedule: tuple[PhaseConfig, ...] = ()
+    """Phases one after the other, from the first again after the last, until `steps` updates are made; () = one phase
+    that learns both.
+    """
     selector: SelectorConfig = SelectorConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     optimiser: OptimiserConfig = OptimiserConfig()
@@ -309,6 +388,36 @@ class TrainConfig(_Section):
                 )
         return values | {"rewards": named | added}
 
+    def at(self, step: int) -> StepSampling:
+        """What the step after `step` updates draws."""
+        if not self.schedule:
+            return self.phase(None)
+        step %= sum(phase.updates for phase in self.schedule)
+        for phase in self.schedule:
+            if step < phase.updates:
+                return self.phase(phase)
+            step -= phase.updates
+        raise AssertionError("the remainder is smaller than the sum")
+
+    def phase(self, phase: PhaseConfig | None) -> StepSampling:
+        """What the steps of `phase` draw; None = those of a run without a schedule."""
+        changed = {} if phase is None else phase.model_dump(exclude_none=True, exclude={"updates", "learn"})
+        sampling, learn = self.sampling.model_copy(update=changed), phase.learn if phase else "both"
+        answers = 1 if learn == "pictures" else sampling.group_size
+        return StepSampling(
+            learn=learn,
+            prompts=sampling.prompts,
+            answers=answers,
+            pictured=0 if learn == "answers" else 1 if learn == "pictures" else sampling.pictured_answers or answers,
+            pictures=sampling.pictures_per_answer,
+            sentence=sampling.sentence,
+            share_of_r=sampling.share_of_r,
+        )
+
+    def updates_of(self, modality: Literal["answers", "pictures"]) -> int:
+        """How many of the run's steps learn that."""
+        return sum(self.at(step).learn in ("both", modality) for step in range(self.steps))
+
     @model_validator(mode="after")
     def _rewards_known(self) -> TrainConfig:
         known = {*IMAGE_REWARDS, ANSWER_REWARD}
@@ -321,11 +430,42 @@ class TrainConfig(_Section):
                 f"selector.candidates ({self.selector.candidates}) must be at least sampling.group_size "
                 f"({self.sampling.group_size}), because that many of them are kept"
             )
+        _check_schedule(self)
         if self.combination == "gdpo" and self.sampling.chunks > 1:
             raise ValueError("combination gdpo whitens over the whole batch, so it needs sampling.chunks = 1")
         if self.parallel == "fsdp2" and self.policy.lora:
             raise ValueError("parallel fsdp2 divides weights of one type; adapters on other weights train with ddp")
         return self
+
+
+def _check_schedule(config: TrainConfig) -> None:
+    """Raises ValueError for steps that could not learn what they are for."""
+    weighted = {reward_of(name) for name, reward in config.rewards.items() if reward.weight > 0}
+    phases = [config.phase(phase) for phase in config.schedule] or [config.phase(None)]
+    for sampling in phases:
+        if sampling.sentence == "true" and sampling.learn != "pictures":
+            raise ValueError('sentence: "true" is for a phase of schedule that learns pictures; answers need their own')
+        if sampling.pictured > sampling.answers:
+            raise ValueError(
+                f"pictured_answers ({sampling.pictured}) must be at most group_size ({sampling.answers}): only answers "
+                "that are drawn can be pictured"
+            )
+        if sampling.learn == "pictures" and sampling.pictures < 2:
+            raise ValueError("a phase that learns pictures needs pictures_per_answer of at least 2 to compare them")
+        if sampling.learn != "pictures" and sampling.tree and ANSWER_REWARD not in weighted:
+            raise ValueError(f"learning answers needs a weight above 0 for {ANSWER_REWARD}")
+        if sampling.learn != "answers" and sampling.tree and not weighted & set(IMAGE_REWARDS):
+            raise ValueError(f"learning pictures needs a weight above 0 for one of {IMAGE_REWARDS}")
+    wanted = {"selector.kind": "none", "combination": "weighted_sum", "objective.kind": "sync_grpo"}
+    found = {
+        "selector.kind": config.selector.kind, "combination": config.combination,
+        "objective.kind": config.objective.kind,
+    }  # fmt: skip
+    if any(sampling.tree for sampling in phases) and (wrong := {k: v for k, v in found.items() if v != wanted[k]}):
+        raise ValueError(
+            "schedule, pictures_per_answer and pictured_answers work with "
+            + ", ".join(f"{key} {wanted[key]} (got {value})" for key, value in wrong.items())
+        )
 
 
 def load_config(file: Path, overrides: Sequence[str] = ()) -> TrainConfig:

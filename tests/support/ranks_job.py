@@ -73,16 +73,15 @@ def gradients(folder: Path, ranks: Ranks) -> dict[str, float]:
     # One group of the second process has no valid reward: it has fewer micro-batches than the first.
     shares = credit(rewards_N, rewards_N / 2, GROUPS_N, GROUPS_N != 3)
     own = np.flatnonzero(np.isin(GROUPS_N, ranks.share(range(4))))
-    own_shares = Credit(shares.answer_N[own], shares.image_N[own], shares.weights_N[own])
+    own_shares = shares.rows(own)
     reference, steps = copy.deepcopy(policy), [0, 1, 3]
     differences: dict[str, float] = {}
 
     def both(one: Learner, rows: np.ndarray, weights: Credit) -> tuple[torch.Tensor, torch.Tensor, dict[str, float]]:
         chosen = [trajectories[row] for row in rows]
         recorded = one.reference_log_probs(chosen, steps)
-        valid = [row for row in range(len(chosen)) if weights.weights_N[row] > 0]
         with one.shards.whole():
-            one.add_gradients(chosen, valid, weights, steps, None, recorded)
+            one.add_gradients(chosen, weights, steps, None, recorded)
         one.ranks.add_up_gradients(one._parameters)
         names = [name for name, _ in sorted(one.policy.model.named_parameters())]
         parameters = dict(one.policy.model.named_parameters())

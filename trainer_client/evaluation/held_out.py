@@ -1,6 +1,8 @@
 """What a policy can do on held-out conditions: total reward, each reward, the oracle's success rate, answer accuracy.
 
-Pictures are made exactly as in training (question → answer → sentence → picture, same temperature), without a gate.
+Pictures are made exactly as in training (question → answer → sentence → picture, same temperature), without a gate; on
+demand others are drawn from the right sentence, which measures the picture half alone (`TRUE_SENTENCE` names its
+figures).
 Tasks, their order and the random numbers depend on the evaluation's own seed only, so two policies are measured on the
 same draws. The oracle (PocketBench only) judges pictures and is never a reward.
 """
@@ -19,7 +21,7 @@ import torch
 from sync_r1.reward_models.pocket.oracle import Oracle
 from sync_r1.trainer_client.config import EvaluationConfig
 from sync_r1.trainer_client.policies.base import Policy, Question
-from sync_r1.trainer_client.rollouts.sampler import Sampler
+from sync_r1.trainer_client.rollouts.sampler import Sampler, Trajectory
 from sync_r1.trainer_client.rollouts.scorer import Scorer
 from sync_r1.trainer_client.sdk.ensemble import EnsembleResult
 from sync_r1.trainer_client.tasks.pocketbench import ROLES, load_concepts
@@ -35,6 +37,8 @@ from sync_r1.trainer_client.tasks.tasks import (
 from sync_r1.trainer_client.tasks.unifybench import UnifyBench
 
 Pixels = npt.NDArray[np.uint8]
+TRUE_SENTENCE = "true sentence: "
+"""Before the names of figures of pictures that were drawn from the right sentence."""
 _REQUEST_ITEMS = 128
 
 
@@ -83,6 +87,8 @@ class Shown:
     wanted: str
     success: bool | None
     pixels: Pixels
+    true_sentence: bool = False
+    """Drawn from the right sentence; `answer` is that then."""
 
 
 @dataclass(frozen=True)
@@ -114,17 +120,53 @@ async def evaluate(
     judge: Judge | None,
     config: EvaluationConfig,
     *,
+    picture_ensemble: Scorer | None = None,
     temperature: float,
     batch: int,
     timeout_s: float,
 ) -> Evaluation:
-    """Measure `policy` on every held-out condition of `bench`. Raises what the ensemble raises, and ValueError without
-    conditions.
+    """Measure `policy` on every held-out condition of `bench`. Raises what the ensembles raise, and ValueError without
+    conditions. `picture_ensemble` scores pictures of the right sentence, if `config` wants some.
     """
+    generator = torch.Generator().manual_seed(config.seed)
+    sampler = Sampler(policy, temperature=temperature, batch=batch, generator=generator)
     rng = np.random.default_rng(config.seed)
+    tasks = _tasks(bench, config.pictures_per_condition, rng)
+    trajectories = sampler.advance(sampler.begin(tasks, range(len(tasks))), policy.steps)
+    whole = await _measured(sampler, tasks, trajectories, ensemble, judge, timeout_s)
+    columns, shown = dict(whole.columns), whole.shown(config.shown)
+    columns["answer_accuracy"] = np.array(
+        [float(answers_right(trajectory.text, task.reference_answer)) for task, trajectory in zip(tasks, trajectories)]
+    )
+    if config.true_sentence_pictures and picture_ensemble is not None:
+        given = _tasks(bench, config.true_sentence_pictures, rng)
+        drawn = [Trajectory(row, None, None, given=task.reference_answer) for row, task in enumerate(given)]
+        alone = await _measured(sampler, given, sampler.draw(given, drawn), picture_ensemble, judge, timeout_s)
+        # Its total is one of pictures alone, on another scale than the whole one, so it is left out.
+        columns |= {f"{TRUE_SENTENCE}{name}": values_N for name, values_N in alone.columns.items() if name != "total"}
+        shown += alone.shown(config.shown)
+    if (questions_right := _picture_questions(policy, bench)) is not None:
+        columns["picture_question_accuracy"] = questions_right
+    known = {name: values_N[~np.isnan(values_N)] for name, values_N in columns.items()}
+    return Evaluation(
+        pictures=len(tasks),
+        scored=int(np.isfinite(columns["total"]).sum()),
+        means={name: float(values.mean()) for name, values in known.items() if len(values)},
+        se={name: float(values.std(ddof=1) / len(values) ** 0.5) for name, values in known.items() if len(values) > 1},
+        releases=whole.releases,
+        shown=shown,
+        values={
+            name: [None if np.isnan(value) else float(value) for value in values_N]
+            for name, values_N in columns.items()
+        },
+    )
+
+
+def _tasks(bench: UnifyBench, pictures: int, rng: np.random.Generator) -> list[Task]:
+    """`pictures` tasks for each held-out condition, all conditions before the first comes again."""
     tasks = [
         recall_task(concept, condition, rng)
-        for _ in range(config.pictures_per_condition)
+        for _ in range(pictures)
         for concept in bench.concepts
         for condition in concept.held_out_conditions
         if condition.fact is not None
@@ -133,10 +175,48 @@ async def evaluate(
         raise ValueError(
             f"{bench.root} has no held-out condition that refers to a fact, so there is nothing to evaluate"
         )
-    generator = torch.Generator().manual_seed(config.seed)
-    sampler = Sampler(policy, temperature=temperature, batch=batch, generator=generator)
-    trajectories = sampler.advance(sampler.begin(tasks, range(len(tasks))), policy.steps)
-    pictures = sampler.pictures(trajectories)
+    return tasks
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """Pictures of one kind, with what rewards and judge say of them."""
+
+    tasks: list[Task]
+    trajectories: list[Trajectory]
+    pictures: list[Pixels]
+    columns: dict[str, npt.NDArray[np.float64]]
+    releases: dict[str, str]
+    verdicts: list[Verdict] | None
+
+    def shown(self, count: int) -> tuple[Shown, ...]:
+        """The first `count`, for the report."""
+        verdicts: Sequence[Verdict | None] = self.verdicts or [None] * len(self.tasks)
+        return tuple(
+            Shown(
+                condition=task.condition.text,
+                answer=trajectory.text,
+                prompt=prompt_of(task, trajectory.text),
+                wanted=reward_text(task),
+                success=None if verdict is None else verdict.concept and verdict.fact,
+                pixels=pixels,
+                true_sentence=trajectory.answer is None,
+            )
+            for task, trajectory, pixels, verdict in [
+                *zip(self.tasks, self.trajectories, self.pictures, verdicts)
+            ][:count]
+        )
+
+
+async def _measured(
+    sampler: Sampler,
+    tasks: list[Task],
+    trajectories: list[Trajectory],
+    ensemble: Scorer,
+    judge: Judge | None,
+    timeout_s: float,
+) -> _Measured:
+    pictures = sampler.images(trajectories)
     samples = [
         sample(task, identifier=f"held-out-{index}", group=task.key, pixels=pixels, answer=trajectory.text)
         for index, (task, trajectory, pixels) in enumerate(zip(tasks, trajectories, pictures))
@@ -145,42 +225,14 @@ async def evaluate(
         await ensemble.score(samples[start : start + _REQUEST_ITEMS], timeout_s=timeout_s)
         for start in range(0, len(samples), _REQUEST_ITEMS)
     ]
-    verdicts = judge.judge(tasks, pictures) if judge is not None else None
     columns = _reward_columns(results)
-    columns["answer_accuracy"] = np.array(
-        [float(answers_right(trajectory.text, task.reference_answer)) for task, trajectory in zip(tasks, trajectories)]
-    )
+    verdicts = judge.judge(tasks, pictures) if judge is not None else None
     if verdicts is not None:
         columns["oracle_success"] = np.array([float(verdict.concept and verdict.fact) for verdict in verdicts])
         columns["oracle_concept"] = np.array([float(verdict.concept) for verdict in verdicts])
         columns["oracle_fact"] = np.array([float(verdict.fact) for verdict in verdicts])
-    if (questions_right := _picture_questions(policy, bench)) is not None:
-        columns["picture_question_accuracy"] = questions_right
-    shown = tuple(
-        Shown(
-            condition=task.condition.text,
-            answer=trajectory.text,
-            prompt=prompt_of(task, trajectory.text),
-            wanted=reward_text(task),
-            success=None if verdicts is None else verdicts[index].concept and verdicts[index].fact,
-            pixels=pictures[index],
-        )
-        for index, (task, trajectory) in enumerate(zip(tasks, trajectories))
-        if index < config.shown
-    )
-    known = {name: values_N[~np.isnan(values_N)] for name, values_N in columns.items()}
-    return Evaluation(
-        pictures=len(pictures),
-        scored=int(sum(result.valid_N.sum() for result in results)),
-        means={name: float(values.mean()) for name, values in known.items() if len(values)},
-        se={name: float(values.std(ddof=1) / len(values) ** 0.5) for name, values in known.items() if len(values) > 1},
-        releases={name: reward.release for name, reward in results[0].rewards.items()},
-        shown=shown,
-        values={
-            name: [None if np.isnan(value) else float(value) for value in values_N]
-            for name, values_N in columns.items()
-        },
-    )
+    releases = {name: reward.release for name, reward in results[0].rewards.items()}
+    return _Measured(tasks, trajectories, pictures, columns, releases, verdicts)
 
 
 def answers_right(answer: str, reference: str) -> bool:

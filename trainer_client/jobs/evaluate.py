@@ -16,14 +16,14 @@ from pathlib import Path
 
 import torch
 
-from sync_r1.trainer_client.config import TrainConfig
+from sync_r1.trainer_client.config import IMAGE_REWARDS, TrainConfig
 from sync_r1.trainer_client.evaluation.bench_items import Item, bench_items, write_items
 from sync_r1.trainer_client.evaluation.held_out import Evaluation, Judge, evaluate
 from sync_r1.trainer_client.evaluation.outputs import Outputs, policy_outputs, read_outputs
 from sync_r1.trainer_client.evaluation.result import BenchEvaluation
 from sync_r1.trainer_client.evaluation.unifybench_metrics import ItemScores, Metric, UnifyBenchMetrics
 from sync_r1.trainer_client.jobs.local_services import live_services, read_endpoints
-from sync_r1.trainer_client.jobs.train import load_benchmark, load_judge, reward_clients, reward_ensemble
+from sync_r1.trainer_client.jobs.train import load_benchmark, load_judge, part_of, reward_clients, reward_ensemble
 from sync_r1.trainer_client.policies.base import Policy
 from sync_r1.trainer_client.policies.loading import load_policy
 from sync_r1.trainer_client.tasks.unifybench import UnifyBench
@@ -106,6 +106,7 @@ async def _measure(
                 scorer,
                 judge,
                 config.evaluation,
+                picture_ensemble=part_of(scorer, set(IMAGE_REWARDS)),
                 temperature=config.sampling.temperature,
                 batch=config.sampling.batch,
                 timeout_s=config.score_timeout_s,

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from pydantic import ValidationError
 
-from sync_r1.trainer_client.config import ConfigError, TrainConfig
+from sync_r1.trainer_client.config import ANSWER_REWARD, IMAGE_REWARDS, ConfigError, TrainConfig
 from sync_r1.trainer_client.durable_files import write_text
 from sync_r1.trainer_client.evaluation.held_out import Evaluation, Judge, PocketJudge
 from sync_r1.trainer_client.jobs.local_services import live_services, read_endpoints
@@ -84,6 +84,8 @@ def run_training(
                     bench=bench,
                     scorer=scorer,
                     gate_scorer=_gate_ensemble(config, clients) if config.selector.kind == "dgs" else scorer,
+                    answer_scorer=part_of(scorer, {ANSWER_REWARD}),
+                    picture_scorer=part_of(scorer, set(IMAGE_REWARDS)),
                     judge=judge,
                     progress=progress,
                     started_s=started_s,
@@ -161,6 +163,13 @@ def reward_ensemble(config: TrainConfig, clients: Mapping[str, RewardClient]) ->
     return RewardEnsemble(
         {name: (clients[reward_of(name)], use) for name, use in uses.items()}, combination=config.combination
     )
+
+
+def part_of(ensemble: RewardEnsemble, rewards: set[str]) -> RewardEnsemble | None:
+    """The rewards of answers, or of pictures, alone; None where none of them counts."""
+    names = [name for name in ensemble.rewards if reward_of(name) in rewards]
+    counts = any(ensemble.rewards[name][1].weight > 0 for name in names)
+    return ensemble.only(names) if counts else None
 
 
 def _gate_ensemble(config: TrainConfig, clients: Mapping[str, RewardClient]) -> RewardEnsemble:

@@ -61,7 +61,9 @@ def score_figures(scores: EnsembleResult, groups_N: Ints) -> dict[str, Any]:
     }
 
 
-def rollout_figures(pictures: Sequence[Pixels], answers: Sequence[str], groups_N: Ints) -> dict[str, float | int]:
+def rollout_figures(
+    pictures: Sequence[Pixels], picture_groups_N: Ints, answers: Sequence[str], answer_groups_N: Ints
+) -> dict[str, float | int]:
     """Sums over a batch, or one process's part of it, from which `duplicate_figures` makes shares.
 
     `twins`: pictures with a near-identical one in their group; `distance` over `pairs`: of pictures of one group;
@@ -69,15 +71,19 @@ def rollout_figures(pictures: Sequence[Pixels], answers: Sequence[str], groups_N
     """
     twins = same = pairs = 0
     distance = 0.0
-    for members in _groups(groups_N):
+    for members in _groups(picture_groups_N):
         apart_G_G = picture_distances([pictures[index] for index in members])
         upper = apart_G_G[np.triu_indices(len(members), 1)]
         distance, pairs = distance + float(upper.sum()), pairs + len(upper)
         np.fill_diagonal(apart_G_G, np.inf)
         twins += int((apart_G_G.min(1) <= NEAR).sum()) if len(members) > 1 else 0
+    for members in _groups(answer_groups_N):
         counts = Counter(_normalised(answers[index]) for index in members)
         same += sum(count for count in counts.values() if count > 1)
-    return {"trajectories": len(answers), "twins": twins, "same_answers": same, "distance": distance, "pairs": pairs}
+    return {
+        "pictures": len(pictures), "answers": len(answers),
+        "twins": twins, "same_answers": same, "distance": distance, "pairs": pairs,
+    }  # fmt: skip
 
 
 def duplicate_figures(
@@ -92,8 +98,8 @@ def duplicate_figures(
         Counter(_normalised(answers[index]) for index in members).most_common(1)[0][0] for members in _groups(groups_N)
     ]
     return {
-        "pictures": sums["twins"] / max(sums["trajectories"], 1),
-        "answers": sums["same_answers"] / max(sums["trajectories"], 1),
+        "pictures": sums["twins"] / max(sums["pictures"], 1),
+        "answers": sums["same_answers"] / max(sums["answers"], 1),
         "picture_distance": sums["distance"] / sums["pairs"] if sums["pairs"] else None,
         "common_answer": max(Counter(favourites).values()) / len(favourites) if len(favourites) > 2 else None,
     }

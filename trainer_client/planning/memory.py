@@ -63,11 +63,12 @@ def memory(config: TrainConfig, policy: PolicySize, *, products_bytes: int, batc
     weights = policy.parameters * policy.weight_bytes + (
         policy.trained * (policy.trained_bytes - policy.weight_bytes) if policy.adapters else 0
     )
+    optimisers = 2 if config.optimiser.image else 1  # each with gradients and moments of its own
     return Memory(
         weights=weights,
         reference=policy.parameters * policy.weight_bytes if own_reference else 0.0,
-        optimiser=2.0 * policy.trained * policy.trained_bytes,
-        gradients=float(policy.trained * policy.trained_bytes),
+        optimiser=2.0 * optimisers * policy.trained * policy.trained_bytes,
+        gradients=float(optimisers * policy.trained * policy.trained_bytes),
         update=max(_image_update(config, policy, products_bytes), _answer_update(config, policy, products_bytes)),
         sampling=_sampling(policy, products_bytes, batch),
     )
@@ -81,7 +82,8 @@ def ddp(alone: Memory, policy: PolicySize) -> Memory:
 def fsdp(alone: Memory, policy: PolicySize, world: int) -> Memory:
     """One of `world` processes that share what `distributed.shard` divides."""
     kept_elsewhere = 1 - 1 / world
-    trained = policy.divisible_trained * policy.trained_bytes * kept_elsewhere
+    optimisers = alone.gradients / (policy.trained * policy.trained_bytes)
+    trained = optimisers * policy.divisible_trained * policy.trained_bytes * kept_elsewhere
     return replace(
         alone,
         weights=alone.weights - policy.divisible * policy.weight_bytes * kept_elsewhere,

@@ -8,13 +8,13 @@ a gate takes) figures are pairs: at least, at most.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from sync_r1.trainer_client.config import IMAGE_REWARDS, TrainConfig
+from sync_r1.trainer_client.config import IMAGE_REWARDS, StepSampling, TrainConfig
 from sync_r1.trainer_client.planning.memory import Memory, ddp, fsdp, memory
 from sync_r1.trainer_client.planning.policy_size import PolicySize, policy_size
 from sync_r1.trainer_client.policies.loading import RANDOM, saved_kind, torch_precision
@@ -106,7 +106,43 @@ def make_plan(config: TrainConfig, world: int = 1) -> Plan:
 
 
 def step_work(config: TrainConfig, policy: PolicySize) -> Work:
-    """Counts for one step of this configuration."""
+    """Counts for one step of this configuration: at least and at most over the phases of its schedule."""
+    plans = [config.phase(phase) for phase in config.schedule] or [config.phase(None)]
+    works = [_tree_work(config, policy, plan) if plan.tree else _plain_work(config, policy) for plan in plans]
+
+    def span(name: str) -> Pair:
+        pairs = [getattr(work, name) for work in works]
+        return min(low for low, _ in pairs), max(high for _, high in pairs)
+
+    pairs = {field.name: span(field.name) for field in fields(Work) if field.name != "requests"}
+    return Work(requests=max(work.requests for work in works), **pairs)
+
+
+def _tree_work(config: TrainConfig, policy: PolicySize, plan: StepSampling) -> Work:
+    groups, chunks = plan.prompts, [
+        len(part) for part in np.array_split(np.arange(plan.prompts), min(config.sampling.chunks, plan.prompts))
+    ]  # fmt: skip
+    answers, pictures = (0 if plan.learn == "pictures" else plan.answers), plan.pictured * plan.pictures
+    steps = min(config.objective.image_steps or policy.steps, policy.steps)
+    of_images = math.ceil(groups * pictures / config.optimiser.micro_batch) * math.ceil(
+        steps / config.optimiser.micro_steps
+    )
+    passes = math.ceil(groups * answers / config.optimiser.micro_batch) + of_images
+    items, rows = max(answers, pictures), pictures + (0 if plan.learn == "pictures" else answers - plan.pictured)
+    return Work(
+        groups=(groups, groups),
+        proposed=(groups * rows, groups * rows),
+        finished=(groups * pictures, groups * pictures),
+        policy_steps=(groups * pictures * policy.steps, groups * pictures * policy.steps),
+        gate_requests=(0, 0),
+        gate_items=(0, 0),
+        requests=len(chunks),
+        items=(min(chunks) * items, max(chunks) * items),
+        backward_passes=(config.objective.epochs * passes, config.objective.epochs * passes),
+    )
+
+
+def _plain_work(config: TrainConfig, policy: PolicySize) -> Work:
     selector, prompts, group, steps = config.selector, config.sampling.prompts, config.sampling.group_size, policy.steps
     groups = (prompts, prompts * selector.max_rounds if selector.kind == "dapo" else prompts)
     chunks = [len(part) for part in np.array_split(np.arange(prompts), min(config.sampling.chunks, prompts))]

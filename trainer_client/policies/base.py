@@ -35,7 +35,7 @@ class Answers:
     `prompt_ids_N_P` holds the questions' ids in the answering layout, padded on the left; `tokens_N_L` the answers,
     padded on the right; `mask_N_L` is True for real answer tokens including the end token; `images_codes_N_I` what the
     policy read of the pictures looked at (their codes, or for a vision encoder pixels, one row each), None without any.
-    `temperature` is the one they were sampled at.
+    `temperature` is the one they were sampled at, `pad_id` what questions are padded with.
     """
 
     prompt_ids_N_P: Tensor
@@ -44,6 +44,7 @@ class Answers:
     texts: list[str]
     images_codes_N_I: Tensor | None = None
     temperature: float = 1.0
+    pad_id: int = 0
 
     def select(self, indices: Sequence[int]) -> Answers:
         """The rows `indices`, in that order."""
@@ -51,7 +52,13 @@ class Answers:
         codes = None if self.images_codes_N_I is None else self.images_codes_N_I[rows]
         texts = [self.texts[i] for i in rows.tolist()]
         return Answers(
-            self.prompt_ids_N_P[rows], self.tokens_N_L[rows], self.mask_N_L[rows], texts, codes, self.temperature
+            self.prompt_ids_N_P[rows],
+            self.tokens_N_L[rows],
+            self.mask_N_L[rows],
+            texts,
+            codes,
+            self.temperature,
+            self.pad_id,
         )
 
 

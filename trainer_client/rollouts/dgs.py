@@ -124,7 +124,7 @@ class DynamicGroupScaling(Selector):
         gate_N = np.array([score for _, score in kept])
         if self.config.learn_from_rejected:
             # No more decoding: what is masked stays so, has no log-probability, and the picture is the preview.
-            finished += [replace(t, state=replace(t.state, step=sampler.policy.steps)) for t in left]
+            finished += [replace(t, state=replace(t.picture, step=sampler.policy.steps)) for t in left]
             gate_N = np.concatenate([gate_N, np.full(len(left), np.nan)])
         return Selected(finished, gate_N, cost, thresholds)
 

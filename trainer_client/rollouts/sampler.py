@@ -8,7 +8,7 @@ back together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -27,17 +27,34 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Trajectory:
-    """One member of a group: its answer and its picture so far, each a batch of one row."""
+    """One member of a group: its answer and its picture so far, each a batch of one row. Several members can share an
+    answer (`node`), have no picture, or a picture of a sentence that the policy did not give.
+    """
 
     group: int
     """Index of the group's task in the batch."""
-    answer: Answers
-    state: ImageState
+    answer: Answers | None
+    """None where the sentence was given."""
+    state: ImageState | None
+    """None where no picture is drawn."""
+    node: int | None = None
+    """In a tree (`answer_tree.py`) the index of the answer in its group, which pictures of one sentence share; None:
+    the answer is this row's alone.
+    """
+    given: str = ""
+    """The sentence, where it was given."""
 
     @property
     def text(self) -> str:
-        """The whole answer."""
-        return self.answer.texts[0]
+        """The whole answer, or the sentence that stands in for it."""
+        return self.given if self.answer is None else self.answer.texts[0]
+
+    @property
+    def picture(self) -> ImageState:
+        """The picture so far. Raises ValueError where none is drawn."""
+        if self.state is None:
+            raise ValueError("this trajectory has no picture")
+        return self.state
 
 
 class Sampler:
@@ -60,24 +77,45 @@ class Sampler:
         group.
         """
         trajectories: list[Trajectory] = []
+        for part, answers in self._answered(tasks, groups):
+            states = self.policy.start([prompt_of(tasks[group], text) for group, text in zip(part, answers.texts)])
+            trajectories += [
+                Trajectory(group, answers.select([row]), states.select([row])) for row, group in enumerate(part)
+            ]
+        return sorted(trajectories, key=lambda trajectory: trajectory.group)
+
+    @torch.no_grad()
+    def answer(self, tasks: Sequence[Task], groups: Sequence[int]) -> list[Trajectory]:
+        """Answer the question of `tasks[g]` once for each g in `groups`, without a picture; ordered by group."""
+        trajectories = [
+            Trajectory(group, answers.select([row]), None)
+            for part, answers in self._answered(tasks, groups)
+            for row, group in enumerate(part)
+        ]
+        return sorted(trajectories, key=lambda trajectory: trajectory.group)
+
+    @torch.no_grad()
+    def draw(self, tasks: Sequence[Task], trajectories: Sequence[Trajectory]) -> list[Trajectory]:
+        """A finished picture for each of `trajectories`, from its sentence."""
+        drawn: list[Trajectory] = []
+        for part in _parts(trajectories, self._batch):
+            states = self.policy.start([prompt_of(tasks[one.group], one.text) for one in part])
+            drawn += [replace(one, state=states.select([row])) for row, one in enumerate(part)]
+        return self.advance(drawn, self.policy.steps)
+
+    def _answered(self, tasks: Sequence[Task], groups: Sequence[int]) -> Iterator[tuple[Sequence[int], Answers]]:
         # Questions with and without a picture have different layouts, so they are answered in separate batches.
         for kind in ("u", "r"):
-            chosen = [group for group in groups if tasks[group].kind == kind]
-            for part in _parts(chosen, self._batch):
+            for part in _parts([group for group in groups if tasks[group].kind == kind], self._batch):
                 questions = [_question(tasks[group]) for group in part]
-                answers = self.policy.answer(questions, temperature=self._temperature, generator=self.generator)
-                states = self.policy.start([prompt_of(tasks[group], text) for group, text in zip(part, answers.texts)])
-                trajectories += [
-                    Trajectory(group, answers.select([row]), states.select([row])) for row, group in enumerate(part)
-                ]
-        return sorted(trajectories, key=lambda trajectory: trajectory.group)
+                yield part, self.policy.answer(questions, temperature=self._temperature, generator=self.generator)
 
     @torch.no_grad()
     def advance(self, trajectories: Sequence[Trajectory], until_step: int) -> list[Trajectory]:
         """Decode the pictures up to `until_step`; all must be at the same step."""
         advanced: list[Trajectory] = []
         for part in _parts(trajectories, self._batch):
-            before = ImageState.concatenate([trajectory.state for trajectory in part])
+            before = ImageState.concatenate([trajectory.picture for trajectory in part])
             after = self.policy.advance(before, until_step, temperature=self._temperature, generator=self.generator)
             self.policy_steps += len(part) * (after.step - before.step)
             advanced += [replace(trajectory, state=after.select([row])) for row, trajectory in enumerate(part)]
@@ -87,9 +125,14 @@ class Sampler:
         """What the unfinished pictures look like; the trajectories keep their masked state."""
         return self._pixels(trajectories, self.policy.preview)
 
-    def pictures(self, trajectories: Sequence[Trajectory]) -> list[Pixels]:
-        """The finished pictures, uint8 (H, W, 3); of truncated trajectories the preview."""
-        if any(_masked(trajectory.state).any() for trajectory in trajectories):
+    def pictures(self, trajectories: Sequence[Trajectory]) -> list[Pixels | None]:
+        """The finished pictures, uint8 (H, W, 3); of truncated trajectories the preview, None where none was drawn."""
+        drawn = iter(self.images([one for one in trajectories if one.state is not None]))
+        return [None if one.state is None else next(drawn) for one in trajectories]
+
+    def images(self, trajectories: Sequence[Trajectory]) -> list[Pixels]:
+        """The same for trajectories that all have a picture. Raises ValueError for one that has none."""
+        if any(_masked(trajectory.picture).any() for trajectory in trajectories):
             return self._pixels(trajectories, self.policy.preview)
         return self._pixels(trajectories, self.policy.decode)
 
@@ -97,7 +140,7 @@ class Sampler:
     def _pixels(self, trajectories: Sequence[Trajectory], draw: Callable[[ImageState], Pixels]) -> list[Pixels]:
         pictures: list[Pixels] = []
         for part in _parts(trajectories, self._batch):
-            state = ImageState.concatenate([trajectory.state for trajectory in part])
+            state = ImageState.concatenate([trajectory.picture for trajectory in part])
             # What is masked is filled by a forward pass, as in a decoding step.
             self.policy_steps += int(_masked(state).sum())
             pictures += list(draw(state))
@@ -120,9 +163,12 @@ def _parts(rows: Sequence[T], size: int) -> list[Sequence[T]]:
 def collate_answers(trajectories: Sequence[Trajectory]) -> Answers:
     """The answers of several trajectories as one batch: prompts padded on the left, answers on the right.
 
-    Raises ValueError if some were asked about a picture and some were not: their layouts differ.
+    Raises ValueError if one has no answer of the policy's, or if some were asked about a picture and some were not:
+    their layouts differ.
     """
-    rows = [trajectory.answer for trajectory in trajectories]
+    rows = [trajectory.answer for trajectory in trajectories if trajectory.answer is not None]
+    if len(rows) < len(trajectories):
+        raise ValueError("a trajectory whose sentence was given has no answer to collate")
     codes = [row.images_codes_N_I for row in rows if row.images_codes_N_I is not None]
     if codes and len(codes) != len(rows):
         raise ValueError("answers with and without a picture cannot share a batch; collate them separately")
@@ -135,8 +181,8 @@ def collate_answers(trajectories: Sequence[Trajectory]) -> Answers:
     return Answers(
         prompt_ids_N_P=torch.cat(
             [
-                pad(row.prompt_ids_N_P, (prompts - row.prompt_ids_N_P.shape[1], 0), value=trajectory.state.pad_id)
-                for row, trajectory in zip(rows, trajectories)
+                pad(row.prompt_ids_N_P, (prompts - row.prompt_ids_N_P.shape[1], 0), value=row.pad_id)
+                for row in rows
             ]
         ),
         tokens_N_L=torch.cat([right(row.tokens_N_L) for row in rows]),
@@ -144,4 +190,5 @@ def collate_answers(trajectories: Sequence[Trajectory]) -> Answers:
         texts=[row.texts[0] for row in rows],
         images_codes_N_I=torch.cat(codes) if codes else None,
         temperature=rows[0].temperature,
+        pad_id=rows[0].pad_id,
     )

@@ -142,6 +142,12 @@ class RewardEnsemble:
                     f"ensemble needs; it has {sorted(offered)}. Serve a profile that has it, or choose another"
                 )
 
+    def only(self, names: Collection[str]) -> RewardEnsemble:
+        """The same clients, weights and policies, for some of the rewards. Raises ValueError when none has a weight."""
+        return RewardEnsemble(
+            {name: reward for name, reward in self.rewards.items() if name in names}, combination=self.combination
+        )
+
     async def close(self) -> None:
         """Close every client."""
         await asyncio.gather(*(client.close() for client in self._clients))

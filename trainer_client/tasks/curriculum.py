@@ -28,20 +28,30 @@ class Curriculum:
     """Draws tasks and remembers how much their rewards varied."""
 
     def __init__(self, bench: UnifyBench, *, share_of_r: float, learnability: float) -> None:
+        """`share_of_r` is of draws that say no other."""
         self._share_of_r, self._learnability = share_of_r, learnability
         self._prompts = {kind: prompts(bench, kind) for kind in ("u", "r")}
         self._variance: dict[str, float] = {}
 
-    def draw(self, count: int, rng: np.random.Generator) -> list[Task]:
-        """`count` tasks; no prompt twice within one kind as long as there are enough of them."""
-        kinds: list[Kind] = ["r" if rng.random() < self._share_of_r else "u" for _ in range(count)]
+    def draw(
+        self, count: int, rng: np.random.Generator, *, share_of_r: float | None = None, of: str = ""
+    ) -> list[Task]:
+        """`count` tasks; no prompt twice within one kind as long as there are enough of them.
+
+        `of` names whose rewards' variance counts, as `observe` was told.
+        """
+        share_of_r = self._share_of_r if share_of_r is None else share_of_r
+        kinds: list[Kind] = ["r" if rng.random() < share_of_r else "u" for _ in range(count)]
         tasks: list[Task] = []
         for kind in ("u", "r"):
             wanted, choices = kinds.count(kind), self._prompts[kind]
             if not wanted:
                 continue
             variance_K = np.array(
-                [self._variance.get(f"{kind}/{c.name}/{condition.text}", _UNKNOWN_VARIANCE) for c, condition in choices]
+                [
+                    self._variance.get(f"{of}{kind}/{c.name}/{condition.text}", _UNKNOWN_VARIANCE)
+                    for c, condition in choices
+                ]
             )
             uniform_K = np.full(len(choices), 1 / len(choices))
             total = variance_K.sum()
@@ -59,13 +69,18 @@ class Curriculum:
         groups_N: npt.NDArray[np.int64],
         rewards_N: npt.NDArray[np.float64],
         valid_N: npt.NDArray[np.bool_],
+        *,
+        of: str = "",
     ) -> None:
-        """Remember the variance within each group that has at least two valid rewards."""
+        """Remember the variance within each group that has at least two valid rewards.
+
+        `of` keeps what differs for different reasons apart: "pictures/" where only the pictures of a sentence do.
+        """
         for group, task in enumerate(tasks):
             rewards = rewards_N[(groups_N == group) & valid_N]
             if len(rewards) < 2:
                 continue
-            key, variance = f"{task.kind}/{task.key}", float(rewards.var())
+            key, variance = f"{of}{task.kind}/{task.key}", float(rewards.var())
             before = self._variance.get(key, variance)
             self._variance[key] = _MEMORY * before + (1 - _MEMORY) * variance
 

@@ -140,12 +140,12 @@ def reward_nouns(task: Task) -> tuple[str, ...]:
     return task.concept.nouns[fact] if task.concept.nouns and fact is not None else ()
 
 
-def sample(task: Task, *, identifier: str, group: str, pixels: npt.NDArray[np.uint8], answer: str) -> Sample:
-    """What the four services are sent for one finished trajectory."""
+def sample(task: Task, *, identifier: str, group: str, pixels: npt.NDArray[np.uint8] | None, answer: str) -> Sample:
+    """What the four services are sent for one finished trajectory; `pixels` None where no picture was drawn."""
     return Sample(
         id=identifier,
         group=group,
-        image=picture(pixels),
+        image=None if pixels is None else picture(pixels),
         prompt=reward_text(task),
         concept=reward_concept(task.concept),
         question=task.question,

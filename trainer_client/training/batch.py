@@ -26,10 +26,11 @@ import numpy as np
 
 from sync_r1.reward_models.types import Sample
 from sync_r1.trainer_client.config import TrainConfig
+from sync_r1.trainer_client.rollouts.answer_tree import draw_tree, first_rows, nodes_of, tree_scores
 from sync_r1.trainer_client.rollouts.interleave import Turn, in_turns
-from sync_r1.trainer_client.rollouts.outage import joined
+from sync_r1.trainer_client.rollouts.outage import PatientScorer, joined
 from sync_r1.trainer_client.rollouts.phase_timer import Phases
-from sync_r1.trainer_client.rollouts.sampler import Pixels, Sampler
+from sync_r1.trainer_client.rollouts.sampler import Pixels, Sampler, Trajectory
 from sync_r1.trainer_client.rollouts.scorer import Scorer
 from sync_r1.trainer_client.rollouts.selectors import Floats, Selected, SelectionCost
 from sync_r1.trainer_client.sdk.ensemble import EnsembleResult
@@ -48,7 +49,8 @@ class Batch:
 
     tasks: list[Task]
     selected: Selected
-    pictures: list[Pixels]
+    pictures: list[Pixels | None]
+    """None where none was drawn."""
     samples: list[Sample]
     scores: EnsembleResult
     steps: list[int]
@@ -59,6 +61,28 @@ class Batch:
     """From the end of sampling until the last score came, whatever else was done meanwhile."""
 
 
+@dataclass(frozen=True)
+class Scorers:
+    """What a batch is scored by."""
+
+    total: PatientScorer
+    """Every reward, of an answer and its picture."""
+    gate: PatientScorer
+    answers: PatientScorer | None = None
+    """The rewards of answers alone, and of pictures alone: for groups that are trees (`answer_tree.py`)."""
+    pictures: PatientScorer | None = None
+
+    @property
+    def all(self) -> list[PatientScorer]:
+        """Those that there are."""
+        return [one for one in (self.total, self.gate, self.answers, self.pictures) if one is not None]
+
+    def reset(self) -> None:
+        """Forget what was counted."""
+        for scorer in self.all:
+            scorer.reset()
+
+
 async def collect(
     config: TrainConfig,
     state: RunState,
@@ -66,19 +90,19 @@ async def collect(
     tasks: list[Task],
     *,
     journal: Journal,
-    scorer: Scorer,
-    gate_scorer: Scorer,
+    scorers: Scorers,
     phases: Phases,
 ) -> Batch:
     """Sample and score this process's share of a batch for `tasks`. Raises what the scorers and the journal raise."""
     loop, rounds = asyncio.get_running_loop(), itertools.count()
     own_groups = state.learner.ranks.share(range(len(tasks)))
     chunks = np.array_split(own_groups, min(config.sampling.chunks, len(own_groups)))
+    plan = config.at(state.step)
     parts: list[Selected] = []
-    pictures: list[Pixels] = []
+    pictures: list[Pixels | None] = []
     samples: list[Sample] = []
     asked: list[Future[EnsembleResult]] = []
-    scoring: list[Future[EnsembleResult]] = []
+    scoring: list[_Asked] = []
     came_s: list[float] = []
     given_up = threading.Event()
 
@@ -91,12 +115,32 @@ async def collect(
         return asked[-1]
 
     async def gate(items: Sequence[Sample]) -> Floats:
-        return (await Turn(ask(f"gate-{next(rounds)}", items, gate_scorer))).total_N
+        return (await Turn(ask(f"gate-{next(rounds)}", items, scorers.gate))).total_N
+
+    def ask_final(key: str, items: Sequence[Sample], by: Scorer) -> Future[EnsembleResult]:
+        future = ask(key, items, by)
+        future.add_done_callback(lambda _: came_s.append(time.monotonic()))
+        return future
+
+    def send(number: int, own: list[Trajectory], sent: list[Sample]) -> _Asked:
+        if not plan.tree:
+            return _Asked(own, ask_final(f"scores-{number}", sent, scorers.total))
+        answers = pictures = None
+        if scorers.answers is not None and plan.learn != "pictures":
+            rows = first_rows(nodes_of(own))
+            answers = ask_final(f"answers-{number}", [replace(sent[row], image=None) for row in rows], scorers.answers)
+        if scorers.pictures is not None and plan.learn != "answers":
+            drawn = [one for one in sent if one.image is not None]
+            pictures = ask_final(f"pictures-{number}", drawn, scorers.pictures)
+        return _Asked(own, None, answers, pictures)
+
+    async def rollout(own_sampler: Sampler, own_tasks: list[Task]) -> Selected:
+        if plan.tree:
+            return draw_tree(own_sampler, own_tasks, plan)
+        return await state.selector.rollout(own_sampler, own_tasks, gate)
 
     def draw() -> None:
-        rollouts = (
-            state.selector.rollout(sampler.counting_anew(), [tasks[group] for group in chunk], gate) for chunk in chunks
-        )
+        rollouts = (rollout(sampler.counting_anew(), [tasks[group] for group in chunk]) for chunk in chunks)
         for number, part in in_turns(rollouts, _AT_ONCE, phases):
             with phases("sample"):
                 drawn = sampler.pictures(part.trajectories)
@@ -111,8 +155,7 @@ async def collect(
                 )
                 for index, (trajectory, pixels) in enumerate(zip(own, drawn), start=len(samples))
             ]
-            scoring.append(ask(f"scores-{number}", sent, scorer))
-            scoring[-1].add_done_callback(lambda _: came_s.append(time.monotonic()))
+            scoring.append(send(number, own, sent))
             parts.append(replace(part, trajectories=own))
             pictures.extend(drawn)
             samples.extend(sent)
@@ -126,13 +169,35 @@ async def collect(
         with phases("reference"):
             recorded = await asyncio.to_thread(state.learner.reference_log_probs, selected.trajectories, steps)
         with phases("score_wait"):
-            scores = joined(await asyncio.gather(*map(asyncio.wrap_future, scoring)))
+            scores = joined([await part.result() for part in scoring])
     finally:
         given_up.set()
         for future in asked:
             future.cancel()
     tail_s = max(0.0, max(came_s) - sampled_s)
     return Batch(tasks, selected, pictures, samples, scores, steps, recorded, tail_s)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """One part's rows and the scores that are under way: of whole rows, or of answers and pictures apart."""
+
+    rows: list[Trajectory]
+    total: Future[EnsembleResult] | None
+    answers: Future[EnsembleResult] | None = None
+    pictures: Future[EnsembleResult] | None = None
+
+    async def result(self) -> EnsembleResult:
+        if self.total is not None:
+            return await asyncio.wrap_future(self.total)
+        return tree_scores(self.rows, await _came(self.answers), await _came(self.pictures))
+
+
+async def _came(future: Future[EnsembleResult] | None) -> EnsembleResult | None:
+    if future is None:
+        return None
+    wrapped: asyncio.Future[EnsembleResult] = asyncio.wrap_future(future)
+    return await wrapped
 
 
 @dataclass(frozen=True)

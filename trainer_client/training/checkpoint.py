@@ -63,12 +63,16 @@ def save_checkpoint(folder: Path, state: RunState, *, kept: int = 1) -> None:
         "curriculum": state.curriculum.state_dict(),
         "rng": state.rng.bit_generator.state,
     }
-    optimiser = full_optimiser_state(learner.optimiser)
+    tensors: dict[str, Any] = {
+        "optimiser": full_optimiser_state(learner.optimiser),
+        "scheduler": learner.scheduler.state_dict(),
+        "generators": generators,
+    }
+    if learner.image_optimiser is not None and learner.image_scheduler is not None:
+        tensors["image_optimiser"] = full_optimiser_state(learner.image_optimiser)
+        tensors["image_scheduler"] = learner.image_scheduler.state_dict()
     with learner.shards.undivided():
         if ranks.main:
-            tensors = {
-                "optimiser": optimiser, "scheduler": learner.scheduler.state_dict(), "generators": generators,
-            }  # fmt: skip
             _write(folder, learner.policy, tensors, cursor, kept)
     ranks.wait()
 
@@ -129,6 +133,9 @@ def load_checkpoint(checkpoint: Path, state: RunState) -> None:
             raise ValueError(f"{len(tensors['generators'])} processes wrote it and this run has {ranks.size}")
         load_full_optimiser_state(state.learner.optimiser, tensors["optimiser"])
         state.learner.scheduler.load_state_dict(tensors["scheduler"])
+        if state.learner.image_optimiser is not None and state.learner.image_scheduler is not None:
+            load_full_optimiser_state(state.learner.image_optimiser, tensors["image_optimiser"])
+            state.learner.image_scheduler.load_state_dict(tensors["image_scheduler"])
         state.generator.set_state(tensors["generators"][ranks.rank])
         state.rng.bit_generator.state = cursor["rng"]
         state.selector.load_state_dict(cursor["selectors"][ranks.rank])

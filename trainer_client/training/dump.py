@@ -26,18 +26,23 @@ def dump_batch(folder: Path, batch: Batch, credit: Credit, reason: str) -> Path:
     tensors: dict[str, torch.Tensor] = {}
     for index, trajectory in enumerate(batch.selected.trajectories):
         answer, state = trajectory.answer, trajectory.state
-        named = {
-            "question_ids": answer.prompt_ids_N_P,
-            "answer_tokens": answer.tokens_N_L,
-            "answer_mask": answer.mask_N_L,
-            "question_image_codes": answer.images_codes_N_I,
-            "prompt_ids": state.prompt_ids_N_P,
-            "image_tokens": state.tokens_N_I,
-            "decided_at": state.decided_at_N_I,
-        }
+        named: dict[str, torch.Tensor | None] = {}
+        if answer is not None:
+            named |= {
+                "question_ids": answer.prompt_ids_N_P,
+                "answer_tokens": answer.tokens_N_L,
+                "answer_mask": answer.mask_N_L,
+                "question_image_codes": answer.images_codes_N_I,
+            }
+        if state is not None:
+            named |= {
+                "prompt_ids": state.prompt_ids_N_P,
+                "image_tokens": state.tokens_N_I,
+                "decided_at": state.decided_at_N_I,
+            }
         if batch.recorded is not None:
-            named["reference_answer_log_probs"] = batch.recorded.answers[index]
-            named["reference_image_log_probs"] = batch.recorded.images[index]
+            for modality, recorded in (("answer", batch.recorded.answers), ("image", batch.recorded.images)):
+                named[f"reference_{modality}_log_probs"] = recorded[index] if recorded is not None else None
         tensors |= {
             f"{index}.{name}": value.detach().cpu().clone().contiguous()
             for name, value in named.items()
@@ -45,10 +50,13 @@ def dump_batch(folder: Path, batch: Batch, credit: Credit, reason: str) -> Path:
         }
     save_file(tensors, str(folder / "tensors.safetensors"))
     for index, pixels in enumerate(batch.pictures):
+        if pixels is None:
+            continue
         Image.fromarray(pixels).save(folder / f"{index:03d}.png")
     trajectories = [
         {
             "group": trajectory.group,
+            "node": trajectory.node,
             "task": batch.tasks[trajectory.group].kind,
             "condition": batch.tasks[trajectory.group].key,
             "question": batch.tasks[trajectory.group].question,
@@ -56,7 +64,8 @@ def dump_batch(folder: Path, batch: Batch, credit: Credit, reason: str) -> Path:
             "prompt": prompt_of(batch.tasks[trajectory.group], trajectory.text),
             "answer_credit": credit.answer_N[index],
             "image_credit": credit.image_N[index],
-            "weight": credit.weights_N[index],
+            "answer_weight": credit.answer_weights_N[index],
+            "image_weight": credit.image_weights_N[index],
         }
         for index, trajectory in enumerate(batch.selected.trajectories)
     ]

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +28,20 @@ from sync_r1.trainer_client.durable_files import append_line, write_text
 from sync_r1.trainer_client.evaluation.held_out import Evaluation, Judge, evaluate
 from sync_r1.trainer_client.monitoring.alarms import Alarm
 from sync_r1.trainer_client.policies.base import Policy
+from sync_r1.trainer_client.rollouts.answer_tree import nodes_of, part_rewards
 from sync_r1.trainer_client.rollouts.dgs import make_selector
 from sync_r1.trainer_client.rollouts.outage import PatientScorer
 from sync_r1.trainer_client.rollouts.phase_timer import Phases
 from sync_r1.trainer_client.rollouts.sampler import Sampler
 from sync_r1.trainer_client.rollouts.scorer import Scorer
+from sync_r1.trainer_client.rollouts.selectors import Selected
+from sync_r1.trainer_client.sdk.combination import Floats
 from sync_r1.trainer_client.sdk.ensemble import EnsembleResult
 from sync_r1.trainer_client.sdk.reward_use import reward_of
 from sync_r1.trainer_client.tasks.curriculum import Curriculum
+from sync_r1.trainer_client.tasks.tasks import Task
 from sync_r1.trainer_client.tasks.unifybench import UnifyBench
-from sync_r1.trainer_client.training.batch import collect, gather
+from sync_r1.trainer_client.training.batch import Scorers, collect, gather
 from sync_r1.trainer_client.training.checkpoint import RunState, latest_checkpoint, load_checkpoint, save_checkpoint
 from sync_r1.trainer_client.training.distributed import ALONE, Ranks
 from sync_r1.trainer_client.training.dump import dump_batch
@@ -51,7 +55,15 @@ from sync_r1.trainer_client.training.step_metrics import (
     step_record,
     waiting_record,
 )
-from sync_r1.trainer_client.training.sync_grpo import Credit, best_of_n, credit, permute_within_groups
+from sync_r1.trainer_client.training.sync_grpo import (
+    Credit,
+    best_of_n,
+    credit,
+    permute_within_groups,
+    permuted,
+    scaled_by_rms,
+    tree_credit,
+)
 
 Progress = Callable[[str, int, int], None]
 """Called with (what happened, steps done, steps in all)."""
@@ -77,6 +89,8 @@ async def train(
     bench: UnifyBench,
     scorer: Scorer,
     gate_scorer: Scorer,
+    answer_scorer: Scorer | None = None,
+    picture_scorer: Scorer | None = None,
     judge: Judge | None,
     progress: Progress = lambda message, done, total: None,
     started_s: float | None = None,
@@ -85,9 +99,10 @@ async def train(
     """Train `policy` and leave everything in `out`; continues from the newest checkpoint there, whose weights `policy`
     must have.
 
-    `started_s` (on `time.monotonic()`'s clock) is when the job began, for the budget. With several `ranks` all of them
-    call this and the first one writes. Returns (start, end); start is None when a resumed run measured it before.
-    Raises TrainingError, and what the scorers raise.
+    `answer_scorer` and `picture_scorer` have the rewards of answers and of pictures alone: groups that are trees and
+    the measurement of pictures of the right sentence need them. `started_s` (on `time.monotonic()`'s clock) is when the
+    job began, for the budget. With several `ranks` all of them call this and the first one writes. Returns (start,
+    end); start is None when a resumed run measured it before. Raises TrainingError, and what the scorers raise.
     """
     started_s = time.monotonic() if started_s is None else started_s
     state = _new_state(config, policy, reference, bench, ranks)
@@ -106,8 +121,15 @@ async def train(
     def say(message: str) -> None:
         progress(f"step {state.step + 1}: {message}", state.step, config.steps)
 
-    scorer = PatientScorer(scorer, config.outage_budget_s, say)
-    gate_scorer = PatientScorer(gate_scorer, config.outage_budget_s, say)
+    def patient(one: Scorer) -> PatientScorer:
+        return PatientScorer(one, config.outage_budget_s, say)
+
+    scorers = Scorers(
+        patient(scorer),
+        patient(gate_scorer),
+        patient(answer_scorer) if answer_scorer is not None else None,
+        patient(picture_scorer) if picture_scorer is not None else None,
+    )
 
     def warn(when: str, found: list[Alarm]) -> None:
         for alarm in found:
@@ -120,9 +142,10 @@ async def train(
                 evaluation = await evaluate(
                     policy,
                     bench,
-                    scorer,
+                    scorers.total,
                     judge,
                     config.evaluation,
+                    picture_ensemble=scorers.pictures,
                     temperature=config.sampling.temperature,
                     batch=config.sampling.batch,
                     timeout_s=config.score_timeout_s,
@@ -151,41 +174,20 @@ async def train(
             )
             break
         step_s, phases = time.monotonic(), Phases()
-        scorer.reset()
-        gate_scorer.reset()
-        tasks = state.curriculum.draw(state.selector.groups(config.sampling.prompts), state.rng)
+        scorers.reset()
+        plan = config.at(state.step)
+        of = "pictures/" if plan.learn == "pictures" else ""
+        count = state.selector.groups(plan.prompts)
+        tasks = state.curriculum.draw(count, state.rng, share_of_r=plan.share_of_r, of=of)
         with learner.shards.whole():
-            batch = await collect(
-                config, state, sampler, tasks, journal=journal, scorer=scorer, gate_scorer=gate_scorer, phases=phases
-            )
+            batch = await collect(config, state, sampler, tasks, journal=journal, scorers=scorers, phases=phases)
         # From here to the update every process computes the same, from everybody's scores.
         whole = gather(batch, state)
         selected, scores = whole.selected, whole.scores
         groups_N = np.array([trajectory.group for trajectory in selected.trajectories])
-        total_N, image_N = (
-            scores.total_N,
-            scores.part_N([name for name in scores.contributions if reward_of(name) in IMAGE_REWARDS]),
-        )
-        learned_N = scores.valid_N & state.selector.choose(groups_N, total_N, scores.valid_N)
-        state.curriculum.observe(tasks, groups_N, total_N, scores.valid_N)
-        gate_figures = state.selector.observe(selected, total_N, image_N, scores.valid_N)
-        if config.objective.permute_rewards_within_group:
-            order_N = permute_within_groups(groups_N, learned_N, state.rng)
-            total_N, image_N = total_N[order_N], image_N[order_N]
-        shares = (
-            best_of_n(total_N, groups_N, learned_N)
-            if config.objective.kind == "best_of_n"
-            else credit(
-                total_N,
-                image_N,
-                groups_N,
-                learned_N,
-                rule=config.objective.credit,
-                baseline="leave_one_out" if config.selector.group == "dynamic" else config.objective.baseline,
-                scale=config.objective.scale,
-            )
-        )
-        own = Credit(shares.answer_N[whole.own], shares.image_N[whole.own], shares.weights_N[whole.own])
+        shares, gate_figures = step_credit(config, state, tasks, selected, scores)
+        learned_N = (shares.answer_weights_N > 0) | (shares.image_weights_N > 0)
+        own = shares.rows(whole.own)
         figures: dict[str, float] = {}
         if learned_N.any():
             empty_batches = 0
@@ -199,7 +201,7 @@ async def train(
                     f"step {state.step + 1}: {error}; the weights were not touched and the batch is in {folder}; look "
                     "there for what is not a number before resuming, because --resume repeats this step exactly"
                 ) from error
-        elif not scores.valid_N.any():
+        elif not any(np.isfinite(part_N).any() for part_N in scores.contributions.values()):
             empty_batches += 1
             log.warning("step %d: no trajectory has a score, so nothing is learnt: %s", state.step, _reasons(scores))
             if empty_batches == _MAX_EMPTY_BATCHES:
@@ -207,8 +209,9 @@ async def train(
                     f"{empty_batches} batches in a row came back without a single score: {_reasons(scores)}"
                 )
         state.step += 1
-        record = step_record(state.step, tasks, selected, scores, learned_N, groups_N) | gate_figures | figures
-        waited = waiting_record(phases, batch, time.monotonic() - step_s, (scorer, gate_scorer))
+        record = {"learn": plan.learn} | step_record(state.step, tasks, selected, scores, learned_N, groups_N)
+        record |= gate_figures | figures
+        waited = waiting_record(phases, batch, time.monotonic() - step_s, scorers.all)
         record |= of_ranks(ranks.gather(waited)) | {"elapsed_s": time.monotonic() - started_s}
         hygiene = batch_figures(batch, whole, ranks)
         new_alarms: list[Alarm] = []
@@ -233,6 +236,69 @@ async def train(
     return start, await measure("end")
 
 
+def step_credit(
+    config: TrainConfig, state: RunState, tasks: Sequence[Task], selected: Selected, scores: EnsembleResult
+) -> tuple[Credit, dict[str, float]]:
+    """Credit of a step's rows, and the selector's figures; selector and curriculum learn from the scores."""
+    groups_N = np.array([trajectory.group for trajectory in selected.trajectories], np.int64)
+    images = [name for name in scores.contributions if reward_of(name) in IMAGE_REWARDS]
+    plan, objective = config.at(state.step), config.objective
+    if plan.tree:
+        answers = [name for name in scores.contributions if name not in images]
+        answers_N, images_N = part_rewards(scores, answers), part_rewards(scores, images)
+        shares = _tree_credit(config, state, tasks, selected, answers_N, images_N)
+        return scaled_by_rms(shares) if objective.image_scale == "batch_rms" else shares, {}
+    total_N, image_N = scores.total_N, scores.part_N(images)
+    learned_N = scores.valid_N & state.selector.choose(groups_N, total_N, scores.valid_N)
+    state.curriculum.observe(tasks, groups_N, total_N, scores.valid_N)
+    figures = state.selector.observe(selected, total_N, image_N, scores.valid_N)
+    if objective.permute_rewards_within_group:
+        order_N = permute_within_groups(groups_N, learned_N, state.rng)
+        total_N, image_N = total_N[order_N], image_N[order_N]
+    shares = (
+        best_of_n(total_N, groups_N, learned_N)
+        if objective.kind == "best_of_n"
+        else credit(
+            total_N,
+            image_N,
+            groups_N,
+            learned_N,
+            rule=objective.credit,
+            baseline="leave_one_out" if config.selector.group == "dynamic" else objective.baseline,
+            scale=objective.scale,
+        )
+    )
+    return scaled_by_rms(shares) if objective.image_scale == "batch_rms" else shares, figures
+
+
+def _tree_credit(
+    config: TrainConfig,
+    state: RunState,
+    tasks: Sequence[Task],
+    selected: Selected,
+    answers_N: Floats,
+    images_N: Floats,
+) -> Credit:
+    plan, objective = config.at(state.step), config.objective
+    groups_N = np.array([trajectory.group for trajectory in selected.trajectories], np.int64)
+    nodes_N = nodes_of(selected.trajectories)
+    if plan.learn == "pictures":
+        # One sentence per prompt: what differs within a group differs among the pictures of a sentence.
+        state.curriculum.observe(tasks, groups_N, images_N, np.isfinite(images_N), of="pictures/")
+    else:
+        state.curriculum.observe(tasks, groups_N, answers_N, np.isfinite(answers_N))
+    shares = tree_credit(
+        answers_N,
+        images_N,
+        groups_N,
+        nodes_N,
+        pictured_share=plan.pictured / plan.answers,
+        baseline=objective.baseline,
+        scale=objective.scale,
+    )
+    return permuted(shares, groups_N, nodes_N, state.rng) if objective.permute_rewards_within_group else shares
+
+
 def _new_state(config: TrainConfig, policy: Policy, reference: Policy, bench: UnifyBench, ranks: Ranks) -> RunState:
     # Each process draws its own tokens; what all of them draw alike (tasks, decoding steps) comes from `rng`.
     own = [ranks.rank] if ranks.rank else []
@@ -243,7 +309,8 @@ def _new_state(config: TrainConfig, policy: Policy, reference: Policy, bench: Un
             reference,
             config.objective,
             config.optimiser,
-            total_steps=config.steps,
+            total_steps=config.updates_of("answers") if config.optimiser.image else config.steps,
+            image_steps=config.updates_of("pictures"),
             ranks=ranks,
             divide=config.parallel == "fsdp2",
         ),

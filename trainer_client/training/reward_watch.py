@@ -18,6 +18,7 @@ from sync_r1.trainer_client.durable_files import write_text
 from sync_r1.trainer_client.monitoring.alarms import Alarm, alarms, held_out_alarms
 from sync_r1.trainer_client.monitoring.calibration import calibrations
 from sync_r1.trainer_client.monitoring.statistics import duplicate_figures, rollout_figures, score_figures
+from sync_r1.trainer_client.rollouts.answer_tree import first_rows, nodes_of
 from sync_r1.trainer_client.rollouts.selectors import Selected
 from sync_r1.trainer_client.sdk.combination import Ints
 from sync_r1.trainer_client.training.batch import Batch, Whole
@@ -58,13 +59,17 @@ class Watch:
 def batch_figures(batch: Batch, whole: Whole, ranks: Ranks) -> dict[str, Any]:
     """`hygiene` of a step, from this process's `batch` and the `whole` one; every process has to call it."""
 
-    def groups_of(selected: Selected) -> Ints:
-        return np.array([trajectory.group for trajectory in selected.trajectories])
-
-    def answers_of(selected: Selected) -> list[str]:
-        return [trajectory.text for trajectory in selected.trajectories]
+    def answers_of(selected: Selected) -> tuple[list[str], Ints]:
+        """The policy's own answers, each once, and their groups."""
+        nodes_N = nodes_of(selected.trajectories)
+        own = [selected.trajectories[row] for row in first_rows(nodes_N)]
+        given = [one for one in own if one.answer is not None]
+        return [one.text for one in given], np.array([one.group for one in given], np.int64)
 
     own, selected = batch.selected, whole.selected
-    parts = ranks.gather(rollout_figures(batch.pictures, answers_of(own), groups_of(own)))
-    duplicates = duplicate_figures(parts, answers_of(selected), groups_of(selected))
-    return score_figures(whole.scores, groups_of(selected)) | {"duplicates": duplicates}
+    drawn = [(one.group, pixels) for one, pixels in zip(own.trajectories, batch.pictures) if pixels is not None]
+    pictures, picture_groups_N = [pixels for _, pixels in drawn], np.array([group for group, _ in drawn], np.int64)
+    parts = ranks.gather(rollout_figures(pictures, picture_groups_N, *answers_of(own)))
+    duplicates = duplicate_figures(parts, *answers_of(selected))
+    groups_N = np.array([trajectory.group for trajectory in selected.trajectories])
+    return score_figures(whole.scores, groups_N) | {"duplicates": duplicates}

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from sync_r1.trainer_client.durable_files import cut_torn_line, write_text
+from sync_r1.trainer_client.rollouts.answer_tree import first_rows, nodes_of
 from sync_r1.trainer_client.rollouts.outage import PatientScorer
 from sync_r1.trainer_client.rollouts.phase_timer import Phases
 from sync_r1.trainer_client.rollouts.selectors import Selected
@@ -26,9 +27,14 @@ from sync_r1.trainer_client.training.batch import Batch
 def step_record(
     step: int, tasks: Sequence[Task], selected: Selected, scores: EnsembleResult, learned_N: Any, groups_N: Any
 ) -> dict[str, Any]:
-    """What is kept of one batch: means over scored items, never over failures taken as 0."""
-    spread = [scores.total_N[(groups_N == group) & learned_N].std() for group in np.unique(groups_N[learned_N])]
-    lengths = [int(trajectory.answer.mask_N_L.sum()) for trajectory in selected.trajectories]
+    """What is kept of one batch: means over scored items, never over failures taken as 0.
+
+    `learned_N`: rows whose answer or picture is in the loss.
+    """
+    counted_N = learned_N & np.isfinite(scores.total_N)
+    spread = [scores.total_N[(groups_N == group) & counted_N].std() for group in np.unique(groups_N[counted_N])]
+    first = [selected.trajectories[row] for row in first_rows(nodes_of(selected.trajectories))]
+    lengths = [int(one.answer.mask_N_L.sum()) for one in first if one.answer is not None]
     return {
         "step": step,
         "rewards": {"total": _mean(scores.total_N)}
@@ -46,7 +52,9 @@ def step_record(
         "trajectories": len(selected.trajectories),
         "learned": int(learned_N.sum()),
         "failures": {name: int(reward.failed_N.sum()) for name, reward in scores.rewards.items()},
-        "answer_tokens": float(np.mean(lengths)),
+        "answers": len(lengths),
+        "pictures": sum(one.state is not None for one in selected.trajectories),
+        "answer_tokens": float(np.mean(lengths)) if lengths else None,
         "selection": asdict(selected.cost)
         | {"theta": float(np.mean(list(selected.thresholds.values()))) if selected.thresholds else None},
         "service_s": {name: reward.elapsed_s for name, reward in scores.rewards.items()},

@@ -2,7 +2,7 @@
 
 You are in the trainer, at the formulas; nothing here knows a policy, a service or a file. `learner.py` applies them.
 
-    rewards_N, groups_N, valid_N ──▶ credit() ──▶ Credit(answer_N, image_N, weights_N) ──▶ modality_loss() per modality
+    rewards_N, groups_N, valid_N ──▶ credit() or tree_credit() ──▶ Credit ──▶ modality_loss() per modality
 
 Shapes: N trajectories of the batch, L answer tokens, I image tokens. A trajectory is one answer and the picture made
 from it. An item without a valid reward carries advantage 0 *and* weight 0: it contributes to no sum, not even to the
@@ -11,7 +11,7 @@ KL.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -26,6 +26,8 @@ CreditRule = Literal["per_modality", "joint"]
 
 _STD_FLOOR = 0.01
 """A group whose rewards (in [0, 1]) hardly differ must not be blown up to unit variance when dividing by its std."""
+_RMS_FLOOR = 1e-3
+"""Pictures of a batch that differ by less than this in reward are told apart by noise alone."""
 
 
 def advantages(
@@ -76,11 +78,20 @@ def group_weights(groups_N: npt.NDArray[np.int64], valid_N: npt.NDArray[np.bool_
 
 @dataclass(frozen=True)
 class Credit:
-    """What each trajectory's tokens are credited with, and how much the trajectory weighs."""
+    """What each trajectory's tokens are credited with, and how much its answer and its picture weigh (0 = not in the
+    loss).
+    """
 
     answer_N: Floats
     image_N: Floats
-    weights_N: Floats
+    answer_weights_N: Floats
+    image_weights_N: Floats
+
+    def rows(self, rows: slice | npt.NDArray[np.int64]) -> Credit:
+        """That of some trajectories."""
+        return Credit(
+            self.answer_N[rows], self.image_N[rows], self.answer_weights_N[rows], self.image_weights_N[rows]
+        )
 
 
 def credit(
@@ -106,7 +117,68 @@ def credit(
         if rule == "per_modality"
         else total_advantages_N
     )
-    return Credit(total_advantages_N, image_advantages_N, group_weights(groups_N, valid_N))
+    weights_N = group_weights(groups_N, valid_N)
+    return Credit(total_advantages_N, image_advantages_N, weights_N, weights_N)
+
+
+def tree_credit(
+    answers_N: Floats,
+    images_N: Floats,
+    groups_N: npt.NDArray[np.int64],
+    nodes_N: npt.NDArray[np.int64],
+    *,
+    pictured_share: float,
+    baseline: Baseline = "mean",
+    scale: Scale = "none",
+) -> Credit:
+    """Credit for groups in which K answers are drawn, m of them get pictures, and M pictures share a sentence.
+
+    Rows are pictures, and answers without any. `nodes_N` numbers the answers (of the whole batch); `answers_N` is the
+    answer's own reward, on the first row of its node, and `images_N` the picture's, NaN where there is none.
+
+    A picture is compared with the others of the *same* sentence (leave-one-out), never across sentences: what another
+    sentence is worth is no merit of the picture's tokens, and log-probabilities of kept tokens do not average to zero
+    under one sentence, so that a baseline over several would turn that mean into a gradient. An answer gets its own
+    reward relative to all K, and the mean of its pictures relative to the m pictured ones, divided by `pictured_share`
+    = m/K, its probability of being pictured, so that the expectation is that of picturing all.
+    Raises ValueError as `advantages` does.
+    """
+    _same_length(answers_N=answers_N, images_N=images_N, groups_N=groups_N, nodes_N=nodes_N)
+    pictured_N = np.isfinite(images_N)
+    siblings_N = np.isin(nodes_N, [node for node in np.unique(nodes_N) if pictured_N[nodes_N == node].sum() > 1])
+    image_N = advantages(images_N, nodes_N, pictured_N, baseline="leave_one_out", scale=scale)
+    answered_N = np.isfinite(answers_N)
+    means_N = np.full(len(images_N), np.nan)
+    for row in np.flatnonzero(answered_N):
+        members_N = pictured_N & (nodes_N == nodes_N[row])
+        means_N[row] = images_N[members_N].mean() if members_N.any() else np.nan
+    answer_N = advantages(answers_N, groups_N, answered_N, baseline=baseline, scale=scale)
+    if pictured_share > 0:
+        drawn_N = np.isfinite(means_N)
+        answer_N = answer_N + advantages(means_N, groups_N, drawn_N, baseline=baseline, scale=scale) / pictured_share
+    return Credit(
+        answer_N, image_N, group_weights(groups_N, answered_N), group_weights(groups_N, pictured_N & siblings_N)
+    )
+
+
+def permuted(
+    shares: Credit, groups_N: npt.NDArray[np.int64], nodes_N: npt.NDArray[np.int64], rng: np.random.Generator
+) -> Credit:
+    """The control for trees: advantages keep their size and lose their cause, answers' within groups and pictures'
+    within sentences.
+    """
+    answers_N = permute_within_groups(groups_N, shares.answer_weights_N > 0, rng)
+    images_N = permute_within_groups(nodes_N, shares.image_weights_N > 0, rng)
+    return Credit(
+        shares.answer_N[answers_N], shares.image_N[images_N], shares.answer_weights_N, shares.image_weights_N
+    )
+
+
+def scaled_by_rms(shares: Credit) -> Credit:
+    """The same with the pictures' advantages divided by their root mean square over the batch, (at least 0.001)."""
+    counted_N = shares.image_N[shares.image_weights_N > 0]
+    size = max(float(np.sqrt((counted_N**2).mean())), _RMS_FLOOR) if len(counted_N) else 1.0
+    return replace(shares, image_N=shares.image_N / size)
 
 
 def best_of_n(total_N: Floats, groups_N: npt.NDArray[np.int64], valid_N: npt.NDArray[np.bool_]) -> Credit:
@@ -118,7 +190,8 @@ def best_of_n(total_N: Floats, groups_N: npt.NDArray[np.int64], valid_N: npt.NDA
         members = np.flatnonzero((groups_N == group) & valid_N)
         best_N[members[np.argmax(total_N[members])]] = True
     ones_N = best_N.astype(np.float64)
-    return Credit(ones_N, ones_N.copy(), group_weights(groups_N, best_N))
+    weights_N = group_weights(groups_N, best_N)
+    return Credit(ones_N, ones_N.copy(), weights_N, weights_N)
 
 
 def k3(log_probs: Tensor, reference_log_probs: Tensor) -> Tensor:
@@ -137,8 +210,8 @@ class ModalityLoss:
 
     total: Tensor
     policy: float
-    kl: float
-    """Weighted mean of k3 per token, nats."""
+    kl: float | None
+    """Weighted mean of k3 per token, nats; None without a reference."""
     clipped: float
     """Weighted fraction of tokens on which the clip took the gradient away."""
 
@@ -177,7 +250,7 @@ def modality_loss(
     plain, clamped = ratio * advantage, ratio.clamp(1.0 - clip, 1.0 + clip) * advantage
     per_token = mask_N_L * weights_N.unsqueeze(1) / tokens
     policy = -(per_token * torch.minimum(plain, clamped)).sum()
-    total, divergence = policy, 0.0
+    total, divergence = policy, None
     if reference_log_probs_N_L is not None:
         kl = (per_token * k3(new, torch.where(mask_N_L, reference_log_probs_N_L, zero))).sum()
         total, divergence = policy + beta * kl, kl.item()

@@ -97,9 +97,9 @@ def test_duplicates_are_counted_within_groups_and_favourites_between_them() -> N
     pictures = [grey(0), grey(2), grey(200), grey(0), grey(100), grey(200)]  # two twins in the first group
     answers = ["A  hat.", "a hat.", "b", "b", "b", "a hat."]
     groups = np.array([0, 0, 0, 1, 1, 2])
-    halves = [rollout_figures(pictures[a:b], answers[a:b], groups[a:b]) for a, b in ((0, 3), (3, 6))]
+    halves = [rollout_figures(pictures[a:b], groups[a:b], answers[a:b], groups[a:b]) for a, b in ((0, 3), (3, 6))]
     whole = duplicate_figures(halves, answers, groups)
-    assert whole == duplicate_figures([rollout_figures(pictures, answers, groups)], answers, groups)
+    assert whole == duplicate_figures([rollout_figures(pictures, groups, answers, groups)], answers, groups)
     assert whole["pictures"] == pytest.approx(2 / 6)
     assert whole["answers"] == pytest.approx(4 / 6)
     assert whole["common_answer"] == pytest.approx(2 / 3)

@@ -243,7 +243,7 @@ def test_a_step_raises_what_was_better_than_its_group_and_lowers_what_was_worse(
         return np.array([[float(rows[row].sum()) for row in range(2)] for rows in (recorded.answers, recorded.images)])
 
     before = log_probs()
-    credit = Credit(np.array([1.0, -1.0]), np.array([1.0, -1.0]), np.array([0.5, 0.5]))
+    credit = Credit(np.array([1.0, -1.0]), np.array([1.0, -1.0]), np.array([0.5, 0.5]), np.array([0.5, 0.5]))
     figures = learner.update(trajectories, credit, steps, learner.reference_log_probs(trajectories, steps))
     change = log_probs() - before
     assert (change[:, 0] > 0).all()

@@ -155,4 +155,4 @@ def test_best_of_n_credits_the_best_of_each_group_only() -> None:
         np.array([0.1, 0.9, 0.5, np.nan, 0.2]), np.array([0, 0, 1, 1, 2]), np.array([True, True, True, False, False])
     )
     assert shares.answer_N.tolist() == shares.image_N.tolist() == [0, 1, 1, 0, 0]
-    assert shares.weights_N.tolist() == [0, 0.5, 0.5, 0, 0]
+    assert shares.answer_weights_N.tolist() == [0, 0.5, 0.5, 0, 0]

@@ -62,7 +62,7 @@ def test_invalid_items_change_nothing_for_the_others() -> None:
     poisoned_N = REWARDS_N.copy()
     poisoned_N[1] = np.nan
     result = credit(poisoned_N, poisoned_N, GROUPS_N, valid_N)
-    assert result.answer_N[1] == result.image_N[1] == result.weights_N[1] == 0.0
+    assert result.answer_N[1] == result.image_N[1] == result.answer_weights_N[1] == 0.0
     np.testing.assert_allclose(result.answer_N[[0, 2]], [-0.4, 0.4])
     with pytest.raises(ValueError, match="not finite"):
         advantages(poisoned_N, GROUPS_N, ALL_N)
@@ -125,7 +125,7 @@ def test_zero_variance_groups_and_dropped_items_give_no_gradient() -> None:
         log_probs,
         log_probs.detach(),
         torch.from_numpy(shares.answer_N),
-        torch.from_numpy(shares.weights_N),
+        torch.from_numpy(shares.answer_weights_N),
         mask,
         tokens=5,
     )

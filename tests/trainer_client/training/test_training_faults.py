@@ -344,7 +344,7 @@ async def test_an_update_that_is_not_a_number_stops_the_run_and_leaves_the_batch
     tensors = load_file(str(folder / "tensors.safetensors"))
     assert len(batch["trajectories"]) == len(list(folder.glob("*.png"))) == 18
     assert "nan" in batch["reason"] or "inf" in batch["reason"]
-    assert sum(entry["weight"] for entry in batch["trajectories"]) == pytest.approx(1.0)
+    assert sum(entry["answer_weight"] for entry in batch["trajectories"]) == pytest.approx(1.0)
     assert batch["scores"]["rewards"].keys() == set(ToyScorer().weights)
     for index in range(18):
         assert (tensors[f"{index}.image_tokens"] >= 0).all()

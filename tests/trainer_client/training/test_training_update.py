@@ -31,7 +31,7 @@ def trajectories_of(policy: PocketPolicy, count: int) -> list[Trajectory]:
 
 def credit_of(count: int) -> Credit:
     signs_N = np.where(np.arange(count) % 2, 1.0, -1.0)
-    return Credit(signs_N, signs_N, np.full(count, 1 / count))
+    return Credit(signs_N, signs_N, np.full(count, 1 / count), np.full(count, 1 / count))
 
 
 def learner(policy: PocketPolicy, objective: dict[str, object], optimiser: dict[str, object]) -> Learner:

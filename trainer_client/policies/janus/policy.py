@@ -132,7 +132,13 @@ class JanusPolicy:
                 hidden = self._hidden(self._embed(sampled[:, None]), seen, cache)
         tokens_N_L = torch.stack(tokens, 1)
         return Answers(
-            prompt_ids, tokens_N_L, torch.stack(masks, 1), self.text.decode(tokens_N_L), pixels, temperature
+            prompt_ids,
+            tokens_N_L,
+            torch.stack(masks, 1),
+            self.text.decode(tokens_N_L),
+            pixels,
+            temperature,
+            self.text.pad_id,
         )
 
     def answer_log_probs(self, answers: Answers) -> Tensor:

@@ -103,7 +103,8 @@ class ShowoPolicy:
                 last = step_hidden[:, 0]
         tokens_N_L = torch.stack(tokens, 1).cpu()
         texts = [self.words.decode(row) for row in tokens_N_L.tolist()]
-        return Answers(prompt_ids, tokens_N_L, torch.stack(masks, 1).cpu(), texts, codes, temperature)
+        pad_id = config.special("<|pad|>")
+        return Answers(prompt_ids, tokens_N_L, torch.stack(masks, 1).cpu(), texts, codes, temperature, pad_id)
 
     def answer_log_probs(self, answers: Answers) -> Tensor:
         """Log-probabilities (N, L) with gradient, over the text vocabulary, at the temperature of sampling (greedy:
