@@ -49,6 +49,12 @@ def gather(target: Path = Path(__file__).parent / "RESULTS.md") -> None:
     target.write_text("\n".join([_HEAD, FINDINGS.read_text(), *(table + "\n" for table in tables)]))
 
 
+def module(name: str) -> str:
+    """The module of a benchmark or of an experiment (`experiments/`)."""
+    folder = "experiments." if (Path(__file__).parent / "experiments" / f"{name}.py").is_file() else ""
+    return f"benchmarks.{folder}{name}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join((*SERVING, *SCALING, *LEARNING))}")
@@ -58,7 +64,7 @@ def main() -> None:
         parser.error(f"no benchmark is called {sorted(unknown)}; there are {[*SERVING, *SCALING, *LEARNING]}")
     failed = []
     for name in () if arguments.gather else (arguments.names or SERVING):
-        if subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=False).returncode != 0:
+        if subprocess.run([sys.executable, "-m", module(name)], check=False).returncode != 0:
             failed.append(name)
     gather()
     if failed:

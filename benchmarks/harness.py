@@ -78,6 +78,13 @@ def machine() -> dict[str, str]:
     }
 
 
+def _module(file: Path) -> str:
+    """The dotted name of a file below this folder: what stands behind `python -m`."""
+    parts = file.with_suffix("").parts
+    start = max((place for place, part in enumerate(parts) if part == "benchmarks"), default=len(parts) - 1)
+    return ".".join(parts[start:])
+
+
 @dataclass
 class Report:
     """One benchmark's result: rows of a table, printed as Markdown and written as JSON."""
@@ -93,7 +100,7 @@ class Report:
 
     def finish(self) -> Path:
         """Print the table, write `results/<name>.json`, and return its path."""
-        running = " ".join(["python -m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
+        running = " ".join(["python -m", _module(Path(sys.argv[0])), *sys.argv[1:]])
         command = self.command or running
         lines = [f"## {self.title}", "", f"`{command}`", ""]
         lines += ["| " + " | ".join(self.columns) + " |", "|" + "---|" * len(self.columns)]

@@ -47,7 +47,7 @@ class PolicyConfig(_Section):
     """A folder that a policy was saved to says its kind itself."""
     weights: str = ""
     """A folder with weights; "" = the checked-in cold start (pocket only); "random" = random ones at full size, only
-    for `--check` and `benchmarks/full_size_step.py`.
+    for `--check` and `benchmarks/experiments/full_size_step.py`.
     """
     image_tokenizer: str = ""
     """showo: the folder of MAGVIT-v2's weights."""

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import gradients, likelihood
-from benchmarks.arms import reached_at
-from benchmarks.gradient_pool import PREVIEWS, WEIGHTS, Pool
-from benchmarks.gradient_replay import moments
+from benchmarks.experiments import gradients, likelihood
+from benchmarks.experiments.arms import reached_at
+from benchmarks.experiments.gradient_pool import PREVIEWS, WEIGHTS, Pool
+from benchmarks.experiments.gradient_replay import moments
 from sync_r1.trainer_client.tasks.curriculum import Curriculum
 from sync_r1.trainer_client.tasks.pocketbench import write_pocketbench
 from sync_r1.trainer_client.tasks.tasks import Task

@@ -8,9 +8,9 @@ import pytest
 import yaml
 from k8s_manifests import K8S, REWARDS, manifests, of_kind
 
-from benchmarks import hpa
-from benchmarks.autoscaler import KUBERNETES_DEFAULT, Autoscaler, Behaviour, Direction, Metric, Policy
-from benchmarks.bursts import Outcome, simulate
+from benchmarks.experiments import hpa
+from benchmarks.experiments.autoscaler import KUBERNETES_DEFAULT, Autoscaler, Behaviour, Direction, Metric, Policy
+from benchmarks.experiments.bursts import Outcome, simulate
 
 FREE = Behaviour(up=Direction(0, (Policy("Pods", 1000, 15),)), down=Direction(0, (Policy("Pods", 1000, 15),)))
 

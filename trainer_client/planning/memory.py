@@ -1,6 +1,6 @@
 """How much memory one process of a run needs, from formulas whose assumptions are printed beside the result.
 
-Where you are: `plan.py` calls this; `benchmarks/full_size_step.py` measures the same on a graphics card.
+Where you are: `plan.py` calls this; `benchmarks/experiments/full_size_step.py` measures the same on a graphics card.
 
 Bytes that a transformer block keeps per token for its backward pass, without recomputation, are a·hidden +
 b·intermediate + c·heads·span. The factors were counted with `torch.autograd.graph.saved_tensors_hooks` on small models

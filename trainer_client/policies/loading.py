@@ -32,7 +32,7 @@ def load_policy(config: PolicyConfig, precision: str) -> Policy:
     if config.weights == RANDOM:
         raise ConfigError(
             "policy.weights: random weights cannot be trained from; they are for `train --check` and "
-            "benchmarks/full_size_step.py. Give a folder with weights"
+            "benchmarks/experiments/full_size_step.py. Give a folder with weights"
         )
     kind = saved_kind(Path(config.weights)) or config.kind
     try:

@@ -8,10 +8,10 @@ requests, in at most `max_rounds` rounds; a group that is still short is filled 
 counted. Of more than are needed random ones are kept, because the best ones would leave no variance to learn from.
 
 Even so, a gate that keeps what is good leaves a group of equals: the update estimates the gradient *given acceptance*,
-which is another direction than the gradient (`benchmarks/gradients.py` measures its cosine), and nothing teaches the
-policy to pass. Two ways out: `keep: spread` finishes the previews whose gate scores vary most, the good *and* the bad
-(PODS' rule, applied before the pictures are paid for), and `learn_from_rejected` puts rejected previews into the loss
-as truncated trajectories, whose reward is that of their preview.
+which is another direction than the gradient (`benchmarks/experiments/gradients.py` measures its cosine), and nothing
+teaches the policy to pass. Two ways out: `keep: spread` finishes the previews whose gate scores vary most, the good
+*and* the bad (PODS' rule, applied before the pictures are paid for), and `learn_from_rejected` puts rejected previews
+into the loss as truncated trajectories, whose reward is that of their preview.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A Janus policy with random weights and a byte tokenizer: full size for memory and time, tiny for tests.
 
-Where you are: `benchmarks/full_size_step.py` and the tests make one; nothing is trained or judged with it. Network and
-processor are the real classes; only weights and vocabulary are made up.
+Where you are: `benchmarks/experiments/full_size_step.py` and the tests make one; nothing is trained or judged with it.
+Network and processor are the real classes; only weights and vocabulary are made up.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """By what should reward services scale, and how fast? Ways of scaling on a trainer's bursts, simulated.
 
-    python -m benchmarks.hpa
+    python -m benchmarks.experiments.hpa
 
 Nothing here is measured: `bursts.py` simulates trainer and service, `autoscaler.py` is Kubernetes' documented
 algorithm. The chosen way is k8s/components/monitoring/autoscaling.yaml (a test holds the two against each other).
@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.autoscaler import KUBERNETES_DEFAULT, Behaviour, Direction, Policy
-from benchmarks.bursts import (
+from benchmarks.experiments.autoscaler import KUBERNETES_DEFAULT, Behaviour, Direction, Policy
+from benchmarks.experiments.bursts import (
     SCRAPE_S,
     Outcome,
     Service,

@@ -1,5 +1,5 @@
 """One training step of each policy at full size on a graphics card, with random weights: memory and time against the
-plan. `python -m benchmarks.full_size_step [NAME …]`; NAME of showo_512, janus_pro_1b, janus_pro_7b.
+plan. `python -m benchmarks.experiments.full_size_step [NAME …]`; NAME of showo_512, janus_pro_1b, janus_pro_7b.
 
 One group on one prompt, drawn, previewed, decoded, given made-up advantages and learnt from by the trainer's own
 `Learner`. Nothing is judged: random weights need as much memory and time as trained ones, and draw noise. Janus-Pro 7B

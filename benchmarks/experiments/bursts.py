@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from benchmarks.autoscaler import SYNC_S, Autoscaler, Behaviour, Metric
+from benchmarks.experiments.autoscaler import SYNC_S, Autoscaler, Behaviour, Metric
 
 SCRAPE_S = 15
 PEAK_S = 60

@@ -1,4 +1,4 @@
-"""Training arms at equal policy forwards: `python -m benchmarks.arms [--seeds 0 …] [--out runs/arms]`.
+"""Training arms at equal policy forwards: `python -m benchmarks.experiments.arms [--seeds 0 …] [--out runs/arms]`.
 
 Every arm makes the same number of updates, and an update costs every arm the same number of policy forwards ((row,
 decoding step) pairs of sampling, rejected previews and the passes that fill them included). What a selector spends
@@ -22,8 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.experiments.learning import interval
 from benchmarks.harness import Report
-from benchmarks.learning import interval
 from sync_r1.trainer_client.jobs.local_services import live_services
 
 WEIGHTS = {

@@ -1,4 +1,6 @@
-"""What selectors do to the gradient, at frozen parameters: `python -m benchmarks.gradients [--out runs/gradients]`.
+"""What selectors do to the gradient, at frozen parameters.
+
+    python -m benchmarks.experiments.gradients [--out runs/gradients]
 
 Three tables from one pool of trajectories (`gradient_pool.py`): how much of the reward's variance within a prompt the
 picture and the answer make, how well a preview predicts the finished picture, and the signal-to-noise, the direction
@@ -17,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.gradient_pool import (
+from benchmarks.experiments.gradient_pool import (
     IMAGE_ONLY,
     RELEASED,
     WEIGHTS,
@@ -30,7 +32,7 @@ from benchmarks.gradient_pool import (
     prompts_of_pool,
     weighted,
 )
-from benchmarks.gradient_replay import Case, bootstrapped, moments
+from benchmarks.experiments.gradient_replay import Case, bootstrapped, moments
 from benchmarks.harness import Report
 from sync_r1.trainer_client.config import ANSWER_REWARD, IMAGE_REWARDS
 from sync_r1.trainer_client.jobs.local_services import live_services, read_endpoints

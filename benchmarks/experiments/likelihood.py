@@ -1,4 +1,4 @@
-"""The surrogate likelihood of masked decoding against the exact one: `python -m benchmarks.likelihood`.
+"""The surrogate likelihood of masked decoding against the exact one: `python -m benchmarks.experiments.likelihood`.
 
 A small model, so that the exact likelihood can be computed: 8 tokens of 4 codes in 4 steps, the logits of a masked
 position are sums of random numbers over the visible tokens. The reward is a random function of single tokens and of

@@ -1,4 +1,6 @@
-"""Does the main job learn, and from the rewards? `python -m benchmarks.learning [--seeds 0 1 2] [--out runs/learning]`.
+"""Does the main job learn, and from the rewards?
+
+    python -m benchmarks.experiments.learning [--seeds 0 1 2] [--out runs/learning]
 
 For every seed two runs of `sync-r1 train` that differ in one switch: the real rewards, and the control in which every
 reward keeps its group but not its trajectory (`objective.permute_rewards_within_group`). Gains are after − before on

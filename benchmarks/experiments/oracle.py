@@ -1,4 +1,4 @@
-"""Is the oracle right about what policies draw? `python -m benchmarks.oracle`
+"""Is the oracle right about what policies draw? `python -m benchmarks.experiments.oracle`
 
 Renderings are not what it is asked about in training, so here it judges policy samples that were labelled by eye
 before its verdicts were seen (`policy_samples/`). Pictures that the eye could not decide are left out and counted.

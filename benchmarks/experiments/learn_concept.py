@@ -1,4 +1,4 @@
-"""Is a policy that learned its concepts a cold start? `python -m benchmarks.learn_concept [--seeds 0 1 2]`
+"""Is a policy that learned its concepts a cold start? `python -m benchmarks.experiments.learn_concept [--seeds 0 1 2]`
 
 The checked-in policy learns the eight concepts of `pocket-unseen` as `sync-r1 learn-concept --data` does. The oracle
 reads pictures drawn from the name alone, in which only the learned tokens tell the look, and from the loop's text
@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.experiments.learning import MEASURES, Run, interval, train
 from benchmarks.harness import Report
-from benchmarks.learning import MEASURES, Run, interval, train
 from sync_r1.reward_models.pocket.oracle import Oracle
 from sync_r1.trainer_client.config import PolicyConfig
 from sync_r1.trainer_client.policies.concepts.data import benchmark_files

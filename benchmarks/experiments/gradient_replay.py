@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.gradient_pool import TRUNCATED_AT, WEIGHTS, Floats, Pool, weighted
+from benchmarks.experiments.gradient_pool import TRUNCATED_AT, WEIGHTS, Floats, Pool, weighted
 from sync_r1.trainer_client.config import IMAGE_REWARDS, SelectorConfig
 from sync_r1.trainer_client.rollouts.dgs import make_selector
 from sync_r1.trainer_client.rollouts.sampler import Trajectory

@@ -1,0 +1,66 @@
+"""What is installed is what is tracked: no file of a package is forgotten, and every module imports from the wheel."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("protos", "reward_models", "services", "trainer_client", "cli")
+NOT_IMPORTED = {"sync_r1.reward_models.backends.triton_model"}
+"""Runs inside Triton only, which gives it `triton_python_backend_utils`."""
+IMPORT_ALL = """
+import importlib, json, sys
+folder, names = sys.argv[1], json.loads(sys.argv[2])
+sys.path.insert(0, folder)
+for name in names:
+    module = importlib.import_module(name)
+    assert module.__file__.startswith(folder), f"{name} comes from {module.__file__}"
+"""
+
+
+def tracked() -> set[str]:
+    """The files of the packages that git knows, as the wheel names them."""
+    done = subprocess.run(["git", "ls-files", *PACKAGES], cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.skip("not a git checkout")
+    return {f"sync_r1/{file}" for file in done.stdout.splitlines() if (ROOT / file).is_file()}
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from the tracked files alone, as from a fresh clone."""
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    for file in [*sorted(tracked()), "sync_r1/pyproject.toml", "sync_r1/README.md", "sync_r1/LICENSE"]:
+        place = source / file.removeprefix("sync_r1/")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes((ROOT / file.removeprefix("sync_r1/")).read_bytes())
+    script = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", script, str(out)], cwd=source, capture_output=True, check=True, timeout=240)
+    (found,) = out.glob("*.whl")
+    return found
+
+
+def test_the_wheel_holds_the_tracked_files_of_the_packages_and_nothing_else(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        held = {name for name in archive.namelist() if ".dist-info/" not in name}
+    assert held == tracked()
+
+
+def test_every_module_imports_from_the_installed_wheel(wheel: Path, tmp_path: Path) -> None:
+    """Outside the checkout, in a process that cannot see it (`-I`: neither the working folder nor `PYTHONPATH`)."""
+    target = tmp_path / "installed"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(target)
+        files = [name for name in archive.namelist() if name.endswith(".py") and ".dist-info/" not in name]
+    names = {file.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for file in files}
+    names = {name for name in names - NOT_IMPORTED if not name.endswith(("__main__", "protos.generate"))}
+    assert len(names) > 200
+    command = [sys.executable, "-I", "-c", IMPORT_ALL, str(target), json.dumps(sorted(names))]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=280)
+    assert done.returncode == 0, done.stderr[-3000:]
