@@ -40,9 +40,7 @@ def numbers(steps: list[dict[str, Any]]) -> list[float]:
 
 
 @pytest.mark.parametrize("name", recorded_names())
-async def test_an_old_run_resumes_with_the_same_draws_and_weights(
-    tmp_path: Path, bench: UnifyBench, name: str
-) -> None:
+async def test_an_old_run_resumes_with_the_same_draws_and_weights(tmp_path: Path, bench: UnifyBench, name: str) -> None:
     run = unpack(name, tmp_path / name)
     expected = json.loads((RUNS / name / "next.json").read_text())
     came = json.loads(json.dumps(await go_on(name, recorded_config(run), run, bench)))
