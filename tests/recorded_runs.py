@@ -150,7 +150,7 @@ async def go_on(name: str, config: TrainConfig, run: Path, bench: UnifyBench, ju
         reference=start_policy(name),
         bench=bench,
         scorer=ToyScorer(judge),
-        gate_scorer=ToyScorer(weights=dict(config.selector.weights)),
+        gate_scorer=ToyScorer(weights={"concept-consistency": 0.65, "text-faithfulness": 0.35}),
         judge=None,
     )
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

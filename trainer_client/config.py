@@ -14,6 +14,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from sync_r1.trainer_client.config_keys import migrate, renamed_keys
 from sync_r1.trainer_client.sdk.presets import preset_named
 from sync_r1.trainer_client.sdk.reward_use import reward_of
 
@@ -97,7 +98,7 @@ class SamplingConfig(_Section):
     """Groups per step; a group shares one question and one condition."""
     group_size: int = Field(default=8, ge=2)
     """Trajectories per group (G)."""
-    share_of_r: float = Field(default=0.5, ge=0, le=1)
+    recall_share: float = Field(default=0.5, ge=0, le=1)
     """Share of groups with task r (recall a fact from text); the others are task u (a question about a picture)."""
     learnability: float = Field(default=0.8, ge=0, le=1)
     """Share of groups drawn in proportion to how much their prompt's rewards varied; 0 = all uniformly
@@ -110,7 +111,7 @@ class SamplingConfig(_Section):
     sampled, so a run with a gate waits for it only with one part. The draws differ from those of another number, not
     their distribution.
     """
-    batch: int = Field(default=64, ge=1)
+    rollout_rows_max: int = Field(default=64, ge=1)
     """Most trajectories that the policy draws at once; bounds memory."""
 
 
@@ -331,7 +332,8 @@ class TrainConfig(_Section):
 def load_config(file: Path, overrides: Sequence[str] = ()) -> TrainConfig:
     """Read `file` and apply overrides such as "objective.beta=0" (values are YAML, so `false` is a bool).
 
-    Raises ConfigError when the file is missing, is no YAML mapping, or a key or value does not fit.
+    `file` may be a run's own `config.json`. Raises ConfigError when the file is missing, is no YAML mapping, or a key
+    or value does not fit; for a key that has another name now the message says it.
     """
     try:
         values = yaml.safe_load(file.read_text())
@@ -339,7 +341,15 @@ def load_config(file: Path, overrides: Sequence[str] = ()) -> TrainConfig:
         raise ConfigError(f"cannot read the configuration {file}: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{file}: expected a mapping of keys, got {type(values).__name__}")
+    try:
+        values = migrate(values) if "format" in values else values
+    except ValueError as error:
+        raise ConfigError(f"{file}: {error}") from error
+    _refuse_renamed(values, str(file))
     for override in overrides:
+        own: dict[str, Any] = {}
+        _apply(own, override)
+        _refuse_renamed(own, f"--set {override}")
         _apply(values, override)
     try:
         return TrainConfig.model_validate(values)
@@ -347,6 +357,12 @@ def load_config(file: Path, overrides: Sequence[str] = ()) -> TrainConfig:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "(the whole file)"
         raise ConfigError(f"{file}: key {key!r}: {first['msg']}; got {str(first.get('input'))[:80]!r}") from None
+
+
+def _refuse_renamed(values: dict[str, Any], where: str) -> None:
+    if names := renamed_keys(values):
+        changes = ", ".join(f"{old!r} is called {new!r} now" for old, new in names.items())
+        raise ConfigError(f"{where}: {changes}; the meaning is the same, so use the new name")
 
 
 def _apply(values: dict[str, Any], override: str) -> None:

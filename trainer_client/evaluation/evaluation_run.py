@@ -69,7 +69,7 @@ def run_evaluation(
     if policy is not None:
         given = policy_outputs(
             policy, items, out / "outputs", pictures=wanted.pictures, seed=config.evaluation.seed,
-            batch=config.sampling.batch, on_progress=lambda what, done, total: progress(what, done, total),
+            batch=config.sampling.rollout_rows_max, on_progress=lambda what, done, total: progress(what, done, total),
         )  # fmt: skip
     assert given is not None
     with ExitStack() as stack:
@@ -123,7 +123,7 @@ async def _measure(
                 judge,
                 config.evaluation,
                 temperature=config.sampling.temperature,
-                batch=config.sampling.batch,
+                batch=config.sampling.rollout_rows_max,
                 timeout_s=config.score_timeout_s,
             )
     finally:

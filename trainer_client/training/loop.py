@@ -98,8 +98,9 @@ async def train(
     saved_step = state.step if checkpoint else -1
     watch = Watch(out, {name: reward.weight for name, reward in config.rewards.items()}) if ranks.main else None
     journal = Journal(out / ("journal.jsonl" if ranks.main else f"journal-{ranks.rank}.jsonl"))
+    sampling = config.sampling
     sampler = Sampler(
-        policy, temperature=config.sampling.temperature, batch=config.sampling.batch, generator=state.generator
+        policy, temperature=sampling.temperature, batch=sampling.rollout_rows_max, generator=state.generator
     )
 
     def say(message: str) -> None:
@@ -123,7 +124,7 @@ async def train(
                     judge,
                     config.evaluation,
                     temperature=config.sampling.temperature,
-                    batch=config.sampling.batch,
+                    batch=config.sampling.rollout_rows_max,
                     timeout_s=config.score_timeout_s,
                 )
                 own.append(evaluation)
@@ -249,7 +250,9 @@ def _new_state(config: TrainConfig, policy: Policy, reference: Policy, bench: Un
         selector=make_selector(
             config.selector, config.sampling.group_size, np.random.default_rng([config.seed, 1, *own])
         ),
-        curriculum=Curriculum(bench, share_of_r=config.sampling.share_of_r, learnability=config.sampling.learnability),
+        curriculum=Curriculum(
+            bench, share_of_r=config.sampling.recall_share, learnability=config.sampling.learnability
+        ),
         generator=torch.Generator().manual_seed(config.seed + _SEEDS_APART * ranks.rank),
         rng=np.random.default_rng([config.seed, 0]),
     )
