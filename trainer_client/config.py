@@ -15,6 +15,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from sync_r1.trainer_client.config_keys import migrate, renamed_keys
 from sync_r1.trainer_client.sdk.presets import preset_named
 from sync_r1.trainer_client.sdk.reward_use import reward_of
 
@@ -110,7 +111,7 @@ class SamplingConfig(_Section):
     """What pictures are drawn from: the sentence of the policy's own answer, or the right one (only in a phase of
     `schedule` that learns pictures).
     """
-    share_of_r: float = Field(default=0.5, ge=0, le=1)
+    recall_share: float = Field(default=0.5, ge=0, le=1)
     """Share of groups with task r (recall a fact from text); the others are task u (a question about a picture)."""
     learnability: float = Field(default=0.8, ge=0, le=1)
     """Share of groups drawn in proportion to how much their prompt's rewards varied; 0 = all uniformly
@@ -123,7 +124,7 @@ class SamplingConfig(_Section):
     sampled, so a run with a gate waits for it only with one part. The draws differ from those of another number, not
     their distribution.
     """
-    batch: int = Field(default=64, ge=1)
+    rollout_rows_max: int = Field(default=64, ge=1)
     """Most trajectories that the policy draws at once; bounds memory."""
 
 
@@ -140,7 +141,7 @@ class PhaseConfig(_Section):
     pictures_per_answer: int | None = Field(default=None, ge=1)
     pictured_answers: int | None = Field(default=None, ge=1)
     sentence: Literal["own", "true"] | None = None
-    share_of_r: float | None = Field(default=None, ge=0, le=1)
+    recall_share: float | None = Field(default=None, ge=0, le=1)
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ class StepSampling:
     pictures: int
     """Per pictured answer (M)."""
     sentence: Literal["own", "true"]
-    share_of_r: float
+    recall_share: float
 
     @property
     def tree(self) -> bool:
@@ -411,7 +412,7 @@ class TrainConfig(_Section):
             pictured=0 if learn == "answers" else 1 if learn == "pictures" else sampling.pictured_answers or answers,
             pictures=sampling.pictures_per_answer,
             sentence=sampling.sentence,
-            share_of_r=sampling.share_of_r,
+            recall_share=sampling.recall_share,
         )
 
     def updates_of(self, modality: Literal["answers", "pictures"]) -> int:
@@ -471,7 +472,8 @@ def _check_schedule(config: TrainConfig) -> None:
 def load_config(file: Path, overrides: Sequence[str] = ()) -> TrainConfig:
     """Read `file` and apply overrides such as "objective.beta=0" (values are YAML, so `false` is a bool).
 
-    Raises ConfigError when the file is missing, is no YAML mapping, or a key or value does not fit.
+    `file` may be a run's own `config.json`. Raises ConfigError when the file is missing, is no YAML mapping, or a key
+    or value does not fit; for a key that has another name now the message says it.
     """
     try:
         values = yaml.safe_load(file.read_text())
@@ -479,7 +481,15 @@ def load_config(file: Path, overrides: Sequence[str] = ()) -> TrainConfig:
         raise ConfigError(f"cannot read the configuration {file}: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{file}: expected a mapping of keys, got {type(values).__name__}")
+    try:
+        values = migrate(values) if "format" in values else values
+    except ValueError as error:
+        raise ConfigError(f"{file}: {error}") from error
+    _refuse_renamed(values, str(file))
     for override in overrides:
+        own: dict[str, Any] = {}
+        _apply(own, override)
+        _refuse_renamed(own, f"--set {override}")
         _apply(values, override)
     try:
         return TrainConfig.model_validate(values)
@@ -487,6 +497,12 @@ def load_config(file: Path, overrides: Sequence[str] = ()) -> TrainConfig:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "(the whole file)"
         raise ConfigError(f"{file}: key {key!r}: {first['msg']}; got {str(first.get('input'))[:80]!r}") from None
+
+
+def _refuse_renamed(values: dict[str, Any], where: str) -> None:
+    if names := renamed_keys(values):
+        changes = ", ".join(f"{old!r} is called {new!r} now" for old, new in names.items())
+        raise ConfigError(f"{where}: {changes}; the meaning is the same, so use the new name")
 
 
 def _apply(values: dict[str, Any], override: str) -> None:

@@ -43,7 +43,7 @@ _REQUEST_ITEMS = 96
 
 def prompts_of_pool(count: int, folder: Path) -> list[Task]:
     """The prompts that every pool of that size has."""
-    curriculum = Curriculum(load_benchmark("pocket", folder), share_of_r=0.85, learnability=0.0)
+    curriculum = Curriculum(load_benchmark("pocket", folder), recall_share=0.85, learnability=0.0)
     return curriculum.draw(count, np.random.default_rng(3))
 
 

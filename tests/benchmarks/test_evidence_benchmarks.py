@@ -22,7 +22,7 @@ PROMPTS, PER_PROMPT, SIZE = 12, 64, 6
 def tasks(tmp_path_factory: pytest.TempPathFactory) -> list[Task]:
     folder = tmp_path_factory.mktemp("pocketbench")
     write_pocketbench(folder)
-    curriculum = Curriculum(load_unifybench(folder), share_of_r=1.0, learnability=0.0)
+    curriculum = Curriculum(load_unifybench(folder), recall_share=1.0, learnability=0.0)
     return curriculum.draw(PROMPTS, np.random.default_rng(0))
 
 

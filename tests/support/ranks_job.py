@@ -113,7 +113,7 @@ def resumed(folder: Path, policy: PocketPolicy, reference: PocketPolicy, one: Le
     bench = load_unifybench(folder / "benchmark")
 
     def state(of: Learner) -> RunState:
-        curriculum = Curriculum(bench, share_of_r=0.5, learnability=0.0)
+        curriculum = Curriculum(bench, recall_share=0.5, learnability=0.0)
         generator = torch.Generator().manual_seed(ranks.rank)
         return RunState(3, of, NoSelection(2), curriculum, generator, np.random.default_rng(0))
 

@@ -53,7 +53,7 @@ def run_evaluation(
     if policy is not None:
         given = policy_outputs(
             policy, items, out / "outputs", pictures=wanted.pictures, seed=config.evaluation.seed,
-            batch=config.sampling.batch, on_progress=lambda what, done, total: progress(what, done, total),
+            batch=config.sampling.rollout_rows_max, on_progress=lambda what, done, total: progress(what, done, total),
         )  # fmt: skip
     assert given is not None
     with ExitStack() as stack:
@@ -108,7 +108,7 @@ async def _measure(
                 config.evaluation,
                 picture_ensemble=part_of(scorer, set(IMAGE_REWARDS)),
                 temperature=config.sampling.temperature,
-                batch=config.sampling.batch,
+                batch=config.sampling.rollout_rows_max,
                 timeout_s=config.score_timeout_s,
             )
     finally:

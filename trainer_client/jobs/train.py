@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
 import torch
-from pydantic import ValidationError
 
 from sync_r1.trainer_client.config import ANSWER_REWARD, IMAGE_REWARDS, ConfigError, TrainConfig
-from sync_r1.trainer_client.durable_files import write_text
 from sync_r1.trainer_client.evaluation.held_out import Evaluation, Judge, PocketJudge
 from sync_r1.trainer_client.jobs.local_services import live_services, read_endpoints
 from sync_r1.trainer_client.policies.base import Policy
 from sync_r1.trainer_client.policies.loading import load_policy, load_reference
 from sync_r1.trainer_client.reports.run_page import write_report
+from sync_r1.trainer_client.run_format import changed_sections, read_config, write_config
 from sync_r1.trainer_client.sdk.client import RewardClient
 from sync_r1.trainer_client.sdk.ensemble import RewardEnsemble
 from sync_r1.trainer_client.sdk.reward_use import AffineMap, RewardUse, reward_of
@@ -63,7 +61,7 @@ def run_training(
         endpoints = {} if endpoints_file is None else read_endpoints(endpoints_file)
         if ranks.main:
             # Only now is the folder a run: whatever was wrong so far can be mended and tried again.
-            write_text(out / "config.json", json.dumps(config.model_dump(mode="json"), indent=1) + "\n")
+            write_config(out, config)
             if endpoints_file is None:
                 progress("starting Triton and the four services", 0, config.steps)
                 services = live_services(config.profile, out, also=config.also, judges=config.judges)
@@ -127,13 +125,7 @@ def _check_folder(config: TrainConfig, out: Path, resume: bool) -> None:
     if resume and not file.exists():
         raise ConfigError(f"there is no run to resume in {out}; leave --resume out to start one")
     if resume:
-        # An older run lacks newer keys: it had their defaults.
-        try:
-            before = TrainConfig.model_validate_json(file.read_text()).model_dump()
-        except ValidationError as error:
-            raise ConfigError(f"{file} is not the configuration of a run of this version: {error}") from None
-        now = config.model_dump()
-        changed = [key for key in now if before[key] != now[key] and key not in _CHANGEABLE]
+        changed = [key for key in changed_sections(read_config(out), config) if key not in _CHANGEABLE]
         if changed:
             raise ConfigError(f"{out} was started with another {', '.join(changed)}; resume with the same settings")
     out.mkdir(parents=True, exist_ok=True)

@@ -30,7 +30,7 @@ ASSUMPTIONS = (
     "reference: a second copy, or nothing with adapters on bare weights (they are switched off for it)",
     "update: what one micro-batch keeps for its backward pass in every block, bf16 copies of fp32 weights where the "
     "products are bf16, and logits in fp32",
-    "sampling: keys and values of sampling.batch sequences (twice with guidance) and logits in fp32",
+    "sampling: keys and values of sampling.rollout_rows_max sequences (twice with guidance) and logits in fp32",
     "FSDP2 divides the transformer blocks' weights, gradients and moments and gathers their weights while computing; "
     "the reference and all else are whole. DDP adds one bucket. CUDA's own few hundred MB are not counted",
 )

@@ -93,7 +93,7 @@ def make_plan(config: TrainConfig, world: int = 1) -> Plan:
         config,
         policy,
         products_bytes=products_bytes,
-        batch=min(config.sampling.batch, max(work.proposed)),
+        batch=min(config.sampling.rollout_rows_max, max(work.proposed)),
         own_reference=own_reference,
     )
     layouts = {"1 process": alone}

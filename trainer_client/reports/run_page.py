@@ -19,6 +19,7 @@ from typing import Any
 from sync_r1.trainer_client.reports import run_training as training
 from sync_r1.trainer_client.reports.charts import interval_chart
 from sync_r1.trainer_client.reports.run_rewards import hygiene
+from sync_r1.trainer_client.run_format import read_values
 
 _FOLDER = Path(__file__).parent
 _NAMES = {
@@ -37,12 +38,14 @@ class ReportError(RuntimeError):
 
 
 def write_report(run: Path) -> Path:
-    """Write `run/report.html` and return its path. Raises ReportError when `run` holds no run."""
+    """Write `run/report.html` and return its path. Raises ReportError when `run` holds no run, and
+    ConfigError when its configuration cannot be read.
+    """
     if not (run / "config.json").exists():
         raise ReportError(
             f"{run} holds no run: config.json is missing; give the folder that `sync-r1 train --out` wrote"
         )
-    config = json.loads((run / "config.json").read_text())
+    config = read_values(run)
     metrics_file = run / "metrics.jsonl"
     steps = [json.loads(line) for line in metrics_file.read_text().splitlines()] if metrics_file.exists() else []
     measured = _evaluations(run)
@@ -206,7 +209,7 @@ def _releases(evaluation: dict[str, Any] | None) -> str:
 
 
 def _configuration(config: Mapping[str, Any]) -> str:
-    """Every hyper-parameter, one table per section, and the file as it was."""
+    """Every hyper-parameter, one table per section, and all of it as JSON."""
     groups: dict[str, list[tuple[str, str]]] = {}
     for path, value in _flat(config):
         section, _, key = path.rpartition(".")

@@ -27,21 +27,21 @@ _MEMORY = 0.5
 class Curriculum:
     """Draws tasks and remembers how much their rewards varied."""
 
-    def __init__(self, bench: UnifyBench, *, share_of_r: float, learnability: float) -> None:
-        """`share_of_r` is of draws that say no other."""
-        self._share_of_r, self._learnability = share_of_r, learnability
+    def __init__(self, bench: UnifyBench, *, recall_share: float, learnability: float) -> None:
+        """`recall_share` is of draws that say no other."""
+        self._recall_share, self._learnability = recall_share, learnability
         self._prompts = {kind: prompts(bench, kind) for kind in ("u", "r")}
         self._variance: dict[str, float] = {}
 
     def draw(
-        self, count: int, rng: np.random.Generator, *, share_of_r: float | None = None, of: str = ""
+        self, count: int, rng: np.random.Generator, *, recall_share: float | None = None, of: str = ""
     ) -> list[Task]:
         """`count` tasks; no prompt twice within one kind as long as there are enough of them.
 
         `of` names whose rewards' variance counts, as `observe` was told.
         """
-        share_of_r = self._share_of_r if share_of_r is None else share_of_r
-        kinds: list[Kind] = ["r" if rng.random() < share_of_r else "u" for _ in range(count)]
+        recall_share = self._recall_share if recall_share is None else recall_share
+        kinds: list[Kind] = ["r" if rng.random() < recall_share else "u" for _ in range(count)]
         tasks: list[Task] = []
         for kind in ("u", "r"):
             wanted, choices = kinds.count(kind), self._prompts[kind]

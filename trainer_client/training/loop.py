@@ -114,8 +114,9 @@ async def train(
     saved_step = state.step if checkpoint else -1
     watch = Watch(out, {name: reward.weight for name, reward in config.rewards.items()}) if ranks.main else None
     journal = Journal(out / ("journal.jsonl" if ranks.main else f"journal-{ranks.rank}.jsonl"))
+    sampling = config.sampling
     sampler = Sampler(
-        policy, temperature=config.sampling.temperature, batch=config.sampling.batch, generator=state.generator
+        policy, temperature=sampling.temperature, batch=sampling.rollout_rows_max, generator=state.generator
     )
 
     def say(message: str) -> None:
@@ -147,7 +148,7 @@ async def train(
                     config.evaluation,
                     picture_ensemble=scorers.pictures,
                     temperature=config.sampling.temperature,
-                    batch=config.sampling.batch,
+                    batch=config.sampling.rollout_rows_max,
                     timeout_s=config.score_timeout_s,
                 )
                 own.append(evaluation)
@@ -178,7 +179,7 @@ async def train(
         plan = config.at(state.step)
         of = "pictures/" if plan.learn == "pictures" else ""
         count = state.selector.groups(plan.prompts)
-        tasks = state.curriculum.draw(count, state.rng, share_of_r=plan.share_of_r, of=of)
+        tasks = state.curriculum.draw(count, state.rng, recall_share=plan.recall_share, of=of)
         with learner.shards.whole():
             batch = await collect(config, state, sampler, tasks, journal=journal, scorers=scorers, phases=phases)
         # From here to the update every process computes the same, from everybody's scores.
@@ -317,7 +318,9 @@ def _new_state(config: TrainConfig, policy: Policy, reference: Policy, bench: Un
         selector=make_selector(
             config.selector, config.sampling.group_size, np.random.default_rng([config.seed, 1, *own])
         ),
-        curriculum=Curriculum(bench, share_of_r=config.sampling.share_of_r, learnability=config.sampling.learnability),
+        curriculum=Curriculum(
+            bench, recall_share=config.sampling.recall_share, learnability=config.sampling.learnability
+        ),
         generator=torch.Generator().manual_seed(config.seed + _SEEDS_APART * ranks.rank),
         rng=np.random.default_rng([config.seed, 0]),
     )

@@ -112,7 +112,7 @@ async def test_a_real_run_of_the_pocket_policy_does_what_the_plan_says(
         {
             "steps": 1,
             "rewards": {name: {"weight": 0.25} for name in ToyScorer().weights},
-            "sampling": {"prompts": 3, "group_size": 3, "share_of_r": 1.0, "chunks": 2},
+            "sampling": {"prompts": 3, "group_size": 3, "recall_share": 1.0, "chunks": 2},
             "selector": CASES[case],
             "optimiser": {"micro_batch": 2, "micro_steps": 4},
             "objective": {"image_steps": 4},

@@ -334,7 +334,7 @@ async def test_the_whole_job_runs_on_janus(tmp_path: Path) -> None:
     start = [parameter.detach().clone() for parameter in policy.parameters()]
     config = toy_config(
         steps=2,
-        sampling={"prompts": 2, "group_size": 2, "batch": 32},
+        sampling={"prompts": 2, "group_size": 2, "rollout_rows_max": 32},
         selector={"kind": "dgs", "preview_at": 0.5, "target_acceptance": 0.5, "max_rounds": 1},
         objective={"answer_tokens": 8, "beta": 0.01},
         optimiser={"learning_rate": 1e-3, "warmup_steps": 0, "micro_batch": 4, "micro_steps": 4},

@@ -211,7 +211,7 @@ async def test_a_broken_checkpoint_is_refused_by_name(tmp_path: Path, bench: Uni
     assert checkpoint is not None
     (checkpoint / "state.json").write_text("{}")
     learner = Learner(ToyPolicy(), ToyPolicy(), config.objective, config.optimiser, total_steps=4)
-    curriculum = Curriculum(bench, share_of_r=0.5, learnability=0.0)
+    curriculum = Curriculum(bench, recall_share=0.5, learnability=0.0)
     state = RunState(0, learner, NoSelection(2), curriculum, torch.Generator(), np.random.default_rng(0))
     with pytest.raises(CheckpointError, match="step-000004"):
         load_checkpoint(checkpoint, state)
@@ -252,7 +252,7 @@ def test_an_answer_is_right_when_its_first_sentence_is() -> None:
 
 
 def test_prompts_whose_rewards_vary_are_drawn_more_often(bench: UnifyBench) -> None:
-    curriculum = Curriculum(bench, share_of_r=1.0, learnability=0.8)
+    curriculum = Curriculum(bench, recall_share=1.0, learnability=0.8)
     rng = np.random.default_rng(0)
     for _ in range(40):
         tasks = curriculum.draw(8, rng)
@@ -265,6 +265,6 @@ def test_prompts_whose_rewards_vary_are_drawn_more_often(bench: UnifyBench) -> N
     # Prompts that do not vary are still looked at, and held-out ones never are.
     assert len({task.key for task in drawn}) > 25
     assert all(task.condition in task.concept.train_conditions for task in drawn)
-    uniform = Curriculum(bench, share_of_r=1.0, learnability=0.0)
+    uniform = Curriculum(bench, recall_share=1.0, learnability=0.0)
     uniform.load_state_dict(curriculum.state_dict())
     assert np.mean(["toy" in task.key for _ in range(100) for task in uniform.draw(4, rng)]) < 0.25
