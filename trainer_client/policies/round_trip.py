@@ -1,6 +1,6 @@
 """Pictures as the checked-in pocket tokenizer hands them back: what rewards and oracle must be able to read.
 
-Named on the command line of `sync_r1.reward_models.pocket.training.train --reconstruct-with`: reward models import nothing from
+Named on the command line of `sync_r1.reward_models.pocket.train --reconstruct-with`: reward models import nothing from
 here.
 """
 
