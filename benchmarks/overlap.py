@@ -33,7 +33,7 @@ from sync_r1.trainer_client.sdk.ensemble import EnsembleResult, RewardEnsemble, 
 from sync_r1.trainer_client.training.journal import result_from_json, samples_digest
 from sync_r1.trainer_client.training.loop import train
 
-CONFIG = Path(__file__).parents[1] / "trainer_client" / "configs" / "pocket.yaml"
+CONFIG = Path(__file__).parents[1] / "trainer_client" / "configs" / "pocket_dgs.yaml"
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ WEIGHTS = {
     "concept-consistency": 0.26, "text-faithfulness": 0.26, "aesthetic": 0.13, "understanding-correctness": 0.35,
 }  # fmt: skip
 """Of the total that all arms are measured by, whatever they were trained on."""
+_CONFIG = Path(__file__).parents[2] / "trainer_client" / "configs" / "pocket_dgs.yaml"
 _COMMON = (
     "steps=20", "threads=1", "budget_s=900", "checkpoint_every=10", "sampling.group_size=8", "sampling.prompts=4",
     "sampling.chunks=1", "selector.kind=none", "optimiser.warmup_steps=2", "evaluation.pictures_per_condition=6",
@@ -104,7 +105,8 @@ def train(folder: Path, seed: int, arm: str, endpoints: Path, extra: list[str]) 
     base = [sys.executable, "-m", "sync_r1.cli.main"]
     settings = [*_COMMON, *(SELECTORS | ABLATIONS)[arm], *extra]
     if not (folder / "report.html").exists():
-        command = [*base, "train", "--out", str(folder), "--seed", str(seed), "--endpoints", str(endpoints)]
+        command = [*base, "train", "--config", str(_CONFIG), "--out", str(folder), "--seed", str(seed)]
+        command += ["--endpoints", str(endpoints)]
         command += ["--resume"] if (folder / "config.json").exists() else []
         command += itertools.chain.from_iterable(("--set", setting) for setting in settings)
         subprocess.run(command, check=True, timeout=1800, stdout=subprocess.DEVNULL)
@@ -115,7 +117,7 @@ def train(folder: Path, seed: int, arm: str, endpoints: Path, extra: list[str]) 
 def held_out(policy: Path | str, out: Path, endpoints: Path, extra: list[str]) -> None:
     """Measure a policy by the held-out definition, on the draws of all other measurements."""
     command = [sys.executable, "-m", "sync_r1.cli.main", "evaluate", "--policy", str(policy), "--out", str(out)]
-    command += ["--endpoints", str(endpoints)]
+    command += ["--config", str(_CONFIG), "--endpoints", str(endpoints)]
     for setting in (*_COMMON, _HELD_OUT, *extra):
         command += ["--set", setting]
     subprocess.run(command, check=True, timeout=600, stdout=subprocess.DEVNULL)

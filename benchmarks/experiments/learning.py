@@ -4,7 +4,8 @@
 
 For every seed two runs of `sync-r1 train` that differ in one switch: the real rewards, and the control in which every
 reward keeps its group but not its trajectory (`objective.permute_rewards_within_group`). Gains are after − before on
-held-out conditions, measured on the same draws for all runs. A run that is already finished in `--out` is not run
+held-out conditions, measured on the same draws for all runs, of the whole loop and ("true sentence") of pictures drawn
+from the right sentence. A run that is already finished in `--out` is not run
 again, so the job can be continued.
 """
 
@@ -22,11 +23,14 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.harness import Report
+from sync_r1.trainer_client.tasks.tasks import TRUE_SENTENCE
 
 ARMS = {"sync-grpo": "false", "permuted control": "true"}
 MEASURES = (
     "total", "concept-consistency", "text-faithfulness", "aesthetic", "understanding-correctness",
-    "oracle_success", "answer_accuracy",
+    "oracle_success", "oracle_concept", "oracle_fact", "answer_accuracy", "picture_question_accuracy",
+    *(f"{TRUE_SENTENCE}{name}" for name in ("concept-consistency", "text-faithfulness", "aesthetic",
+                                            "oracle_success", "oracle_concept", "oracle_fact")),
 )  # fmt: skip
 _T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
 """Two-sided 95 % quantiles of Student's t by degrees of freedom."""

@@ -26,6 +26,7 @@ from sync_r1.trainer_client.rollouts.scorer import Scorer
 from sync_r1.trainer_client.sdk.ensemble import EnsembleResult
 from sync_r1.trainer_client.tasks.pocketbench import ROLES, load_concepts
 from sync_r1.trainer_client.tasks.tasks import (
+    TRUE_SENTENCE,
     Task,
     extract_sentence,
     load_pixels,
@@ -37,8 +38,6 @@ from sync_r1.trainer_client.tasks.tasks import (
 from sync_r1.trainer_client.tasks.unifybench import UnifyBench
 
 Pixels = npt.NDArray[np.uint8]
-TRUE_SENTENCE = "true sentence: "
-"""Before the names of figures of pictures that were drawn from the right sentence."""
 _REQUEST_ITEMS = 128
 
 

@@ -20,6 +20,7 @@ from sync_r1.trainer_client.reports import run_training as training
 from sync_r1.trainer_client.reports.charts import interval_chart
 from sync_r1.trainer_client.reports.run_rewards import hygiene
 from sync_r1.trainer_client.run_format import read_values
+from sync_r1.trainer_client.tasks.tasks import TRUE_SENTENCE
 
 _FOLDER = Path(__file__).parent
 _NAMES = {
@@ -30,7 +31,19 @@ _NAMES = {
     "answer_accuracy": "recalled fact right (task r)",
     "picture_question_accuracy": "picture questions right (task u)",
 }
-_TILES = ("total", "oracle_success", "answer_accuracy", "picture_question_accuracy")
+_TILES = (
+    "total",
+    "oracle_success",
+    f"{TRUE_SENTENCE}oracle_success",
+    "answer_accuracy",
+    "picture_question_accuracy",
+)
+
+
+_PICTURES = (
+    "Held-out conditions; left before, right after, same prompts and random numbers. A green frame: the oracle sees "
+    "the right concept and the condition's fact."
+)
 
 
 class ReportError(RuntimeError):
@@ -52,6 +65,11 @@ def write_report(run: Path) -> Path:
     start, end = (measured.get(name) for name in ("start", "end"))
     sections = {
         "Held out: before and after": _comparison(start, end),
+        "Pictures of the whole loop": _noted(f"From the policy's own answers. {_PICTURES}", _pictures(run, start, end)),
+        "Given the right sentence": _noted(
+            f"Drawn from the right sentence instead of the policy's answer: what the picture half can do. {_PICTURES}",
+            _pictures(run, start, end, true_sentence=True),
+        ),
         "Rewards during training": _noted(
             "Means over the scored trajectories of each step, on the cards' [0, 1] scale. Thin: the step; thick: mean "
             "of the last five steps, with its 95 % band.",
@@ -62,11 +80,6 @@ def write_report(run: Path) -> Path:
         "Reward hygiene": hygiene(config, steps, measured),
         "Dynamic Group Scaling": training.gate(steps),
         "Optimisation": training.optimisation(steps) if steps else "",
-        "Pictures under held-out conditions": _noted(
-            "Left before, right after, same random numbers. A green frame: the oracle sees the right concept and the "
-            "condition's fact.",
-            _pictures(run, start, end),
-        ),
         "Where the time went": training.time(steps),
         "What scored": _releases(start or end),
         "Configuration": _configuration(config),
@@ -104,6 +117,8 @@ def _anchor(title: str) -> str:
 
 
 def _name(key: str) -> str:
+    if key.startswith(TRUE_SENTENCE):
+        return f"given the right sentence: {_name(key.removeprefix(TRUE_SENTENCE))}"
     return _NAMES.get(key, key)
 
 
@@ -177,11 +192,15 @@ def _direction(change: float, half: float) -> str:
     return "" if not abs(change) > half else "up" if change > 0 else "down"
 
 
-def _pictures(run: Path, start: dict[str, Any] | None, end: dict[str, Any] | None) -> str:
+def _pictures(
+    run: Path, start: dict[str, Any] | None, end: dict[str, Any] | None, *, true_sentence: bool = False
+) -> str:
     if start is None or end is None:
         return ""
     figures = []
     for index, (before, after) in enumerate(zip(start["shown"], end["shown"])):
+        if before.get("true_sentence", False) != true_sentence:
+            continue
         sides = []
         for name, shown in (("start", before), ("end", after)):
             data = base64.b64encode((run / "evaluation" / f"{name}-{index:02d}.png").read_bytes()).decode()

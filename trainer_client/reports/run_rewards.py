@@ -73,7 +73,8 @@ def _table(steps: Steps, weights: Mapping[str, float]) -> str:
     rows = []
     figures = [step["hygiene"] for step in steps]
     for entry in calibrations(figures):
-        own = [one["rewards"][entry.reward] for one in figures]
+        # A step that learns answers alone scores no pictures, and the other way round.
+        own = [one["rewards"][entry.reward] for one in figures if entry.reward in one["rewards"]]
         same = [one for one in own if one["release"] == entry.release]
         rows.append(
             f"<tr><td>{html.escape(entry.reward)} <code>{html.escape(entry.release[:12])}</code></td>"

@@ -93,10 +93,10 @@ def optimisation(steps: Steps) -> str:
             "KL to the start, nats per token",
             {"answers": series(steps, "answer_kl"), "pictures": series(steps, "image_kl")},
         ),
-        line_chart("gradient norm before clipping", {"norm": series(steps, "grad_norm")}, smooth=_SMOOTH),
+        line_chart("gradient norm before clipping", _modalities(steps, "grad_norm"), smooth=_SMOOTH),
         line_chart("spread of the total within groups (std)", {"std": series(steps, "group_std")}, smooth=_SMOOTH),
         line_chart("tokens per answer", {"tokens": series(steps, "answer_tokens")}, smooth=_SMOOTH),
-        line_chart("learning rate", {"rate": series(steps, "learning_rate")}),
+        line_chart("learning rate", _modalities(steps, "learning_rate")),
     ]
     if any(step.get("answer_clipped") or step.get("image_clipped") for step in steps):
         clipped: dict[str, Points] = {
@@ -105,6 +105,13 @@ def optimisation(steps: Steps) -> str:
         }
         charts.append(line_chart("share of tokens whose ratio is clipped", clipped))
     return _row(charts)
+
+
+def _modalities(steps: Steps, name: str) -> dict[str, Points]:
+    """One line, or one for each modality where pictures have an optimiser of their own."""
+    if not any(f"image_{name}" in step for step in steps):
+        return {"both": series(steps, name)}
+    return {"answers": series(steps, name), "pictures": series(steps, f"image_{name}")}
 
 
 def failures(steps: Steps) -> str:

@@ -32,6 +32,8 @@ from sync_r1.trainer_client.tasks.unifybench import BenchConcept, Condition, Tur
 MAX_SENTENCE_WORDS = 20
 MAX_REFERENCES = 4
 """Reference pictures sent per concept; further ones change the mean cosine little and cost a forward pass each."""
+TRUE_SENTENCE = "true sentence: "
+"""Before the names of figures of pictures that were drawn from the right sentence instead of the policy's answer."""
 
 
 @dataclass(frozen=True)

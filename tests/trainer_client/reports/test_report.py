@@ -16,7 +16,7 @@ from sync_r1.trainer_client.tasks.pocketbench import write_pocketbench
 from sync_r1.trainer_client.tasks.unifybench import load_unifybench
 from sync_r1.trainer_client.training.loop import train
 
-CONFIG = Path(__file__).parents[3] / "trainer_client" / "configs" / "pocket.yaml"
+CONFIG = Path(__file__).parents[3] / "trainer_client" / "configs" / "pocket_dgs.yaml"
 
 
 @pytest.fixture

@@ -93,7 +93,8 @@ def test_the_command_trains_in_two_processes(
     endpoints = tmp_path / "endpoints.json"
     endpoints.write_text(json.dumps(services.endpoints))
     settings = ["steps=2", f"parallel={parallel}", "sampling.prompts=2", "sampling.group_size=2", "threads=1",
-                "evaluation.pictures_per_condition=1", "budget_s=3600"]  # fmt: skip
+                "evaluation.pictures_per_condition=1", "evaluation.true_sentence_pictures=1",
+                "budget_s=3600"]  # fmt: skip
     command = ["-m", "sync_r1.cli.main", "train", "--out", str(tmp_path / "run"), "--endpoints", str(endpoints)]
     done = together(*launcher, *command, *[part for setting in settings for part in ("--set", setting)])
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]

@@ -101,7 +101,14 @@ def test_an_old_run_keeps_what_it_was_told(tmp_path: Path, name: str) -> None:
     before["selector"], after["selector"] = (
         {key: value for key, value in values["selector"].items() if key in own} for values in (before, after)
     )
-    assert after == before
+    assert _as_far_as(before, after) == before
+
+
+def _as_far_as(before: Any, after: Any) -> Any:
+    """`after` without the keys that came later."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        return {key: _as_far_as(value, after[key]) for key, value in before.items()}
+    return after
 
 
 @pytest.mark.parametrize("name", recorded_names())

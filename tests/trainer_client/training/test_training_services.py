@@ -70,6 +70,7 @@ def test_a_run_starts_from_concepts_that_a_policy_has_learned(tmp_path: Path, se
     for override in (
         "benchmark=pocket-unseen", f"policy={tmp_path / 'learned'}", "steps=1", "threads=1", "sampling.prompts=2",
         "sampling.group_size=4", "sampling.chunks=1", "selector.kind=none", "evaluation.pictures_per_condition=1",
+        "evaluation.true_sentence_pictures=1",
     ):  # fmt: skip
         command += ["--set", override]
     result = CliRunner().invoke(app, command)
