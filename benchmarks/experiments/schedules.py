@@ -1,10 +1,11 @@
-"""In which order should answers and pictures learn, and from which picture rewards? `python -m
-benchmarks.experiments.schedules [--seeds 0] [--out runs/schedules]`.
+"""In which order should answers and pictures learn, and from which picture rewards?
 
-Arms of the main job (`pocket.yaml`) that cost the same: answers first and pictures then, one update of each in turns, both
-in every update; and the first with the picture rewards' earlier weights. Each is measured on held-out conditions, and on
-*training* conditions, where the choice is made: there the oracle says how many pictures of the right sentence, and of the
-whole loop, show concept and fact. A run that is finished in `--out` is not run again.
+    python -m benchmarks.experiments.schedules [--seeds 0] [--out runs/schedules]
+
+Arms of the main job (`pocket.yaml`) that cost the same: answers first and pictures then, one update of each in turns,
+both in every update; and the first with the picture rewards' earlier weights. Each is measured on held-out conditions,
+and on *training* conditions, where the choice is made: there the oracle says how many pictures of the right sentence,
+and of the whole loop, show concept and fact. A run that is finished in `--out` is not run again.
 """
 
 from __future__ import annotations
@@ -116,7 +117,8 @@ def main() -> None:
                 measured = folder / "training-conditions" / "means.json"
                 training.append(on_training_conditions(folder / "policy", config, endpoints, measured))
             for conditions, means in (("training", training), ("held out", held_out)):
-                report.rows.append((arm, conditions, *(f"{np.mean([one[key] for one in means]):.3f}" for key in MEASURES)))
+                figures = [f"{np.mean([one[key] for one in means]):.3f}" for key in MEASURES]
+                report.rows.append((arm, conditions, *figures))
     start = json.loads((folders[cases[0]] / "evaluation" / "start.json").read_text())["means"]
     report.rows.append(("before", "held out", *(f"{start[key]:.3f}" for key in MEASURES)))
     report.notes.append(f"seeds {arguments.seeds}; `true sentence`: pictures drawn from the right sentence")
