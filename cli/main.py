@@ -158,7 +158,7 @@ def score(
     from rich.progress import Progress
 
     from sync_r1.trainer_client import RewardClient, settings_from_environment
-    from sync_r1.trainer_client.sdk.score_file import ScoreFileResult, ScoreFiles, score_file
+    from sync_r1.trainer_client.sdk.score_file import ScoreFileResult, ScoreFiles
 
     if (endpoint is None) == (not start_up):
         raise typer.BadParameter("say either --endpoint HOST:PORT, or --up to start a service for this file")
@@ -169,8 +169,8 @@ def score(
             served = (await client.describe(timeout_s=10.0)).reward
             if served != reward:
                 raise ValueError(f"{where} serves {served}, not {reward}")
-            return await score_file(
-                client, files, variant=variant, rescore=rescore,
+            return await files.score(
+                client, variant=variant, rescore=rescore,
                 on_progress=lambda done, total: progress.update(bar, completed=done, total=total),
             )  # fmt: skip
 

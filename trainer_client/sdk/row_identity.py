@@ -40,7 +40,7 @@ class RowKey:
         """The inverse of `str`. Raises ValueError."""
         digest, _, occurrence = text.partition(":")
         key = cls(bytes.fromhex(digest), int(occurrence))
-        if str(key) != text or len(key.digest) != 32 or key.occurrence >= 1 << 64:
+        if str(key) != text or len(key.digest) != 32 or not 0 <= key.occurrence < 1 << 64:
             raise ValueError(f"expected 64 hex digits, a colon and a number, got {text!r}")
         return key
 

@@ -62,29 +62,42 @@ class ScoreFiles:
     ) -> None:
         self.output.close()
 
+    async def score(
+        self,
+        client: RewardClient,
+        *,
+        variant: str = "",
+        rescore: bool = False,
+        on_progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> ScoreFileResult:
+        """Score the rows of the input that the output has no score of.
+
+        The output's release is used again if the service still has it. With `rescore`, rows that another variant,
+        release or version of this program scored are scored again. `on_progress` is told (rows done, rows in all).
+        Raises ScoreFileError before anything is changed, or what `RewardClient.score` raises where no row is at fault;
+        what was scored until then is in the output, and the next call goes on from there.
+        """
+        described = await client.describe(timeout_s=_DESCRIBE_S)
+        chosen, release = _choose(self.output, described, variant, rescore)
+        run = _Run(client, self, described, chosen, release, on_progress)
+        run.match()
+        for failed_before in (False, True):
+            await run.score(failed_before)
+        return run.finish()
+
 
 async def score_file(
     client: RewardClient,
-    files: ScoreFiles,
+    source: Path,
+    target: Path,
     *,
     variant: str = "",
     rescore: bool = False,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> ScoreFileResult:
-    """Score the rows of the input that the output has no score of.
-
-    The output's release is used again if the service still has it. With `rescore`, rows that another variant, release
-    or version of this program scored are scored again. `on_progress` is told (rows done, rows in all). Raises
-    ScoreFileError before anything is changed, or what `RewardClient.score` raises where no row is at fault; what was
-    scored until then is in the output, and the next call goes on from there.
-    """
-    described = await client.describe(timeout_s=_DESCRIBE_S)
-    chosen, release = _choose(files.output, described, variant, rescore)
-    run = _Run(client, files, described, chosen, release, on_progress)
-    run.match()
-    for failed_before in (False, True):
-        await run.score(failed_before)
-    return run.finish()
+    """Score the rows of `source` that `target` has no score of; raises what `ScoreFiles` and its `score` raise."""
+    with ScoreFiles(source, target) as files:
+        return await files.score(client, variant=variant, rescore=rescore, on_progress=on_progress)
 
 
 @dataclass(frozen=True)
