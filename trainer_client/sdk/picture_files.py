@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from collections import OrderedDict
 from pathlib import Path
@@ -58,10 +57,9 @@ class PictureFiles:
     def _read(self, path: str, field: str, code: FailureCode) -> EncodedPicture:
         try:
             file = self._folder / path
-            descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK)  # a FIFO that nobody writes would wait for ever
-            with open(descriptor, "rb") as stream:
-                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                    raise OSError("it is no regular file; expected a PNG, JPEG or WebP file")
+            if not stat.S_ISREG(file.stat().st_mode):  # of a FIFO or a device there may be no end
+                raise OSError("it is no regular file; expected a PNG, JPEG or WebP file")
+            with file.open("rb") as stream:
                 data = stream.read(self._max_bytes + 1)
             if len(data) > self._max_bytes:
                 raise OSError(f"it has more than {self._max_bytes} bytes, the service's limit; send a smaller one")

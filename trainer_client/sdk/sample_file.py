@@ -118,8 +118,9 @@ class SampleFile:
                 if digest in seen:
                     said = f"{one.row.id!r} stands in line {seen[digest]} too; {_UNIQUE}"
                     one = _odd(line, number, self.path, "id", said)
-                else:
-                    seen[digest] = number
+                    while (digest := text_digest(one.row.id.encode())[:16]) in seen:  # a row may be called "line 2"
+                        one.row.id += "#"
+                seen[digest] = number
                 yield one
         self.check_unchanged()
 
@@ -200,8 +201,8 @@ def _odd(line: bytes, number: int, path: Path, field: str, said: str) -> FileRow
     identifier = f"line {number}"
     if field != "id":
         try:
-            found = json.loads(line)["id"]
-            if isinstance(found, str) and found:
+            found = json.loads(line.decode(errors="replace"))["id"]
+            if isinstance(found, str) and found and "\ufffd" not in found:
                 found.encode()  # half a surrogate pair cannot be written
                 identifier = found
         except (ValueError, KeyError, TypeError, RecursionError, IndexError):

@@ -92,8 +92,9 @@ class ScoreOutput:
         return None if found is None else Found(found >> 1, bool(found & 1))
 
     def cut_torn(self) -> None:
-        """Finish what a killed run left: remove half a line at the end, or give a whole one its line break."""
+        """Clear up after a killed run: remove half a line at the end, or give a whole one its line break."""
         try:
+            self._draft.unlink(missing_ok=True)
             size = os.fstat(self._file).st_size
             if size > self._end:
                 os.ftruncate(self._file, self._end)
