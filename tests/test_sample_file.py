@@ -56,7 +56,7 @@ ODD_LINES: dict[str, tuple[bytes, str]] = {
     "a wrong column": (b'{"id": "x", "imagee": "a.png"}', "imagee: there is no such field; expected some of id, group"),
     "a text for a list": (b'{"id": "x", "choices": "ab"}', 'choices: expected a list of texts in brackets, got "ab"'),
     "a list of numbers": (b'{"id": "x", "nouns": [1]}', "nouns.0: expected a text in quotes, got 1"),
-    "a truth value for a number": (b'{"id": "x", "target": true}', "target: expected a whole number without quotes, got t"),
+    "a truth value for a number": (b'{"id": "x", "target": true}', "target: expected a whole number"),
     "a text for a number": (b'{"id": "x", "target": "1"}', 'target: expected a whole number without quotes, got "1"'),
     "null for a text": (b'{"id": "x", "prompt": null}', "prompt: expected a text in quotes, got null"),
     "a text for a concept": (b'{"id": "x", "concept": "<bo>"}', "concept: "),

@@ -40,13 +40,16 @@ from sync_r1.trainer_client.sdk.sample_file import ScoreFileError
 from sync_r1.trainer_client.sdk.score_file import ScoreFiles, score_file
 
 IMPATIENT = ClientSettings(timeout=Timeout(total_s=2.0, connect_s=1.0))
+PATIENT = ClientSettings()
 
 
 @asynccontextmanager
-async def serving(**options: Any) -> AsyncIterator[tuple[ScriptedService, RewardClient]]:
+async def serving(
+    settings: ClientSettings = PATIENT, **options: Any
+) -> AsyncIterator[tuple[ScriptedService, RewardClient]]:
     service = await ScriptedService(**options).start()
     try:
-        async with RewardClient(service.target, IMPATIENT) as client:
+        async with RewardClient(service.target, settings) as client:
             yield service, client
     finally:
         await service.stop()
@@ -247,7 +250,7 @@ async def test_a_row_that_is_never_answered_fails_alone(tmp_path: Path) -> None:
     rows = answers(4)
     rows[1]["answer"] = "endless"
     source, target = write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl"
-    async with answering(script=[hangs] * 100) as (service, client):
+    async with answering(settings=IMPATIENT, script=[hangs] * 100) as (service, client):
         result = await score_file(client, source, target)
         assert (result.scored, result.failed) == (3, 1)
         assert lines(target)[1]["failure"]["retryable"]
@@ -260,7 +263,7 @@ async def test_a_row_that_is_never_answered_fails_alone(tmp_path: Path) -> None:
 
 async def test_an_outage_in_the_middle_keeps_what_was_scored(tmp_path: Path) -> None:
     source, target = write(tmp_path / "in.jsonl", answers(200)), tmp_path / "out.jsonl"
-    async with answering() as (service, client):
+    async with answering(settings=IMPATIENT) as (service, client):
         await score_file(client, source, whole := tmp_path / "whole.jsonl")
         served = 0
 
@@ -432,7 +435,7 @@ async def test_a_file_goes_on_with_its_own_release_as_long_as_that_is_served(tmp
         await score_file(client, source, target)
     service = await TwoReleases(required_fields=("answer",)).start()
     try:
-        async with RewardClient(service.target, IMPATIENT) as client:
+        async with RewardClient(service.target) as client:
             result = await score_file(client, write(source, answers(4)), target)
             assert (result.scored, result.done_before) == (4, 2)
             assert {line["release"] for line in lines(target)} == {"a" * 64}
@@ -483,7 +486,11 @@ async def ended(arguments: list[str], **options: Any) -> tuple[int, str]:
     process = await asyncio.create_subprocess_exec(
         *arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, **options
     )
-    said, _ = await asyncio.wait_for(process.communicate(), 120)
+    try:
+        said, _ = await asyncio.wait_for(process.communicate(), 280)
+    finally:
+        if process.returncode is None:
+            process.kill()
     assert process.returncode is not None
     return process.returncode, said.decode()
 
@@ -502,9 +509,11 @@ async def test_a_killed_command_that_is_repeated_gives_the_file_of_one_that_was_
         before = len(service.requests)
         service.script = [hangs] * 10
         process = await asyncio.create_subprocess_exec(*command(service, source, target), stdout=subprocess.DEVNULL)
-        await asyncio.wait_for(reached.wait(), 120)
-        process.send_signal(signal.SIGKILL)
-        await process.wait()
+        try:
+            await asyncio.wait_for(reached.wait(), 280)
+        finally:
+            process.send_signal(signal.SIGKILL)
+            await process.wait()
         assert 0 < target.stat().st_size < whole.stat().st_size
         service.script = []
         code, said = await ended(command(service, source, target))
