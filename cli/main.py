@@ -35,6 +35,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+SOME_FAILED = 3
+"""Exit code of a run that is finished, but has rows that failed; 1 is an error, 2 a wrong option."""
+
 ProfileOption = serve_commands.ProfileOption
 RewardArgument = serve_commands.RewardArgument
 AlsoOption = serve_commands.AlsoOption
@@ -143,29 +146,31 @@ def score(
     endpoint: Annotated[str | None, typer.Option("--endpoint", help="HOST:PORT of the reward's service.")] = None,
     start_up: Annotated[bool, typer.Option("--up", help="Start an embedded Triton and the service for it.")] = False,
     variant: Annotated[str, typer.Option("--variant", help="The service's default if empty.")] = "",
+    rescore: Annotated[
+        bool, typer.Option("--rescore", help="Score rows again that another variant, release or version scored.")
+    ] = False,
     profile: ProfileOption = "pocket",
     judges: JudgesOption = None,
 ) -> None:
-    """Score a JSONL file with one reward, resumably."""
+    """Score a JSONL file with one reward, resumably. Ends with 0 if no row failed, 3 if some did, 1 if it broke off."""
     import asyncio
-    import statistics
 
     from rich.progress import Progress
 
     from sync_r1.trainer_client import RewardClient, settings_from_environment
-    from sync_r1.trainer_client.sdk.score_file import ScoreFileResult, score_file
+    from sync_r1.trainer_client.sdk.score_file import ScoreFileResult, ScoreFiles
 
     if (endpoint is None) == (not start_up):
         raise typer.BadParameter("say either --endpoint HOST:PORT, or --up to start a service for this file")
 
-    async def run(where: str, progress: Progress) -> ScoreFileResult:
+    async def run(where: str, files: ScoreFiles, progress: Progress) -> ScoreFileResult:
         bar = progress.add_task(reward)
         async with RewardClient(where, settings_from_environment()) as client:
-            served = (await client.describe()).reward
+            served = (await client.describe(timeout_s=10.0)).reward
             if served != reward:
                 raise ValueError(f"{where} serves {served}, not {reward}")
-            return await score_file(
-                client, source, target, variant=variant,
+            return await files.score(
+                client, variant=variant, rescore=rescore,
                 on_progress=lambda done, total: progress.update(bar, completed=done, total=total),
             )  # fmt: skip
 
@@ -173,15 +178,20 @@ def score(
     services: AbstractContextManager[Up | None] = nullcontext()
     if start_up:
         services = _started(profile, rewards=[reward], judges=judges)
-    with _errors_shown(), services as running:
+    with _errors_shown(), ScoreFiles(source, target) as files, services as running:
         where = endpoint or (running.endpoints[reward] if running is not None else "")
         with Progress(console=console) as progress:
-            result = asyncio.run(run(where, progress))
-    mean = f", mean {statistics.fmean(result.values):.4f}" if result.values else ""
+            result = asyncio.run(run(where, files, progress))
+    mean = f", mean {result.mean:.4f}" if result.scored else ""
     console.print(
-        f"{len(result.values)} scored{mean}; {result.failed} failed, {result.not_applicable} not applicable, "
-        f"{result.skipped} done before: {target}"
+        f"{result.scored} scored{mean}; {result.failed} failed, {result.not_applicable} not applicable, "
+        f"{result.done_before} done before: {target}",
+        markup=False,
     )
+    if result.superseded:
+        console.print(f"{result.superseded} scores of other rows, or by others: {target}.superseded", markup=False)
+    if result.failed:
+        raise typer.Exit(SOME_FAILED)
 
 
 def _started(

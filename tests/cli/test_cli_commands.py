@@ -133,14 +133,15 @@ def test_score_resumes_where_an_earlier_run_was_killed(services: Up, tmp_path: P
     source, target = _write_rows(tmp_path, 5), tmp_path / "out.jsonl"
     command = ("score", "aesthetic", "--input", source, "--output", target)
     endpoint = ("--endpoint", services.endpoints["aesthetic"])
-    run(*command, *endpoint)
+    run(*command, *endpoint, expect=3)
     whole = target.read_text().splitlines()
     rows = {row["id"]: row for row in map(json.loads, whole)}
     assert all(rows[f"row-{index}"]["score"]["value"] for index in range(5))
     assert rows["gone"]["failure"]["field"] == "image"
     # A killed run leaves whole lines and perhaps a part of one.
     target.write_text("\n".join(whole[:2]) + "\n" + whole[2][:20])
-    assert "2 done before" in run(*command, *endpoint)
+    assert "5 scored" in (said := run(*command, *endpoint, expect=3))
+    assert "1 failed, 0 not applicable, 2 done before" in said
     assert target.read_text().splitlines() == whole
 
 
@@ -149,10 +150,11 @@ def test_score_refuses_the_wrong_service_and_the_wrong_file(services: Up, tmp_pa
     files = ("--input", source, "--output", target)
     said = run("score", "aesthetic", *files, "--endpoint", services.endpoints["text-faithfulness"], expect=1)
     assert "serves text-faithfulness, not aesthetic" in said
-    source.write_text('{"image": "0.png"}\n{"imagee": "0.png"}\n')
+    source.write_text('{"imagee": "0.png"}\n{"imagee": "0.png"}\n')
     said = run("score", "aesthetic", *files, "--endpoint", services.endpoints["aesthetic"], expect=1)
-    assert "line 2" in said
+    assert "line 1" in said
     assert "imagee" in said
+    assert not target.exists()
 
 
 def test_real_photos_are_closest_to_their_own_concept(services: Up, shared_data: Path, tmp_path: Path) -> None:

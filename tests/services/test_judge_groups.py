@@ -12,7 +12,7 @@ from judge_services import judging, png
 
 from sync_r1.reward_models.types import Score
 from sync_r1.trainer_client import Concept, RewardClient, Sample, picture
-from sync_r1.trainer_client.sdk import sample_file, score_file
+from sync_r1.trainer_client.sdk import score_file
 from sync_r1.trainer_client.sdk.errors import RequestRejected
 
 
@@ -46,7 +46,7 @@ async def test_a_judges_reason_reaches_the_caller(tmp_path: Path) -> None:
 async def test_score_keeps_groups_whole_over_its_parts_and_after_an_interruption(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sample_file, "BATCH", 2)
+    monkeypatch.setattr(score_file, "BATCH", 2)
     rows = []
     for number in range(2):
         for group in ("a", "b"):
@@ -66,4 +66,4 @@ async def test_score_keeps_groups_whole_over_its_parts_and_after_an_interruption
             again = await score_file.score_file(client, source, target)
     assert [len(played.pictures(body)) for body in endpoint.asked[2:]] == [3], "the half-done group came as a whole"
     assert {line["id"]: line for line in map(json.loads, target.read_text().splitlines())} == whole
-    assert (len(first.values), len(again.values), again.skipped) == (4, 1, 3)
+    assert (first.scored, again.scored, again.done_before) == (4, 4, 3)

@@ -18,13 +18,15 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from sync_r1.reward_models.types import Failure, Outcome, Picture, Sample, Score
+from sync_r1.reward_models.types import Failure, Outcome, Sample, Score
 from sync_r1.trainer_client.sdk.client import RewardClient
 from sync_r1.trainer_client.sdk.combination import Floats, Ints
 from sync_r1.trainer_client.sdk.description import ServiceDescription
 from sync_r1.trainer_client.sdk.errors import RequestRejected
+from sync_r1.trainer_client.sdk.isolated_scoring import IsolatedScoring
+from sync_r1.trainer_client.sdk.picture_files import PictureFiles, Unreadable
 from sync_r1.trainer_client.sdk.reward_use import AffineMap
-from sync_r1.trainer_client.sdk.sample_file import SampleRow, Unreadable, parts, read_rows, to_sample
+from sync_r1.trainer_client.sdk.sample_file import SampleFile, SampleRow, parts
 
 OUTCOMES = ("scored", "failed", "not applicable")
 _SIDE = re.compile(
@@ -130,28 +132,31 @@ async def score_sides(
 ) -> tuple[list[SampleRow], list[Scorer]]:
     """(the rows of `source`, what each side says of them). `clients` are those of the sides' endpoints.
 
-    A row whose picture cannot be read is a failure on both sides. Raises ScoreFileError, ValueError when the sides are
-    of two rewards, and what `RewardClient.score` raises.
+    A row that is no sample, or whose picture cannot be read, is a failure on both sides. Raises ScoreFileError,
+    ValueError when the sides are of two rewards, and what `RewardClient.score` raises where no row is at fault.
     """
     described = [await client.describe() for client in clients]
     if len(rewards := {one.reward for one in described}) > 1:
         raise ValueError(f"expected two scorings of one reward, but {' and '.join(sorted(rewards))} answer")
     asked = [resolve(side, one) for side, one in zip(sides, described)]
-    requests = list(parts(read_rows(source)))
-    rows = [row for part in requests for row in part]
-    pictures: dict[Path, Picture] = {}
+    scorings = [
+        IsolatedScoring(client, one.variant(variant), release)
+        for client, one, (variant, release) in zip(clients, described, asked)
+    ]
+    requests = list(parts(SampleFile(source)))
+    rows = [one.row for part in requests for one in part]
+    pictures = PictureFiles(source.parent, max_bytes=max(one.limits.max_image_bytes for one in described))
     answers: list[list[Outcome]] = [[] for _ in sides]
     for part in requests:
         read: list[Sample | Failure] = []
-        for row in part:
+        for one_row in part:
             try:
-                read.append(to_sample(row, source.parent, pictures))
+                read.append(pictures.to_sample(one_row))
             except Unreadable as error:
                 read.append(error.failure)
         samples = [one for one in read if isinstance(one, Sample)]
-        for (variant, release), client, own in zip(asked, clients, answers):
-            batch = await client.score(samples, variant=variant, release=release) if samples else None
-            scored = iter(batch.outcomes if batch else ())
+        for scoring, own in zip(scorings, answers):
+            scored = iter(await scoring.score(samples) if samples else ())
             own += [one if isinstance(one, Failure) else next(scored) for one in read]
         on_progress(len(answers[0]), len(rows))
     return rows, [

@@ -1,0 +1,69 @@
+"""Rows of a file as samples: their pictures are read here, each within a bound, and what cannot be read is one row's.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections import OrderedDict
+from pathlib import Path
+
+from sync_r1.reward_models.types import Concept, Failure, FailureCode, Picture, Sample
+from sync_r1.trainer_client.sdk.pictures import EncodedPicture
+from sync_r1.trainer_client.sdk.sample_file import FileRow, reason
+
+_KEPT_BYTES = 64 << 20
+
+
+class Unreadable(Exception):
+    """A row cannot be made into a sample; `failure` says what is wrong."""
+
+    def __init__(self, failure: Failure) -> None:
+        self.failure = failure
+
+
+class PictureFiles:
+    """Reads the pictures of rows in `folder`; references, which many rows share, are kept up to `kept_bytes`.
+
+    A path that is no regular file, or holds more than `max_bytes`, is that row's failure and is not read.
+    """
+
+    def __init__(self, folder: Path, *, max_bytes: int, kept_bytes: int = _KEPT_BYTES) -> None:
+        self._folder, self._max_bytes, self._room = folder, max_bytes, kept_bytes
+        self._kept: OrderedDict[str, EncodedPicture] = OrderedDict()
+
+    def to_sample(self, one: FileRow, *, image: bool = True, references: bool = True) -> Sample:
+        """The sample of a row, with those pictures that are asked for. Raises Unreadable."""
+        if one.problem is not None:
+            raise Unreadable(one.problem)
+        row, concept = one.row, one.row.concept
+        shown = self._read(row.image, "image", FailureCode.BAD_IMAGE) if image and row.image is not None else None
+        known: tuple[Picture, ...] = ()
+        if references:
+            known = tuple(self._reference(path, index) for index, path in enumerate(concept.references))
+        whole = Concept(**{**concept.model_dump(), "references": known})
+        return Sample(**{**row.model_dump(), "image": shown, "concept": whole})
+
+    def _reference(self, path: str, index: int) -> EncodedPicture:
+        if path in self._kept:
+            self._kept.move_to_end(path)
+            return self._kept[path]
+        loaded = self._read(path, f"concept.references[{index}]", FailureCode.BAD_REFERENCE)
+        self._kept[path] = loaded
+        self._room -= len(loaded.data)
+        while self._room < 0 and len(self._kept) > 1:
+            self._room += len(self._kept.popitem(last=False)[1].data)
+        return loaded
+
+    def _read(self, path: str, field: str, code: FailureCode) -> EncodedPicture:
+        try:
+            file = self._folder / path
+            if not stat.S_ISREG(file.stat().st_mode):  # of a FIFO or a device there may be no end
+                raise OSError("it is no regular file; expected a PNG, JPEG or WebP file")
+            with file.open("rb") as stream:
+                data = stream.read(self._max_bytes + 1)
+            if len(data) > self._max_bytes:
+                raise OSError(f"it has more than {self._max_bytes} bytes, the service's limit; send a smaller one")
+        except (OSError, ValueError) as error:
+            message = f"{field}: cannot read {self._folder / path!s}: {reason(error)}"
+            raise Unreadable(Failure(code, message.replace("\0", "\\0"), field)) from error
+        return EncodedPicture(data)
