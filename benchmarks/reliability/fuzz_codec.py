@@ -16,7 +16,7 @@ import atheris
 
 with atheris.instrument_imports(include=["PIL", "sync_r1.services.codec", "sync_r1.reward_models.images"]):
     from sync_r1.reward_models.types import Failure, FailureCode, Sample
-    from sync_r1.services import codec
+    from sync_r1.services import codec, responses
     from sync_r1.services.config import Limits
     from sync_r1.services.reference_cache import ReferenceCache
     from sync_r1.services.status import InvalidRequest
@@ -47,7 +47,7 @@ def one_input(data: bytes) -> None:
             assert outcome.code is not FailureCode.INTERNAL, outcome.message
             assert outcome.field, outcome.message
             assert outcome.message
-    codec.response(request, [o for o in outcomes if not isinstance(o, Sample)], reward="", variant="", release="")
+    responses.response(request, [o for o in outcomes if not isinstance(o, Sample)], reward="", variant="", release="")
 
 
 if __name__ == "__main__":
