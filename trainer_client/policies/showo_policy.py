@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from sync_r1.reward_models.images import resize
 from sync_r1.trainer_client.policies import published
 from sync_r1.trainer_client.policies.base import Answers, ImageState, Question
 from sync_r1.trainer_client.policies.magvit import Magvit
@@ -33,6 +34,13 @@ from sync_r1.trainer_client.policies.text import TextTokenizer
 
 MASKED = -1
 """In `ImageState.tokens_N_I`: not decided yet."""
+
+
+def prepared(picture: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
+    """A picture (H, W, 3) of any size as Show-o's `image_transform` prepares it before it is normalised: the shorter
+    side to `size` (bicubic), then the centre square.
+    """
+    return resize(picture, size, "crop_bicubic")
 
 
 class ShowoPolicy:
@@ -121,7 +129,9 @@ class ShowoPolicy:
         config = self.model.config
         size = self.tokenizer.config.image_size
         black = np.zeros((size, size, 3), np.uint8) if self.needs_picture else None
-        pictures = [question.image if question.image is not None else black for question in questions]
+        pictures = [
+            prepared(question.image, size) if question.image is not None else black for question in questions
+        ]
         shown = [picture for picture in pictures if picture is not None]
         codes = self.tokenizer.encode(shown).cpu() if shown else None
         rows, seen = [], 0

@@ -100,6 +100,14 @@ def picture(source: PictureSource) -> Picture:
     raise TypeError(f"expected a PIL image, uint8 pixels, a file's bytes or a path, got {type(source).__name__}")
 
 
+def read_pixels(path: Path) -> Pixels:
+    """The pixels (H, W, 3) of a file, as a service would score them. Raises ImageError naming the file."""
+    try:
+        return EncodedPicture(path.read_bytes()).pixels
+    except (ImageError, OSError) as error:
+        raise ImageError(f"{path}: {error}") from None
+
+
 def _pil_picture(image: Image.Image) -> Picture:
     """The pixels of a PIL image as they are; one transparent colour of an RGB image counts, as it does for Pillow."""
     if image.mode == "RGB" and "transparency" not in image.info:
