@@ -92,10 +92,11 @@ class ServiceConfig(BaseModel):
     """Bytes of requests in memory at once, as declared by `x-byte-size` or as they came."""
     body_timeout_s: float = Field(default=30.0, gt=0)
     """Time that the body of a call may take to arrive, seconds."""
-    max_decoded_bytes: int = Field(default=1024 * 1024 * 1024, ge=1024)
+    max_decoded_bytes: int = Field(default=768 * 1024 * 1024, ge=1024)
     """Bytes of what is made of the pictures of all calls in work, by their headers: twice what their graphs take."""
-    decode_threads: int = Field(default_factory=usable_cpus, ge=1)
-    """Pictures decoded at once. Each takes up to 14 bytes a pixel meanwhile: 224 MB at the default `max_pixels`."""
+    decode_threads: int = Field(default_factory=lambda: min(usable_cpus(), 16), ge=1)
+    """Pictures decoded at once. Each takes up to 14 bytes a pixel meanwhile (224 MB at the default `max_pixels`), so of
+    those above a megapixel never more than two are."""
     reference_cache_bytes: int = Field(default=256 * 1024 * 1024, ge=0)
     """Decoded reference pictures kept, bytes."""
     reference_ttl_s: float = Field(default=1800.0, gt=0)

@@ -1,12 +1,18 @@
-"""Decodes the pictures of requests, in threads: each one picture at a time, of which only what graphs take is kept."""
+"""Decodes the pictures of requests, in threads: each one picture at a time, of which only what graphs take is kept.
+
+Memory is bounded three ways: what is kept by the service's budget (`needed_bytes`), what a picture takes while it is
+decoded by the number of threads, and two at a time where it is large.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -19,6 +25,7 @@ from sync_r1.services.config import Limits
 from sync_r1.services.reference_cache import ReferenceCache
 
 IMAGE = -1
+_LARGE_PIXELS, _LARGE_AT_ONCE = 1_000_000, 2
 Place = tuple[int, int]
 """(item, index of its reference, or IMAGE)."""
 Decoded = Picture | ImageError | Failure
@@ -33,6 +40,7 @@ class PictureDecoder:
         self._image_limits = ImageLimits(max_bytes=limits.max_image_bytes, max_pixels=limits.max_pixels)
         self._cache = cache
         self._threads = threads
+        self._large = threading.BoundedSemaphore(_LARGE_AT_ONCE)
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="decode")
 
     def close(self) -> None:
@@ -91,7 +99,9 @@ class PictureDecoder:
             if time.monotonic() > deadline_s:
                 raise GraphDeadline("the deadline passed while pictures were decoded")
             decode = self._decode if place[1] == IMAGE else partial(self._reference, team=team)
-            results[place] = _prepared(decode(jobs[place]), preparations)
+            height, width = _size_of(jobs[place]) or (0, 0)
+            with self._large if height * width > _LARGE_PIXELS else nullcontext():
+                results[place] = _prepared(decode(jobs[place]), preparations)
         return results
 
     def _reference(self, image: Any, team: str) -> Decoded:

@@ -21,13 +21,13 @@ from sync_r1.trainer_client.config import PolicyConfig
 from sync_r1.trainer_client.evaluation.bench_items import bench_items
 from sync_r1.trainer_client.evaluation.held_out import evaluate
 from sync_r1.trainer_client.evaluation.outputs import policy_outputs
-from sync_r1.trainer_client.evaluation.unifybench import UnifyBench, load_unifybench
+from sync_r1.trainer_client.evaluation.unifybench import load_unifybench
 from sync_r1.trainer_client.policies.base import Policy, Question
 from sync_r1.trainer_client.policies.concept_data import benchmark_files, read_concept
 from sync_r1.trainer_client.policies.concept_policy import learn_concepts
 from sync_r1.trainer_client.policies.learn_concept import POCKET_TRAINING
 from sync_r1.trainer_client.policies.loading import load_policy
-from sync_r1.trainer_client.policies.showo_policy import prepared
+from sync_r1.trainer_client.policies.magvit import prepared
 from sync_r1.trainer_client.training.loop import train
 
 SIZES = [(256, 256), (512, 512), (300, 700), (1023, 767), (90, 91), (41, 1000), (3, 5), (513, 512)]
@@ -101,8 +101,8 @@ def photos(shared_data: Path, tmp_path: Path) -> Path:
         shutil.rmtree(root / "concept" / "test" / name)
     (root / "concepts_list.json").write_text(json.dumps(names[:2]))
     file = root / "concept" / "train" / "train_images.json"
-    if file.exists():
-        file.write_text(json.dumps({name: pictures for name, pictures in json.loads(file.read_text()).items() if name in names[:2]}))
+    listed = json.loads(file.read_text())
+    file.write_text(json.dumps({name: listed[name] for name in names[:2]}))
     first, second = root / "concept" / "train" / names[0] / "0.png", root / "concept" / "test" / names[1] / "0.png"
     Image.open(first).resize((320, 200)).save(first)
     exif = Image.Exif()
@@ -117,11 +117,10 @@ async def test_a_policy_trains_a_step_on_photos(kind: str, photos: Path, tmp_pat
     reference = policy.reference() if kind == "janus" else policy_of(kind, tmp_path / "again")
     config = toy_config(
         steps=1,
-        sampling={"prompts": 2, "group_size": 2, "batch": 8},
+        sampling={"prompts": 2, "group_size": 2, "batch": 8, "share_of_r": 0.0},
         objective={"answer_tokens": 8, "beta": 0.01},
         optimiser={"learning_rate": 1e-3, "warmup_steps": 0, "micro_batch": 4, "micro_steps": 2},
         evaluation={"pictures_per_condition": 1, "shown": 1},
-        tasks=("u",),
     )  # fmt: skip
     before = [parameter.detach().clone() for parameter in policy.parameters()]
     await train(

@@ -20,7 +20,7 @@ from sync_r1.trainer_client.evaluation.unifybench_files import (
     read_questions,
     read_training_pictures,
 )
-from sync_r1.trainer_client.policies.showo_policy import prepared
+from sync_r1.trainer_client.policies.magvit import prepared
 from sync_r1.trainer_client.policies.text import NAME
 from sync_r1.trainer_client.sdk.pictures import read_pixels
 

@@ -17,10 +17,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from sync_r1.reward_models.images import resize
 from sync_r1.trainer_client.policies import published
 from sync_r1.trainer_client.policies.base import Answers, ImageState, Question
-from sync_r1.trainer_client.policies.magvit import Magvit
+from sync_r1.trainer_client.policies.magvit import Magvit, prepared
 from sync_r1.trainer_client.policies.masked_decoding import (
     guided_log_probs,
     gumbel,
@@ -34,13 +33,6 @@ from sync_r1.trainer_client.policies.text import TextTokenizer
 
 MASKED = -1
 """In `ImageState.tokens_N_I`: not decided yet."""
-
-
-def prepared(picture: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
-    """A picture (H, W, 3) of any size as Show-o's `image_transform` prepares it before it is normalised: the shorter
-    side to `size` (bicubic), then the centre square.
-    """
-    return resize(picture, size, "crop_bicubic")
 
 
 class ShowoPolicy:
