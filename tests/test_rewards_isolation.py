@@ -27,6 +27,7 @@ from sync_r1.reward_models.types import (
     Concept,
     Failure,
     FailureCode,
+    GraphError,
     GraphUnavailable,
     NotApplicable,
     Outcome,
@@ -230,6 +231,17 @@ async def test_a_graph_that_cannot_be_run_fails_the_call_and_not_its_items(
     context = RunContext(Release("x", "x", "1", ()), time.monotonic() + 60)
     with pytest.raises(GraphUnavailable):
         await fragile(profile, cause=GraphUnavailable("away")).score([Sample(prompt="bad"), Sample()], runner, context)
+
+
+async def test_a_graph_that_fails_over_one_item_fails_that_item(profile: Profile, runner: LocalRunner) -> None:
+    context = RunContext(Release("x", "x", "1", ()), time.monotonic() + 60)
+    reward = fragile(profile, cause=GraphError("the graph failed"))
+    for place in range(5):
+        samples = [Sample(prompt="bad" if number == place else "") for number in range(5)]
+        outcomes = await reward.score(samples, runner, context)
+        assert [isinstance(outcome, Failure) for outcome in outcomes] == [number == place for number in range(5)]
+    with pytest.raises(GraphError):  # it runs on nothing: that is no item's fault
+        await reward.score([Sample(prompt="bad")] * 5, runner, context)
 
 
 @given(st.text(st.characters(categories=["Nd", "No", "Nl"]) | st.sampled_from("a ."), max_size=12))

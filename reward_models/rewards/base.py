@@ -76,10 +76,16 @@ class ItemReward(ABC):
         return [outcomes[number] for number in range(len(samples))]
 
     async def _apart(
-        self, units: Sequence[Sequence[int]], samples: Sequence[Sample], runner: GraphRunner, context: RunContext
+        self,
+        units: Sequence[Sequence[int]],
+        samples: Sequence[Sample],
+        runner: GraphRunner,
+        context: RunContext,
+        graph_runs: bool = False,
     ) -> dict[int, Outcome]:
-        """Outcomes by number. Where the batch as a whole raises, its halves are scored: equal work costs them little,
-        and what one of them does wrong stays with it. `units` are items, or groups where a group is scored as one.
+        """Outcomes by number. Where the batch as a whole raises, its halves are scored, so that what one item does
+        wrong stays with it. `units` are items, or groups where a group is scored as one; `graph_runs` says that the
+        graphs do run on some of them, so that a GraphError is an item's fault too.
         """
         numbers = [number for unit in units for number in unit]
         try:
@@ -87,14 +93,38 @@ class ItemReward(ABC):
             if len(scored) != len(numbers):
                 raise RuntimeError(f"{self.card.variant} gave {len(scored)} outcomes for {len(numbers)} samples")
             return dict(zip(numbers, scored))
-        except GraphError:
-            raise
+        except GraphError as error:
+            if type(error) is not GraphError:  # nobody answers, a full queue, no time: that concerns the call
+                raise
+            if len(units) == 1 and graph_runs:
+                return dict.fromkeys(numbers, failure_of(error, context.request_id))
+            if not graph_runs and (len(units) == 1 or not await self._runs_on_an_end(units, samples, runner, context)):
+                raise
+            graph_runs = True
         except Exception as error:
             if len(units) == 1:
                 return dict.fromkeys(numbers, failure_of(error, context.request_id))
         middle = len(units) // 2
-        first = await self._apart(units[:middle], samples, runner, context)
-        return first | await self._apart(units[middle:], samples, runner, context)
+        first = await self._apart(units[:middle], samples, runner, context, graph_runs)
+        return first | await self._apart(units[middle:], samples, runner, context, graph_runs)
+
+    async def _runs_on_an_end(
+        self, units: Sequence[Sequence[int]], samples: Sequence[Sample], runner: GraphRunner, context: RunContext
+    ) -> bool:
+        """Whether the graphs run on the first or the last unit alone. Where they run on neither they are broken, and
+        trying every item would only cost time.
+        """
+        for unit in (units[0], units[-1]):
+            try:
+                await self.score_batch([samples[number] for number in unit], runner, context)
+            except GraphError as error:
+                if type(error) is not GraphError:
+                    raise
+            except Exception:
+                continue  # it says nothing of the graphs, and is met again
+            else:
+                return True
+        return False
 
     @abstractmethod
     async def score_batch(self, samples: Sequence[Sample], runner: GraphRunner, context: RunContext) -> list[Outcome]:
