@@ -58,7 +58,7 @@ def policy_config(kind: str, folder: Path) -> PolicyConfig:
     published = write_published(folder)
     return PolicyConfig(
         kind="showo", weights=str(published.showo), image_tokenizer=str(published.magvit),
-        text_tokenizer=str(published.phi), answer_tokens=8,
+        text_tokenizer=str(published.phi), answer_tokens=8, steps=4,
     )  # fmt: skip
 
 
@@ -140,7 +140,8 @@ async def test_a_policy_is_evaluated_on_photos(kind: str, photos: Path, tmp_path
     outputs = policy_outputs(
         policy, items, tmp_path / "outputs", pictures=1, seed=0, batch=8, on_progress=lambda what, done, total: None
     )
-    assert len(outputs.answers) + len(outputs.pictures) >= len(items)
+    assert outputs.answers
+    assert outputs.pictures
     measured = await evaluate(
         policy, bench, ToyScorer(), None, config.evaluation, temperature=1.0, batch=8, timeout_s=60
     )
