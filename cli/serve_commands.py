@@ -74,6 +74,9 @@ def serve(
     max_inflight_bytes: Annotated[
         int, typer.Option("--max-inflight-bytes", min=1024, help="Bytes of requests in memory at once.")
     ] = 512 * 1024 * 1024,
+    max_decoded_bytes: Annotated[
+        int, typer.Option("--max-decoded-bytes", min=1024, help="Bytes of decoded pictures in work at once.")
+    ] = 768 * 1024 * 1024,
     otlp_endpoint: Annotated[
         str, typer.Option("--otlp-endpoint", help="http(s)://HOST:PORT of an OpenTelemetry collector (OTLP over gRPC).")
     ] = "",
@@ -100,8 +103,8 @@ def serve(
             service = ServiceConfig(
                 max_inflight_bytes=max_inflight_bytes, host=host, port=port, tls=tls, tokens=tokens, insecure=insecure,
                 health_port=health_port, metrics_port=metrics_port, drain_s=drain_seconds,
-                max_connection_age_s=max_connection_age_s, otlp_endpoint=otlp_endpoint, log_format=log_format,
-                routes=routes, limits=_limits(limit or ()),
+                max_decoded_bytes=max_decoded_bytes, max_connection_age_s=max_connection_age_s,
+                otlp_endpoint=otlp_endpoint, log_format=log_format, routes=routes, limits=_limits(limit or ()),
             )  # fmt: skip
         except ValidationError as error:
             raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
@@ -122,7 +125,7 @@ def _limits(pairs: Sequence[str]) -> Limits:
     from sync_r1.services.config import Limits
 
     given = {name: value for name, _, value in (pair.partition("=") for pair in pairs)}
-    if (inflight := given.get("max_inflight_items", "")).isdigit() and int(inflight) < Limits().max_items:
+    if (inflight := given.get("max_inflight_items", "")).isdecimal() and int(inflight) < Limits().max_items:
         given.setdefault("max_items", inflight)
     try:
         return Limits.model_validate(given)

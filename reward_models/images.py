@@ -2,22 +2,29 @@
 
 Every picture of every reward enters through `decode` or `from_raw`. Header, size and frame count are checked *before*
 pixels are loaded; what cannot be scored faithfully (animations, 16-bit channels, CMYK) is refused by name instead of
-being converted silently. Errors say what came and the cure.
+being converted silently. Errors say what came and the cure. A picture that somebody else opened with Pillow
+is treated by the same rules (`as_read`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
-import warnings
+import logging
+import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
+from sync_r1.reward_models.image_headers import Header, jpeg_scans, read_header
 from sync_r1.reward_models.types import Picture, Pixels, RewardError
+
+logger = logging.getLogger(__name__)
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 ResizeMode = Literal["crop_bicubic", "squash_bicubic", "pad_bicubic", "box"]
@@ -26,6 +33,18 @@ MAX_INTERMEDIATE_PIXELS = 16_000_000
 """A resized picture of more pixels is never made whole: its crop is resampled directly."""
 
 _MAX_SCANS = 64
+_SIXTEEN_BITS = "the PNG file has 16-bit channels, which would be clipped; save it with 8 bits per channel"
+_OF_DAMAGED_FILES = (OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, MemoryError, struct.error)
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""By EXIF's orientation, as Pillow's `exif_transpose` has it."""
 _REFUSED_MODES = {
     "CMYK": "a CMYK picture needs its printer profile to become RGB",
     "YCCK": "a YCCK picture needs its printer profile to become RGB",
@@ -66,29 +85,46 @@ def decode(data: bytes, limits: ImageLimits | None = None) -> Picture:
             f"the picture's file has {len(data)} bytes, the limit is {limits.max_bytes}; send a smaller or "
             "more strongly compressed one"
         )
+    header = read_header(data)
+    if header is not None:
+        _check_file(header, data, limits)
+    what = f"{len(data)} bytes beginning {data[:8]!r} are"
+    with _damage_is_an_image_error(what), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        if header is None or image.size != (header.width, header.height):
+            raise ImageError("the picture is damaged or cut off (its header makes no sense); send the whole file again")
+        _check_content(image)
+        image.load()
+        pixels = np.asarray(_to_rgb(_upright(image)))
+    return Picture(pixels, hashlib.sha256(data).hexdigest())
+
+
+def as_read(image: ImageFile.ImageFile) -> Image.Image:
+    """The picture of a file that somebody opened with Pillow, by the rules of `decode`: loaded, upright, refused by
+    name. Its pixels are the object's own, whatever was drawn on them. Raises ImageError.
+    """
+    with _damage_is_an_image_error(f"the {image.format} picture is"):
+        if image.format == "PNG" and _depth_of_opened(image) == 16:
+            raise ImageError(_SIXTEEN_BITS)
+        _check_content(image)
+        image.load()
+        return _upright(image)
+
+
+@contextlib.contextmanager
+def _damage_is_an_image_error(what: str) -> Iterator[None]:
+    """Whatever Pillow raises on a damaged file becomes an ImageError; what is not of its usual kinds is logged too."""
     try:
-        # Pillow warns of (and at twice the size refuses) big pictures on its own terms; the limit here is ours.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                _check_header(image, data, limits)
-                image.load()
-                pixels = _to_rgb(image)
+        yield
     except ImageError:
         raise
     except UnidentifiedImageError:
-        raise ImageError(
-            f"{len(data)} bytes beginning {data[:8]!r} are no PNG, JPEG or WebP file; convert the picture to one"
-        ) from None
-    except Image.DecompressionBombError:  # raised by `open`, before our own check can name the size
-        raise ImageError(
-            f"the picture's header claims over a hundred million pixels, the limit is {limits.max_pixels}; "
-            "send a smaller one"
-        ) from None
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, KeyError, MemoryError) as error:
-        # Pillow's plugins raise all of these on damaged files.
+        raise ImageError(f"{what} no PNG, JPEG or WebP file; convert the picture to one") from None
+    except Image.DecompressionBombError:  # only where `max_pixels` is above Pillow's own bound
+        raise ImageError("the picture has more pixels than Pillow decodes; send a smaller one") from None
+    except Exception as error:
+        if not isinstance(error, _OF_DAMAGED_FILES):
+            logger.warning("a picture's file raised what Pillow does not document", exc_info=error)
         raise ImageError(f"the picture is damaged or cut off ({error}); send the whole file again") from None
-    return Picture(pixels, hashlib.sha256(data).hexdigest())
 
 
 def from_raw(pixels: bytes, height: int, width: int, limits: ImageLimits | None = None) -> Picture:
@@ -199,25 +235,58 @@ def _check_size(height: int, width: int, limits: ImageLimits) -> None:
         )
 
 
-def _check_header(image: Image.Image, data: bytes, limits: ImageLimits) -> None:
-    _check_size(image.height, image.width, limits)
+def _check_file(header: Header, data: bytes, limits: ImageLimits) -> None:
+    _check_size(header.height, header.width, limits)
+    # Every scan of a progressive file runs over the whole picture: 16 MB of empty ones would take hours.
+    if header.format == "JPEG" and jpeg_scans(data, _MAX_SCANS) > _MAX_SCANS:
+        raise ImageError(f"the JPEG file has more than {_MAX_SCANS} scans, which is the limit; save it anew")
+    if header.depth == 16:  # Pillow reads 16-bit RGB as 8-bit without a word
+        raise ImageError(_SIXTEEN_BITS)
+
+
+def _check_content(image: Image.Image) -> None:
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format != "MPO":  # a phone's JPEG with a second view; the first frame is the picture
         raise ImageError(f"the {image.format} file is an animation of {frames} frames; send one frame")
-    # Every scan of a progressive file runs over the whole picture: 16 MB of empty ones would take hours.
-    if image.format == "JPEG" and (scans := data.count(b"\xff\xda")) > _MAX_SCANS:
-        raise ImageError(f"the JPEG file has {scans} scans, the limit is {_MAX_SCANS}; save it anew")
-    if image.format == "PNG" and data[24] == 16:  # IHDR's bit depth: Pillow reads 16-bit RGB as 8-bit without a word
-        raise ImageError("the PNG file has 16-bit channels, which would be clipped; save it with 8 bits per channel")
     if image.mode in _REFUSED_MODES:
         raise ImageError(f"the {image.format} file is of mode {image.mode}: {_REFUSED_MODES[image.mode]}; send RGB")
 
 
-def _to_rgb(image: Image.Image) -> Pixels:
-    """RGB pixels (H, W, 3) of a loaded picture: upright, on white."""
-    image = ImageOps.exif_transpose(image)
+def _depth_of_opened(image: ImageFile.ImageFile) -> int:
+    """Bits per channel of a PNG file that Pillow opened: of what it will load, or, once loaded, of the file's header.
+
+    8 where nobody can say any more, because the file is closed and has no name.
+    """
+    if image.tile:
+        return 16 if any(";16" in str(tile.args) for tile in image.tile) else 8
+    try:
+        file = image._fp
+        place = file.tell()
+        file.seek(0)
+        start = file.read(32)
+        file.seek(place)
+    except (AttributeError, OSError, ValueError):  # closed
+        try:
+            with open(image.filename, "rb") as file:
+                start = file.read(32)
+        except (OSError, TypeError, ValueError):
+            return 8
+    header = read_header(start)
+    return header.depth if header is not None else 8
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """A loaded picture turned as its orientation tag says; the rest of its EXIF is neither needed nor written again."""
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except TypeError:  # the tag is of no type that could be a key, so it says nothing
+        return image
+    return image if turn is None else image.transpose(turn)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """The RGB picture of a loaded one, on white."""
     if "A" in image.getbands() or "transparency" in image.info:
         rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        image = Image.alpha_composite(white, rgba)
-    return np.asarray(image.convert("RGB"))
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")

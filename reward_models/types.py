@@ -19,8 +19,10 @@ Errors of this package:
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -114,6 +116,10 @@ class Picture:
 
     pixels: Pixels
     sha256: str
+
+    def prepared(self, by: Callable[[Pixels], Any]) -> Any:
+        """What `by` makes of the pixels."""
+        return by(self.pixels)
 
 
 @dataclass(frozen=True)

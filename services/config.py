@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import os
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+def usable_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """CPUs that this process may use: those it may run on, or fewer where its cgroup has a quota (a pod's limit)."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        if (cgroup / "cpu.max").is_file():
+            quota, period = (cgroup / "cpu.max").read_text().split()
+        else:
+            quota, period = ((cgroup / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        if quota.strip() != "max" and int(quota) > 0:
+            cpus = min(cpus, math.ceil(int(quota) / int(period)))
+    except (OSError, ValueError, ZeroDivisionError):
+        return cpus  # no quota that could be read
+    return max(1, cpus)
 
 
 class Limits(BaseModel):
@@ -76,7 +92,11 @@ class ServiceConfig(BaseModel):
     """Bytes of requests in memory at once, as declared by `x-byte-size` or as they came."""
     body_timeout_s: float = Field(default=30.0, gt=0)
     """Time that the body of a call may take to arrive, seconds."""
-    decode_threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
+    max_decoded_bytes: int = Field(default=768 * 1024 * 1024, ge=1024)
+    """Bytes of what is made of the pictures of all calls in work, by their headers: twice what their graphs take."""
+    decode_threads: int = Field(default_factory=lambda: min(usable_cpus(), 16), ge=1)
+    """Pictures decoded at once. Each takes up to 14 bytes a pixel meanwhile (224 MB at the default `max_pixels`), so of
+    those above a megapixel never more than two are."""
     reference_cache_bytes: int = Field(default=256 * 1024 * 1024, ge=0)
     """Decoded reference pictures kept, bytes."""
     reference_ttl_s: float = Field(default=1800.0, gt=0)

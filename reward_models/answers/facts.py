@@ -57,7 +57,7 @@ class Facts:
 def facts(text: str) -> Facts:
     """The key facts of one text."""
     found = words(text)
-    numbers = {float(_NUMBERS.get(word, word)) for word in found if word in _NUMBERS or word[0].isdigit()}
+    numbers = {float(_NUMBERS.get(word, word)) for word in found if word in _NUMBERS or word[0].isdecimal()}
     colours = {_COLOUR_WORDS[word] for word in found if word in _COLOUR_WORDS}
     negated = any(word in _NEGATIONS or word.endswith("n't") for word in found)
     return Facts(frozenset(numbers), frozenset(colours), negated)
@@ -83,7 +83,8 @@ def negation_agrees(reference: str, answer: str) -> float:
 
 def is_fact_word(word: str) -> bool:
     """Whether a word is checked here (a number, a colour, a negation) and so needs no other comparison."""
-    return word in _NUMBERS or word[0].isdigit() or word in _COLOUR_WORDS or word in _NEGATIONS or word.endswith("n't")
+    by_list = word in _NUMBERS or word in _COLOUR_WORDS or word in _NEGATIONS
+    return by_list or word[0].isdecimal() or word.endswith("n't")
 
 
 def _overlap(want: frozenset[float] | frozenset[str], got: frozenset[float] | frozenset[str]) -> float:

@@ -151,3 +151,21 @@ def png(pixels: Pixels) -> bytes:
     file = io.BytesIO()
     image.save(file, "PNG")
     return file.getvalue()
+
+
+@dataclass(frozen=True)
+class AsPng:
+    """`png`, as a `preparation.Preparation`."""
+
+    def __call__(self, pixels: Pixels) -> bytes:
+        """See `png`."""
+        return png(pixels)
+
+    def size_bytes(self, height: int, width: int) -> int:
+        """Noise does not shrink: its pixels, and a little for each row and the file."""
+        scale = min(1.0, PICTURE_SIDE / max(height, width))
+        tall, wide = max(1, round(height * scale)), max(1, round(width * scale))
+        return tall * (wide * 3 + 16) + 1024
+
+
+AS_PNG = AsPng()

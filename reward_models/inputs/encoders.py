@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sync_r1.reward_models.graphs.spec import GraphFileMissing, GraphSpec
+from sync_r1.reward_models.inputs.preparation import Preparation, Square
 from sync_r1.reward_models.runner import GraphRunner, RunContext
 from sync_r1.reward_models.types import Picture, RewardError
 
@@ -35,32 +36,51 @@ class ImageEncoder:
 
     graph: GraphSpec
 
+    @property
+    def preparations(self) -> tuple[Preparation, ...]:
+        """What it needs of each picture."""
+        return (Square(self.graph.preprocessing, self.graph.picture_size),)
+
     async def run(self, pictures: Iterable[Picture], runner: GraphRunner, context: RunContext) -> dict[str, Outputs]:
         """Outputs by picture digest, each picture run once. Raises GraphError."""
         distinct = {picture.sha256: picture for picture in pictures}
         if not distinct:
             return {}
-        prepare, size = self.graph.preprocessing, self.graph.picture_size
-        pixels = await asyncio.to_thread(
-            lambda: np.stack([prepare(picture.pixels, size) for picture in distinct.values()])
-        )
+        (by,) = self.preparations
+        pixels = await asyncio.to_thread(lambda: np.stack([picture.prepared(by) for picture in distinct.values()]))
         result = await runner.run(context, self.graph.name, {self.graph.inputs[0].name: pixels})
         return _by_key(list(distinct), result.outputs)
 
 
+def _anything(text: str) -> bool:
+    return True
+
+
 @dataclass(frozen=True)
 class TextEncoder:
-    """A graph that takes token ids. `encode` turns texts into its inputs and raises TextError for a text it refuses."""
+    """A graph that takes token ids. `encode` turns texts into its inputs and raises TextError for a text it refuses.
+
+    `knows` says whether a text holds anything that the graph was trained on; `encode` need not care.
+    """
 
     graph: GraphSpec
     encode: Encode
+    knows: Callable[[str], bool] = _anything
 
-    def refusal(self, text: str) -> str:
+    def unreadable(self, text: str) -> str:
         """Why `text` cannot be encoded; empty if it can."""
         try:
             self.encode([text])
         except TextError as error:
             return str(error)
+        return ""
+
+    def refusal(self, text: str) -> str:
+        """Why `text` cannot be scored; empty if it can."""
+        if refusal := self.unreadable(text):
+            return refusal
+        if text.strip() and not self.knows(text):
+            return f"{text[:40]!r} has no word that {self.graph.name} knows; say it in other words"
         return ""
 
     async def run(self, texts: Iterable[str], runner: GraphRunner, context: RunContext) -> dict[str, Outputs]:
@@ -80,6 +100,11 @@ class PairEncoder:
     graph: GraphSpec
     encode: Encode
 
+    @property
+    def preparations(self) -> tuple[Preparation, ...]:
+        """What it needs of each picture."""
+        return (Square(self.graph.preprocessing, self.graph.picture_size),)
+
     async def run(
         self, pairs: Iterable[tuple[Picture, str]], runner: GraphRunner, context: RunContext
     ) -> dict[tuple[str, str], Outputs]:
@@ -87,11 +112,11 @@ class PairEncoder:
         distinct = {(picture.sha256, text): picture for picture, text in pairs}
         if not distinct:
             return {}
-        size = self.graph.picture_size
+        (by,) = self.preparations
 
         def prepare() -> dict[str, npt.NDArray[Any]]:
             pictures = {picture.sha256: picture for picture in distinct.values()}
-            ready = {digest: self.graph.preprocessing(picture.pixels, size) for digest, picture in pictures.items()}
+            ready = {digest: picture.prepared(by) for digest, picture in pictures.items()}
             pixels = np.stack([ready[digest] for digest, _ in distinct])
             return {self.graph.inputs[0].name: pixels, **self.encode([text for _, text in distinct])}
 
@@ -122,7 +147,8 @@ _MINILM_BUCKET = 16
 def minilm_text_encoder(graph: GraphSpec) -> TextEncoder:
     """Texts for MiniLM by the `tokenizers` library, with the tokenizer file that was exported beside the graph.
 
-    At most 128 tokens; longer texts are refused, because cutting one would silently score another text. Lengths are
+    At most 128 tokens; longer texts are refused, because cutting one would silently score another text; so are texts of
+    unknown words only (emoji, rare scripts), which would all be one text. Lengths are
     padded to multiples of 16, so that Triton can batch requests of similar length; the mask keeps padding out.
     """
 
@@ -143,7 +169,11 @@ def minilm_text_encoder(graph: GraphSpec) -> TextEncoder:
             attention_mask_N_L[row, : len(encoding.ids)] = 1
         return {"input_ids": input_ids_N_L, "attention_mask": attention_mask_N_L}
 
-    return TextEncoder(graph, to_inputs)
+    def knows(text: str) -> bool:
+        tokenizer = read_tokenizer(graph.file.with_name(graph.file.stem + ".tokenizer.json"))
+        return set(tokenizer.encode(text, add_special_tokens=False).ids) != {tokenizer.token_to_id("[UNK]")}
+
+    return TextEncoder(graph, to_inputs, knows)
 
 
 def cosine(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> float:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sync_r1.reward_models.graphs.spec import GraphSpec
+from sync_r1.reward_models.inputs.preparation import Preparation
 from sync_r1.reward_models.inputs.whole_pictures import WholePictures
 from sync_r1.reward_models.runner import GraphRunner, RunContext
 from sync_r1.reward_models.types import Picture
@@ -26,6 +27,11 @@ class FaceEncoder(Protocol):
         """Names of the graphs it runs."""
         ...
 
+    @property
+    def preparations(self) -> tuple[Preparation, ...]:
+        """What it needs of each picture."""
+        ...
+
     async def run(self, pictures: Iterable[Picture], runner: GraphRunner, context: RunContext) -> Faces:
         """Each picture once. Raises GraphError."""
         ...
@@ -36,6 +42,11 @@ class DetectedFaces:
     """One graph that finds and embeds: outputs `found` and `embedding`."""
 
     detector: WholePictures
+
+    @property
+    def preparations(self) -> tuple[Preparation, ...]:
+        """What it needs of each picture."""
+        return self.detector.preparations
 
     @property
     def graphs(self) -> tuple[str, ...]:
@@ -56,6 +67,11 @@ class CroppedFaces:
 
     detector: WholePictures
     embedder: GraphSpec
+
+    @property
+    def preparations(self) -> tuple[Preparation, ...]:
+        """What it needs of each picture."""
+        return self.detector.preparations
 
     @property
     def graphs(self) -> tuple[str, ...]:

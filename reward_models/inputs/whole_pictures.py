@@ -14,6 +14,7 @@ from PIL import Image
 
 from sync_r1.reward_models.graphs.spec import GraphSpec
 from sync_r1.reward_models.inputs.encoders import Outputs
+from sync_r1.reward_models.inputs.preparation import Preparation
 from sync_r1.reward_models.runner import GraphRunner, RunContext
 from sync_r1.reward_models.types import Picture, Pixels
 
@@ -26,6 +27,11 @@ class WholePictures:
     """A graph that takes `pixels` (N, H, W, 3) of uint8, of any height and width."""
 
     graph: GraphSpec
+
+    @property
+    def preparations(self) -> tuple[Preparation, ...]:
+        """What it needs of each picture."""
+        return (BOUNDED,)
 
     async def run(self, pictures: Iterable[Picture], runner: GraphRunner, context: RunContext) -> dict[str, Outputs]:
         """Outputs by picture digest, each picture run once. Raises GraphError."""
@@ -49,18 +55,38 @@ class WholePictures:
 
 def bounded(pixels: Pixels) -> Pixels:
     """The picture (H, W, 3), reduced where its longer side is above LONGEST_SIDE (bicubic, antialiased)."""
-    height, width = pixels.shape[:2]
+    size = _bounded_size(*pixels.shape[:2])
+    if size == pixels.shape[:2]:
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BICUBIC))
+
+
+def _bounded_size(height: int, width: int) -> tuple[int, int]:
     scale = LONGEST_SIDE / max(height, width)
     if scale >= 1:
-        return pixels
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
+        return height, width
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+@dataclass(frozen=True)
+class _Bounded:
+    """`bounded`, as a `Preparation`."""
+
+    def __call__(self, pixels: Pixels) -> Pixels:
+        return bounded(pixels)
+
+    def size_bytes(self, height: int, width: int) -> int:
+        tall, wide = _bounded_size(height, width)
+        return tall * wide * 3
+
+
+BOUNDED = _Bounded()
 
 
 def _by_shape(pictures: dict[str, Picture]) -> list[dict[str, Pixels]]:
     """Pixels by digest, pictures of one shape together."""
     groups: dict[tuple[int, ...], dict[str, Pixels]] = {}
     for digest, picture in pictures.items():
-        pixels = bounded(picture.pixels)
+        pixels = picture.prepared(BOUNDED)
         groups.setdefault(pixels.shape, {})[digest] = pixels
     return list(groups.values())

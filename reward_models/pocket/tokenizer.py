@@ -30,7 +30,7 @@ def split_words(text: str) -> list[str]:
 def encode(texts: Sequence[str]) -> npt.NDArray[np.int64]:
     """Token ids `(N, CONTEXT_LENGTH)`: the text's words, the end mark, padding.
 
-    Raises `ValueError` naming the first text that has no word or more words than fit.
+    Raises `ValueError` naming the first text that has no word, no known word or more words than fit.
     """
     tokens_N_L = np.full((len(texts), CONTEXT_LENGTH), PAD_ID, dtype=np.int64)
     for number, text in enumerate(texts):
@@ -42,6 +42,9 @@ def encode(texts: Sequence[str]) -> npt.NDArray[np.int64]:
                 f"texts[{number}] has {len(words)} words; the limit of pocket-clip is {CONTEXT_LENGTH - 1}: "
                 "shorten or split it"
             )
-        tokens_N_L[number, : len(words)] = [_IDS.get(word, UNKNOWN_ID) for word in words]
+        ids = [_IDS.get(word, UNKNOWN_ID) for word in words]
+        if set(ids) == {UNKNOWN_ID}:
+            raise ValueError(f"texts[{number}] has no word of pocket-clip's vocabulary; use words of the pocket domain")
+        tokens_N_L[number, : len(words)] = ids
         tokens_N_L[number, len(words)] = END_ID
     return tokens_N_L

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from sync_r1.reward_models.cards import Card
 from sync_r1.reward_models.inputs.encoders import ImageEncoder, Outputs
+from sync_r1.reward_models.rewards.base import ItemReward
 from sync_r1.reward_models.rewards.fields import finite_score, missing_field
 from sync_r1.reward_models.runner import GraphRunner, RunContext
 from sync_r1.reward_models.types import Outcome, Sample
@@ -21,7 +22,7 @@ REQUIRED_FIELDS = ("image",)
 
 
 @dataclass(frozen=True)
-class Aesthetic:
+class Aesthetic(ItemReward):
     """value = the head's `score` output, on the scale it was trained on."""
 
     card: Card
@@ -32,7 +33,7 @@ class Aesthetic:
         """Encoder and head in one."""
         return (self.encoder.graph.name,)
 
-    async def score(self, samples: Sequence[Sample], runner: GraphRunner, context: RunContext) -> list[Outcome]:
+    async def score_batch(self, samples: Sequence[Sample], runner: GraphRunner, context: RunContext) -> list[Outcome]:
         """See `Reward.score`. Each distinct picture is scored once."""
         failures = [missing_field(sample, REQUIRED_FIELDS) for sample in samples]
         pictures = (sample.image for sample in samples if sample.image is not None)

@@ -14,6 +14,7 @@ import numpy as np
 
 from sync_r1.reward_models.cards import Card
 from sync_r1.reward_models.inputs.encoders import ImageEncoder, Outputs, cosine
+from sync_r1.reward_models.rewards.base import ItemReward
 from sync_r1.reward_models.rewards.fields import finite_score, missing_field
 from sync_r1.reward_models.runner import GraphRunner, RunContext
 from sync_r1.reward_models.types import Outcome, Sample
@@ -25,7 +26,7 @@ ReferenceMode = Literal["mean_cosine", "mean_embedding"]
 
 
 @dataclass(frozen=True)
-class ConceptConsistency:
+class ConceptConsistency(ItemReward):
     """value = mean over references of cos(image, reference), or cos(image, mean of unit reference embeddings).
 
     Components: `reference_min` and `reference_max`, the cosines to the least and the most similar reference.
@@ -40,7 +41,7 @@ class ConceptConsistency:
         """The image encoder."""
         return (self.encoder.graph.name,)
 
-    async def score(self, samples: Sequence[Sample], runner: GraphRunner, context: RunContext) -> list[Outcome]:
+    async def score_batch(self, samples: Sequence[Sample], runner: GraphRunner, context: RunContext) -> list[Outcome]:
         """See `Reward.score`. Each distinct picture, reference or not, is embedded once."""
         failures = [missing_field(sample, REQUIRED_FIELDS) for sample in samples]
         pictures = [

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from sync_r1.reward_models.cards import Card
 from sync_r1.reward_models.inputs.encoders import ImageEncoder, Outputs, cosine
 from sync_r1.reward_models.inputs.faces import FaceEncoder, Faces
+from sync_r1.reward_models.rewards.base import ItemReward
 from sync_r1.reward_models.rewards.fields import finite_score, missing_field
 from sync_r1.reward_models.runner import GraphRunner, RunContext
 from sync_r1.reward_models.types import Failure, FailureCode, NotApplicable, Outcome, Picture, Sample
@@ -48,7 +49,7 @@ def closeness(a: Embedding, b: Embedding) -> float:
 
 
 @dataclass(frozen=True)
-class ReleasedIdentity:
+class ReleasedIdentity(ItemReward):
     """sync_r1, for a person: 0.7 * facenet + 0.3 * dlib, or the one of them that finds a face in the picture and in a
     reference, or where none does, clip; for anything else: clip.
 
@@ -66,7 +67,7 @@ class ReleasedIdentity:
         """Those of both face encoders, and CLIP."""
         return (*self.facenet.graphs, *self.dlib.graphs, self.clip.graph.name)
 
-    async def score(self, samples: Sequence[Sample], runner: GraphRunner, context: RunContext) -> list[Outcome]:
+    async def score_batch(self, samples: Sequence[Sample], runner: GraphRunner, context: RunContext) -> list[Outcome]:
         """See `Reward.score`. Faces are looked for in persons' pictures only, CLIP runs where they do not decide."""
         failures = [missing_field(sample, REQUIRED_FIELDS) for sample in samples]
         usable = [sample for sample, failure in zip(samples, failures) if failure is None]
@@ -104,7 +105,7 @@ class ReleasedIdentity:
 
 
 @dataclass(frozen=True)
-class FaceIdentity:
+class FaceIdentity(ItemReward):
     """value = mean over the references with a face of its cosine, or 1 - distance, to the picture's face.
 
     Not applicable to a concept that is no person. A person's picture without a face is a measured 0 with component
@@ -120,7 +121,7 @@ class FaceIdentity:
         """Those of the face encoder."""
         return self.faces.graphs
 
-    async def score(self, samples: Sequence[Sample], runner: GraphRunner, context: RunContext) -> list[Outcome]:
+    async def score_batch(self, samples: Sequence[Sample], runner: GraphRunner, context: RunContext) -> list[Outcome]:
         """See `Reward.score`. Each distinct picture is searched once."""
         early = [missing_field(sample, REQUIRED_FIELDS) or _no_person(sample) for sample in samples]
         pictures = _pictures(sample for sample, done in zip(samples, early) if done is None)

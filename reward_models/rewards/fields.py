@@ -1,12 +1,16 @@
-"""The one place that says whether a sample has what a reward needs, and how a graph's number becomes an outcome."""
+"""The one place that says whether a sample is what it should be and has what a reward needs, and how a graph's number
+becomes an outcome."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
+from numbers import Integral
 
-from sync_r1.reward_models.types import Failure, FailureCode, Outcome, Sample, Score
+from sync_r1.reward_models.types import Concept, Failure, FailureCode, Outcome, Picture, Sample, Score
 
+_HALF_A_CHARACTER = re.compile("[\ud800-\udfff]")
 # Path in `Sample` -> whether it is present. An empty answer is an answer (a wrong one), so only None is missing.
 _PRESENT: dict[str, Callable[[Sample], bool]] = {
     "image": lambda sample: sample.image is not None,
@@ -31,6 +35,54 @@ _EXPECTED = {
     "choices": "at least two items to select from",
     "target": "the index of the right item in `choices`",
 }
+
+
+def misfit(sample: Sample) -> Failure | None:
+    """The Failure of the first field that does not hold what `Sample` says it does, or None.
+
+    A text that is one where a list of texts belongs would be read letter by letter; half a surrogate pair (what
+    remains of an emoji that was cut in two) is no character, and nothing can encode it.
+    """
+    concept = sample.concept
+    if not isinstance(concept, Concept):
+        return _unfit("concept", "a Concept", concept)
+    texts = {
+        "id": sample.id, "group": sample.group, "prompt": sample.prompt, "question": sample.question,
+        "answer": "" if sample.answer is None else sample.answer, "concept.name": concept.name,
+        "concept.class_noun": concept.class_noun, "concept.info": concept.info,
+        "concept.conversation_type": concept.conversation_type,
+    }  # fmt: skip
+    lists = {
+        "reference_answers": sample.reference_answers, "choices": sample.choices, "nouns": sample.nouns,
+        "concept.extra_info": concept.extra_info,
+    }  # fmt: skip
+    for path, found in lists.items():
+        if not isinstance(found, list | tuple):
+            return _unfit(path, "a list of texts", found)
+        texts |= {f"{path}[{index}]": text for index, text in enumerate(found)}
+    for path, text in texts.items():
+        if not isinstance(text, str):
+            return _unfit(path, "a text", text)
+        if not text.isascii() and (half := _HALF_A_CHARACTER.search(text)):
+            message = (
+                f"`{path}` has half a surrogate pair ({half[0]!a}) at character {half.start()}, which is no "
+                "character; send the whole one, or leave it out"
+            )
+            return Failure(FailureCode.BAD_TEXT, message, path)
+    if sample.target is not None and not isinstance(sample.target, Integral):
+        return _unfit("target", "an index into `choices`", sample.target)
+    if sample.image is not None and not isinstance(sample.image, Picture):
+        return _unfit("image", "a Picture", sample.image, FailureCode.BAD_IMAGE)
+    if not isinstance(concept.references, list | tuple):
+        return _unfit("concept.references", "a list of Pictures", concept.references, FailureCode.BAD_REFERENCE)
+    for index, picture in enumerate(concept.references):
+        if not isinstance(picture, Picture):
+            return _unfit(f"concept.references[{index}]", "a Picture", picture, FailureCode.BAD_REFERENCE)
+    return None
+
+
+def _unfit(path: str, expected: str, found: object, code: FailureCode = FailureCode.BAD_TEXT) -> Failure:
+    return Failure(code, f"`{path}` is of type {type(found).__name__}; expected {expected}", path)
 
 
 def missing_field(sample: Sample, required: Sequence[str]) -> Failure | None:

@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -18,8 +18,10 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from sync_r1.reward_models.cards import Card
-from sync_r1.reward_models.graphs.judges import FirstToken, files, png, texts
+from sync_r1.reward_models.graphs.judges import AS_PNG, FirstToken, files, texts
 from sync_r1.reward_models.graphs.spec import GraphSpec
+from sync_r1.reward_models.inputs.preparation import Preparation
+from sync_r1.reward_models.rewards.base import ItemReward
 from sync_r1.reward_models.rewards.fields import finite_score, missing_field
 from sync_r1.reward_models.runner import GraphRunner, RunContext, Tensors
 from sync_r1.reward_models.types import Failure, FailureCode, Outcome, Picture, Sample, Score
@@ -76,7 +78,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class _JudgedItem(ABC):
+class _JudgedItem(ItemReward):
     """A variant that asks one question per item; equal questions are asked once."""
 
     card: Card
@@ -87,14 +89,19 @@ class _JudgedItem(ABC):
         """The judge."""
         return (self.judge.name,)
 
-    async def score(self, samples: Sequence[Sample], runner: GraphRunner, context: RunContext) -> list[Outcome]:
+    @property
+    def preparations(self) -> tuple[Preparation, ...]:
+        """Judges see files."""
+        return (AS_PNG,)
+
+    async def score_batch(self, samples: Sequence[Sample], runner: GraphRunner, context: RunContext) -> list[Outcome]:
         """See `Reward.score`."""
         asked = [self._question(sample) for sample in samples]
         distinct = {question.key: question for question in asked if isinstance(question, Question)}
         outcomes: dict[tuple[str, ...], Outcome] = {}
         if distinct:
             pictures = {shown.sha256: shown for question in distinct.values() for shown in question.pictures}
-            encoded = await asyncio.to_thread(lambda: {key: png(shown.pixels) for key, shown in pictures.items()})
+            encoded = await asyncio.to_thread(lambda: {key: shown.prepared(AS_PNG) for key, shown in pictures.items()})
             inputs = {
                 "text": texts([question.text for question in distinct.values()]),
                 "pictures": files([[encoded[shown.sha256] for shown in question.pictures]

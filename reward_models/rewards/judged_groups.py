@@ -13,8 +13,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from sync_r1.reward_models.cards import Card
-from sync_r1.reward_models.graphs.judges import files, png, texts
+from sync_r1.reward_models.graphs.judges import AS_PNG, files, texts
 from sync_r1.reward_models.graphs.spec import GraphSpec
+from sync_r1.reward_models.inputs.preparation import Preparation
+from sync_r1.reward_models.rewards.base import ItemReward
 from sync_r1.reward_models.rewards.fields import finite_score, missing_field
 from sync_r1.reward_models.rewards.judged import Strict, answer_of, unparsable
 from sync_r1.reward_models.runner import GraphRunner, RunContext, Tensors
@@ -36,7 +38,7 @@ class _Marks(Strict):
 
 
 @dataclass(frozen=True)
-class JudgedPictures:
+class JudgedPictures(ItemReward):
     """Groupwise: a reference and all pictures of a group in one question; value = `structure` or `identity`, in 0.01…1.
 
     Components: both. The reference is the group's first one; a sample without a group is a group of its own. Pictures
@@ -53,7 +55,12 @@ class JudgedPictures:
         """The judge."""
         return (self.judge.name,)
 
-    async def score(self, samples: Sequence[Sample], runner: GraphRunner, context: RunContext) -> list[Outcome]:
+    @property
+    def preparations(self) -> tuple[Preparation, ...]:
+        """Judges see files."""
+        return (AS_PNG,)
+
+    async def score_batch(self, samples: Sequence[Sample], runner: GraphRunner, context: RunContext) -> list[Outcome]:
         """See `Reward.score`. One question per group; pictures that a group holds twice are sent once."""
         outcomes: dict[int, Outcome] = {}
         groups: dict[tuple[str, int], list[int]] = {}
@@ -85,7 +92,7 @@ class JudgedPictures:
         pictures = {sample.image.sha256: sample.image for sample in samples if sample.image is not None}
         order = sorted(pictures)
         shown: list[Picture] = [samples[0].concept.references[0], *(pictures[digest] for digest in order)]
-        encoded = await asyncio.to_thread(lambda: [png(picture.pixels) for picture in shown])
+        encoded = await asyncio.to_thread(lambda: [picture.prepared(AS_PNG) for picture in shown])
         text = f"Rate the {len(order)} pictures after the reference."
         result = await runner.run(context, self.judge.name, {"text": texts([text]), "pictures": files([encoded])})
         marks = self._marks(result.outputs, len(order), context)

@@ -15,6 +15,7 @@ import numpy as np
 
 from sync_r1.reward_models.cards import Card
 from sync_r1.reward_models.inputs.encoders import ImageEncoder, PairEncoder, TextEncoder
+from sync_r1.reward_models.rewards.base import ItemReward
 from sync_r1.reward_models.rewards.fields import finite_score, missing_field
 from sync_r1.reward_models.runner import GraphRunner, RunContext
 from sync_r1.reward_models.types import Outcome, Picture, Sample
@@ -24,7 +25,7 @@ REQUIRED_FIELDS = ("image", "prompt")
 
 
 @dataclass(frozen=True)
-class ImageTextPreference:
+class ImageTextPreference(ItemReward):
     """value = image embedding · text embedding.
 
     HPSv2.1's embeddings have length 1, so it is their cosine; PickScore's text embedding is exp(logit scale) / 26 long.
@@ -39,7 +40,7 @@ class ImageTextPreference:
         """Both towers."""
         return (self.image_encoder.graph.name, self.text_encoder.graph.name)
 
-    async def score(self, samples: Sequence[Sample], runner: GraphRunner, context: RunContext) -> list[Outcome]:
+    async def score_batch(self, samples: Sequence[Sample], runner: GraphRunner, context: RunContext) -> list[Outcome]:
         """See `Reward.score`. Each distinct picture and each distinct prompt is embedded once."""
         failures = [missing_field(sample, REQUIRED_FIELDS) for sample in samples]
         pairs = _pairs(samples, failures)
@@ -58,7 +59,7 @@ class ImageTextPreference:
 
 
 @dataclass(frozen=True)
-class PairPreference:
+class PairPreference(ItemReward):
     """value = the graph's `score` of picture and prompt together."""
 
     card: Card
@@ -69,7 +70,7 @@ class PairPreference:
         """The one that reads both."""
         return (self.encoder.graph.name,)
 
-    async def score(self, samples: Sequence[Sample], runner: GraphRunner, context: RunContext) -> list[Outcome]:
+    async def score_batch(self, samples: Sequence[Sample], runner: GraphRunner, context: RunContext) -> list[Outcome]:
         """See `Reward.score`. Each distinct pair is read once."""
         failures = [missing_field(sample, REQUIRED_FIELDS) for sample in samples]
         pairs = _pairs(samples, failures)

@@ -14,6 +14,7 @@ import numpy as np
 
 from sync_r1.reward_models.cards import Card
 from sync_r1.reward_models.inputs.encoders import Outputs, PairEncoder
+from sync_r1.reward_models.rewards.base import ItemReward
 from sync_r1.reward_models.rewards.fields import finite_score, missing_field
 from sync_r1.reward_models.runner import GraphRunner, RunContext
 from sync_r1.reward_models.types import NotApplicable, Outcome, Sample
@@ -24,7 +25,7 @@ _NO_NOUNS = NotApplicable("`nouns` is empty, so there is nothing to ask about; s
 
 
 @dataclass(frozen=True)
-class YesProbability:
+class YesProbability(ItemReward):
     """value = mean over the sample's nouns of P(yes) / (P(yes) + P(no)); a sample without nouns is not applicable.
 
     Components: `noun_0`, `noun_1`, … in the order of `nouns`.
@@ -38,7 +39,7 @@ class YesProbability:
         """The one that answers."""
         return (self.encoder.graph.name,)
 
-    async def score(self, samples: Sequence[Sample], runner: GraphRunner, context: RunContext) -> list[Outcome]:
+    async def score_batch(self, samples: Sequence[Sample], runner: GraphRunner, context: RunContext) -> list[Outcome]:
         """See `Reward.score`. Each distinct question about each distinct picture is asked once."""
         early = [
             missing_field(sample, REQUIRED_FIELDS) or (None if _nouns(sample) else _NO_NOUNS) for sample in samples

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from sync_r1.reward_models.cards import Card
 from sync_r1.reward_models.inputs.encoders import Outputs
 from sync_r1.reward_models.inputs.whole_pictures import WholePictures
+from sync_r1.reward_models.rewards.base import ItemReward
 from sync_r1.reward_models.rewards.fields import finite_score, missing_field
 from sync_r1.reward_models.runner import GraphRunner, RunContext
 from sync_r1.reward_models.types import Failure, FailureCode, NotApplicable, Outcome, Sample
@@ -25,7 +26,7 @@ NOTHING_QUOTED = 'the prompt asks for no text: what is to be written must stand 
 
 
 @dataclass(frozen=True)
-class RenderedText:
+class RenderedText(ItemReward):
     """value = 1 - min(edit distance, wanted length) / wanted length; 1 if the wanted text is part of what is read.
 
     Both texts in lower case and without spaces. The wanted text is what the prompt quotes first. Components:
@@ -41,7 +42,7 @@ class RenderedText:
         """The reader."""
         return (self.pictures.graph.name,)
 
-    async def score(self, samples: Sequence[Sample], runner: GraphRunner, context: RunContext) -> list[Outcome]:
+    async def score_batch(self, samples: Sequence[Sample], runner: GraphRunner, context: RunContext) -> list[Outcome]:
         """See `Reward.score`. Each distinct picture is read once."""
         early = [missing_field(sample, REQUIRED_FIELDS) or _refused(sample) for sample in samples]
         images = [sample.image for sample, done in zip(samples, early) if done is None and sample.image is not None]

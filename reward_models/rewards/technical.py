@@ -9,6 +9,7 @@ import numpy as np
 
 from sync_r1.reward_models.cards import Card
 from sync_r1.reward_models.inputs.whole_pictures import WholePictures
+from sync_r1.reward_models.rewards.base import ItemReward
 from sync_r1.reward_models.rewards.fields import finite_score, missing_field
 from sync_r1.reward_models.runner import GraphRunner, RunContext
 from sync_r1.reward_models.types import Outcome, Sample
@@ -18,7 +19,7 @@ REQUIRED_FIELDS = ("image",)
 
 
 @dataclass(frozen=True)
-class TechnicalQuality:
+class TechnicalQuality(ItemReward):
     """value = 1 - b / 100, where b is BRISQUE clipped to [0, 100]; component `brisque` is b before clipping.
 
     BRISQUE has no value for a picture without texture (one colour) or of a few pixels: that is a failure.
@@ -32,7 +33,7 @@ class TechnicalQuality:
         """BRISQUE's."""
         return (self.pictures.graph.name,)
 
-    async def score(self, samples: Sequence[Sample], runner: GraphRunner, context: RunContext) -> list[Outcome]:
+    async def score_batch(self, samples: Sequence[Sample], runner: GraphRunner, context: RunContext) -> list[Outcome]:
         """See `Reward.score`. Each distinct picture is measured once."""
         failures = [missing_field(sample, REQUIRED_FIELDS) for sample in samples]
         images = [sample.image for sample in samples if sample.image is not None]

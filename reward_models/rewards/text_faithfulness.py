@@ -15,6 +15,7 @@ import numpy as np
 
 from sync_r1.reward_models.cards import Card
 from sync_r1.reward_models.inputs.encoders import ImageEncoder, Outputs, TextEncoder, cosine
+from sync_r1.reward_models.rewards.base import ItemReward
 from sync_r1.reward_models.rewards.fields import finite_score, missing_field
 from sync_r1.reward_models.runner import GraphRunner, RunContext
 from sync_r1.reward_models.types import Failure, FailureCode, Outcome, Sample
@@ -25,7 +26,7 @@ REQUIRED_FIELDS = ("image", "prompt")
 
 
 @dataclass(frozen=True)
-class TextFaithfulness:
+class TextFaithfulness(ItemReward):
     """value = cos(image, prompt), or with `split` the mean of the clauses' mean and their minimum.
 
     Components with `split`: `clause_mean`, `clause_min` and `clause_0`, `clause_1`, … in the order of the prompt.
@@ -41,7 +42,7 @@ class TextFaithfulness:
         """Both towers."""
         return (self.image_encoder.graph.name, self.text_encoder.graph.name)
 
-    async def score(self, samples: Sequence[Sample], runner: GraphRunner, context: RunContext) -> list[Outcome]:
+    async def score_batch(self, samples: Sequence[Sample], runner: GraphRunner, context: RunContext) -> list[Outcome]:
         """See `Reward.score`. Each distinct picture and each distinct clause is embedded once."""
         clauses = [clauses_of(sample.prompt) if self.split else [sample.prompt] for sample in samples]
         failures = [self._failure(sample, texts) for sample, texts in zip(samples, clauses)]

@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from sync_r1.reward_models.answers import facts, text_metrics
 from sync_r1.reward_models.cards import Card
-from sync_r1.reward_models.inputs.encoders import Outputs, TextEncoder, cosine
+from sync_r1.reward_models.inputs.encoders import MINILM_MAX_TOKENS, Outputs, TextEncoder, cosine
+from sync_r1.reward_models.rewards.base import ItemReward
 from sync_r1.reward_models.rewards.fields import finite_score, missing_field
 from sync_r1.reward_models.runner import GraphRunner, RunContext
 from sync_r1.reward_models.types import Failure, FailureCode, NotApplicable, Outcome, Sample
@@ -72,7 +73,7 @@ _NOT_APPLICABLE = {
 
 
 @dataclass(frozen=True)
-class StringCorrectness:
+class StringCorrectness(ItemReward):
     """A string metric as a variant of its own; runs no graph."""
 
     card: Card
@@ -82,7 +83,7 @@ class StringCorrectness:
         """None."""
         return ()
 
-    async def score(self, samples: Sequence[Sample], runner: GraphRunner, context: RunContext) -> list[Outcome]:
+    async def score_batch(self, samples: Sequence[Sample], runner: GraphRunner, context: RunContext) -> list[Outcome]:
         """See `Reward.score`."""
         return [self._score(sample) for sample in samples]
 
@@ -98,7 +99,7 @@ class StringCorrectness:
 
 
 @dataclass(frozen=True)
-class SemanticCorrectness:
+class SemanticCorrectness(ItemReward):
     """value = facts · (0.3 · cosine + 0.7 · word match), the best over the right answers; an empty answer is 0.
 
     `facts` is the product of three agreements (numbers, colours, negation); `word match` is the F1 of soft matches
@@ -116,7 +117,7 @@ class SemanticCorrectness:
         """The sentence encoder."""
         return (self.encoder.graph.name,)
 
-    async def score(self, samples: Sequence[Sample], runner: GraphRunner, context: RunContext) -> list[Outcome]:
+    async def score_batch(self, samples: Sequence[Sample], runner: GraphRunner, context: RunContext) -> list[Outcome]:
         """See `Reward.score`. Each distinct sentence and each distinct content word is embedded once."""
         failures = [missing_field(sample, SEMANTIC_REQUIRED_FIELDS) or self._refused(sample) for sample in samples]
         texts: list[str] = []
@@ -135,6 +136,10 @@ class SemanticCorrectness:
             refusal = self.encoder.refusal(text)
             if refusal:
                 return Failure(FailureCode.BAD_TEXT, f"`{field}` cannot be scored: {refusal}", field)
+        # The question's words are read one by one. MiniLM's reader takes characters apart, each into four at most.
+        for word in content_words(sample.question):
+            if 4 * len(word) > MINILM_MAX_TOKENS - 2 and (refusal := self.encoder.unreadable(word)):
+                return Failure(FailureCode.BAD_TEXT, f"`question` cannot be read: {refusal}", "question")
         return None
 
     def _score(self, sample: Sample, embeddings: dict[str, Outputs]) -> Outcome:

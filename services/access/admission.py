@@ -35,11 +35,16 @@ class OutOfBytes(Overloaded):
 
 
 class ByteBudget:
-    """Counts the bytes of requests in memory. Used from one event loop."""
+    """Counts the bytes of requests, or of what they decode to, in memory. Used from one event loop."""
 
-    def __init__(self, max_bytes: int) -> None:
-        self._max = max_bytes
+    def __init__(self, max_bytes: int, what: str = "requests", setting: str = "max_inflight_bytes") -> None:
+        self._max, self._what, self._setting = max_bytes, what, setting
         self._inflight = 0
+
+    @property
+    def max_bytes(self) -> int:
+        """More than this can never be held."""
+        return self._max
 
     @property
     def inflight_bytes(self) -> int:
@@ -50,7 +55,7 @@ class ByteBudget:
         """Raise OutOfBytes if `size` bytes could not be held now."""
         if self._inflight + size > self._max:
             raise OutOfBytes(
-                f"requests of {self._inflight} bytes are in work and at most {self._max} may be (max_inflight_bytes); "
+                f"{self._what} of {self._inflight} bytes are in work and at most {self._max} may be ({self._setting}); "
                 f"there is no room for {size} more",
                 _BYTES_PUSHBACK_MS,
             )

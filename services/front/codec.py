@@ -1,7 +1,7 @@
 """Between the contract's messages and the domain's words, in both directions.
 
     ScoreRequest ─ parse ─▶ checked message ─ Codec.samples ─▶ Sample | Failure | MissingReferences per item
-    ScoreResponse ◀─ response ─ Score | NotApplicable | Failure | MissingReferences per item
+    ScoreResponse ◀─ responses.response ─ Score | NotApplicable | Failure | MissingReferences per item
 
 What is wrong with the request as a whole raises InvalidRequest; what is wrong with one item is that item's outcome.
 Pictures are decoded in threads, never on the event loop.
@@ -9,32 +9,27 @@ Pictures are decoded in threads, never on the event loop.
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 import re
-import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from google.protobuf.message import DecodeError
 
 from sync_r1.protos.rewards.v1 import rewards_pb2
-from sync_r1.reward_models.images import ImageError, ImageLimits, decode, from_raw
+from sync_r1.reward_models.images import ImageError
+from sync_r1.reward_models.inputs.preparation import Preparation
+from sync_r1.reward_models.rewards.base import failure_of
 from sync_r1.reward_models.types import (
     Concept,
     Failure,
     FailureCode,
-    GraphDeadline,
-    NotApplicable,
-    Outcome,
     Picture,
     Sample,
-    Score,
 )
 from sync_r1.services.access.status import InvalidRequest
 from sync_r1.services.config import Limits
+from sync_r1.services.front.picture_decoder import IMAGE, Decoded, PictureDecoder, Place
 from sync_r1.services.front.reference_cache import ReferenceCache
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -45,14 +40,6 @@ class MissingReferences:
     """This replica does not know the references with these digests; the client sends the item again with them."""
 
     sha256: tuple[str, ...]
-
-
-_Place = tuple[int, int]  # (item, index of its reference, or _IMAGE)
-_Decoded = Picture | ImageError
-_IMAGE = -1
-_CODES: dict[FailureCode, Any] = {
-    code: rewards_pb2.FailureCode.Value(f"FAILURE_CODE_{code.value}") for code in FailureCode
-}
 
 
 def parse(body: bytes, limits: Limits) -> Any:
@@ -84,90 +71,60 @@ class Codec:
 
     def __init__(self, limits: Limits, cache: ReferenceCache, threads: int) -> None:
         self._limits = limits
-        self._image_limits = ImageLimits(max_bytes=limits.max_image_bytes, max_pixels=limits.max_pixels)
         self._cache = cache
-        self._threads = threads
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._decoder = PictureDecoder(limits, cache, threads)
 
     def close(self) -> None:
         """End the threads; what they decode now is finished first."""
-        self._executor.shutdown(wait=True, cancel_futures=True)
+        self._decoder.close()
+
+    def needed_bytes(
+        self, messages: Sequence[Any], *, required_fields: Collection[str], preparations: tuple[Preparation, ...]
+    ) -> int:
+        """See `PictureDecoder.needed_bytes`."""
+        return self._decoder.needed_bytes(messages, frozenset(required_fields), preparations)
 
     async def samples(
-        self, messages: Sequence[Any], *, team: str, required_fields: Collection[str], deadline_s: float
+        self,
+        messages: Sequence[Any],
+        *,
+        team: str,
+        required_fields: Collection[str],
+        deadline_s: float,
+        preparations: tuple[Preparation, ...] = (),
     ) -> list[Sample | Failure | MissingReferences]:
         """One entry for each message, in order. Pictures that the reward does not look at are not even decoded.
 
-        Digests stand for references of the same `team` only. `deadline_s` is on `time.monotonic()`'s clock. Raises
+        Of inline pictures only what `preparations` make is kept, if there are any. Digests stand for references of the
+        same `team` only. `deadline_s` is on `time.monotonic()`'s clock. Raises
         GraphDeadline when decoding takes longer.
         """
         looks_at = frozenset(required_fields)
-        jobs = {
-            (item, place): image
-            for item, message in enumerate(messages)
-            for place, image in _inline_pictures(message, looks_at, self._limits.max_references)
-        }
-        decoded = await self._decode_all(jobs, team, deadline_s)
+        decoded = await self._decoder.decode(messages, looks_at, team, deadline_s, preparations)
         # Whatever the order of the items, they may refer to pictures that came inline in the same request.
         inline = {
             picture.sha256: picture
             for (_, place), picture in decoded.items()
-            if place != _IMAGE and isinstance(picture, Picture)
+            if place != IMAGE and isinstance(picture, Picture)
         }
 
         def known(sha256: str) -> Picture | None:
             return inline.get(sha256) or self._cache.get(team, sha256)
 
-        return [self._sample(item, message, looks_at, decoded, known) for item, message in enumerate(messages)]
+        def translated(item: int, message: Any) -> Sample | Failure | MissingReferences:
+            try:
+                return self._sample(item, message, looks_at, decoded, known)
+            except Exception as error:
+                return failure_of(error)
 
-    async def _decode_all(self, jobs: dict[_Place, Any], team: str, deadline_s: float) -> dict[_Place, _Decoded]:
-        if not jobs:
-            return {}
-        # One slice per thread: a task for each picture would cost more than hashing a small raw one.
-        places = list(jobs)
-        slices = [places[start :: self._threads] for start in range(min(self._threads, len(places)))]
-        loop = asyncio.get_running_loop()
-        parts = await asyncio.gather(
-            *(loop.run_in_executor(self._executor, self._decode_some, jobs, part, team, deadline_s) for part in slices)
-        )
-        return {place: result for part in parts for place, result in part.items()}
-
-    def _decode_some(
-        self, jobs: dict[_Place, Any], places: list[_Place], team: str, deadline_s: float
-    ) -> dict[_Place, _Decoded]:
-        """In a thread."""
-        results = {}
-        for place in places:
-            if time.monotonic() > deadline_s:
-                raise GraphDeadline("the deadline passed while pictures were decoded")
-            results[place] = self._reference(jobs[place], team) if place[1] != _IMAGE else self._decode(jobs[place])
-        return results
-
-    def _reference(self, image: Any, team: str) -> _Decoded:
-        """A reference, known by the digest that the contract gives its kind: that of a file, or of pixels and shape."""
-        if image.WhichOneof("source") == "encoded":
-            known = self._cache.get(team, hashlib.sha256(image.encoded).hexdigest())
-            if known is not None:
-                return known
-        decoded = self._decode(image)
-        if isinstance(decoded, Picture):
-            self._cache.put(team, decoded.sha256, decoded)
-        return decoded
-
-    def _decode(self, image: Any) -> _Decoded:
-        try:
-            if image.WhichOneof("source") == "raw":
-                return from_raw(image.raw.pixels, image.raw.height, image.raw.width, self._image_limits)
-            return decode(image.encoded, self._image_limits)
-        except ImageError as error:
-            return error
+        return [translated(item, message) for item, message in enumerate(messages)]
 
     def _sample(
         self,
         item: int,
         message: Any,
         looks_at: frozenset[str],
-        decoded: dict[_Place, _Decoded],
+        decoded: dict[Place, Decoded],
         known: Callable[[str], Picture | None],
     ) -> Sample | Failure | MissingReferences:
         for path, text in _texts(message):
@@ -184,9 +141,11 @@ class Codec:
                 return Failure(
                     FailureCode.BAD_IMAGE, "image: a digest stands for references only; send the picture", "image"
                 )
-            picture = decoded.get((item, _IMAGE))
+            picture = decoded.get((item, IMAGE))
             if isinstance(picture, ImageError):
                 return Failure(FailureCode.BAD_IMAGE, f"image: {picture}", "image")
+            if isinstance(picture, Failure):
+                return replace(picture, field="image")
             image = picture
         references: tuple[Picture, ...] = ()
         if "concept.references" in looks_at:
@@ -200,7 +159,7 @@ class Codec:
         self,
         item: int,
         messages: Sequence[Any],
-        decoded: dict[_Place, _Decoded],
+        decoded: dict[Place, Decoded],
         known: Callable[[str], Picture | None],
     ) -> tuple[Picture, ...] | Failure | MissingReferences:
         if len(messages) > self._limits.max_references:
@@ -225,6 +184,8 @@ class Codec:
                 got = known(digest)
             if isinstance(got, ImageError):
                 return Failure(FailureCode.BAD_REFERENCE, f"{path}: {got}", path)
+            if isinstance(got, Failure):
+                return replace(got, field=path)
             if got is None:
                 missing.append(message.sha256)
             else:
@@ -247,38 +208,6 @@ def whole_groups(
         lacking.get(message.group, item) if isinstance(item, Sample) else item
         for item, message in zip(decoded, messages)
     ]
-
-
-def response(
-    request: Any, outcomes: Sequence[Outcome | MissingReferences], *, reward: str, variant: str, release: str
-) -> Any:
-    """The response's message, one outcome for each sample of the request, in order; without timings."""
-    message = rewards_pb2.ScoreResponse(reward=reward, variant=variant, release=release)
-    for sample, outcome in zip(request.samples, outcomes):
-        target = message.outcomes.add(id=sample.id)
-        if isinstance(outcome, Score):
-            target.score.value, target.score.reason = outcome.value, outcome.reason
-            for name, value in outcome.components.items():
-                target.score.components.add(name=name, value=value)
-        elif isinstance(outcome, NotApplicable):
-            target.not_applicable.reason = outcome.reason
-        elif isinstance(outcome, MissingReferences):
-            target.missing_references.sha256.extend(outcome.sha256)
-        else:
-            failure = target.failure
-            failure.code = _CODES[outcome.code]
-            failure.message, failure.field, failure.retryable = outcome.message, outcome.field, outcome.retryable
-    return message
-
-
-def _inline_pictures(message: Any, looks_at: frozenset[str], max_references: int) -> Iterator[tuple[int, Any]]:
-    """The pictures of one item that must be decoded, each with its place: `_IMAGE` or the reference's index."""
-    if "image" in looks_at and message.image.WhichOneof("source") in ("encoded", "raw"):
-        yield _IMAGE, message.image
-    if "concept.references" in looks_at and len(message.concept.references) <= max_references:
-        for index, reference in enumerate(message.concept.references):
-            if reference.WhichOneof("source") in ("encoded", "raw"):
-                yield index, reference
 
 
 def _texts(message: Any) -> Iterator[tuple[str, str]]:

@@ -20,11 +20,12 @@ from sync_r1.reward_models.rewards.base import Reward
 from sync_r1.reward_models.runner import GraphRunner, RunContext, RunResult, Tensors
 from sync_r1.reward_models.types import GraphDeadline, Outcome, Sample
 from sync_r1.services.access import status
-from sync_r1.services.access.admission import Admission
+from sync_r1.services.access.admission import Admission, ByteBudget
 from sync_r1.services.access.interceptor import caller
 from sync_r1.services.access.quotas import Team
+from sync_r1.services.access.status import InvalidRequest
 from sync_r1.services.config import Limits, ServiceConfig
-from sync_r1.services.front import codec
+from sync_r1.services.front import codec, responses
 from sync_r1.services.front.reference_cache import ReferenceCache
 from sync_r1.services.front.shadow import ShadowRunner
 from sync_r1.services.health import SERVICE
@@ -43,6 +44,7 @@ class RewardServicer:
         self._admission = Admission(config.limits.max_inflight_items)
         self._references = ReferenceCache(config.reference_cache_bytes, config.reference_ttl_s)
         self._codec = codec.Codec(config.limits, self._references, config.decode_threads)
+        self._decoded = ByteBudget(config.max_decoded_bytes, "decoded pictures", "max_decoded_bytes")
         self._shadows = ShadowRunner(metrics, config.limits.max_items)
 
     @property
@@ -100,7 +102,7 @@ class RewardServicer:
                 admitted_ns = time.perf_counter_ns()
                 runner = _TimedRunner(self._runner)
                 outcomes = await _within(run, self._call(request.samples, route.reward, runner, run, team))
-            response = codec.response(
+            response = responses.response(
                 request, outcomes, reward=self._routes.reward, variant=route.variant, release=route.release.digest
             )
         except Exception as error:
@@ -120,10 +122,24 @@ class RewardServicer:
         self, messages: Sequence[Any], reward: Reward, runner: GraphRunner, run: RunContext, team: Team
     ) -> list[Outcome | codec.MissingReferences]:
         """Outcomes in order: what could not be decoded keeps its own, the rest is scored as one batch."""
-        with tracer.start_as_current_span("prepare"):
-            decoded = await self._codec.samples(
-                messages, team=team.name, required_fields=reward.card.required_fields, deadline_s=run.deadline_s
+        needs: dict[str, Any] = {
+            "required_fields": reward.card.required_fields,
+            "preparations": getattr(reward, "preparations", ()),  # a reward that does not say gets whole pictures
+        }
+        size = 2 * await asyncio.to_thread(self._codec.needed_bytes, messages, **needs)  # by picture, and as one batch
+        if size > self._decoded.max_bytes:
+            raise InvalidRequest(
+                f"the pictures of this call take {size} bytes once they are decoded and prepared, and this service "
+                f"works on {self._decoded.max_bytes} at most (max_decoded_bytes); send fewer of them in one call"
             )
+        with self._decoded.hold(size):
+            return await self._score_batch(messages, reward, runner, run, team, needs)
+
+    async def _score_batch(
+        self, messages: Sequence[Any], reward: Reward, runner: GraphRunner, run: RunContext, team: Team, needs: Any
+    ) -> list[Outcome | codec.MissingReferences]:
+        with tracer.start_as_current_span("prepare"):
+            decoded = await self._codec.samples(messages, team=team.name, deadline_s=run.deadline_s, **needs)
         if reward.card.groupwise:
             decoded = codec.whole_groups(decoded, messages)
         good = [sample for sample in decoded if isinstance(sample, Sample)]

@@ -72,6 +72,17 @@ def read_endpoints(file: Path) -> dict[str, JudgeEndpoint]:
         raise JudgesError(f"--judges {file}: {where}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
+def read_key(name: str, file: Path) -> str:
+    """The key in `api_key_file` of judge `name`. Raises JudgesError."""
+    try:
+        key = file.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise JudgesError(f"judge {name}: api_key_file {file} cannot be read: {type(error).__name__}") from None
+    if not key or any(character.isspace() for character in key):
+        raise JudgesError(f"judge {name}: api_key_file {file} should hold one key on one line")
+    return key
+
+
 def _is_loopback(host: str) -> bool:
     if host == "localhost":
         return True

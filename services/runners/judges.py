@@ -21,7 +21,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -29,10 +28,11 @@ import numpy as np
 
 from sync_r1.reward_models.graphs.judges import FirstToken, Judge, texts
 from sync_r1.reward_models.graphs.spec import GraphSpec
+from sync_r1.reward_models.rewards.base import failure_of
 from sync_r1.reward_models.runner import RunContext, RunResult, Tensors
 from sync_r1.reward_models.types import GraphDeadline, GraphError, GraphOverloaded, GraphUnavailable
 from sync_r1.services.file_stamp import stamp
-from sync_r1.services.runners.judge_endpoints import JudgeEndpoint, JudgesError
+from sync_r1.services.runners.judge_endpoints import JudgeEndpoint, JudgesError, read_key
 from sync_r1.services.telemetry.tracing import tracer
 
 logger = logging.getLogger(__name__)
@@ -122,7 +122,7 @@ class JudgeRunner:
             raise GraphError(f"judge {graph!r} in the version that the release pins is not served: {error}") from error
         questions = [_Question(judge, text, tuple(row)) for text, row in zip(inputs["text"], inputs["pictures"])]
         remaining_s = context.deadline_s - time.monotonic()
-        tasks = [asyncio.ensure_future(endpoint.ask(context, question)) for question in questions]
+        tasks = [asyncio.ensure_future(endpoint.ask_alone(context, question)) for question in questions]
         try:
             with tracer.start_as_current_span(f"ask {graph}", attributes={"version": version, "items": len(tasks)}):
                 answers = await asyncio.wait_for(asyncio.gather(*tasks), max(0.0, remaining_s))
@@ -161,10 +161,19 @@ class _Endpoint:
         self._known: OrderedDict[str, _Answer] = OrderedDict()
         self._key, self._key_stamp = "", stamp(config.api_key_file) if config.api_key_file is not None else None
         if config.api_key_file is not None:
-            self._key = _read_key(name, config.api_key_file)
+            self._key = read_key(name, config.api_key_file)
 
     async def close(self) -> None:
         await self._client.aclose()
+
+    async def ask_alone(self, context: RunContext, question: _Question) -> _Answer:
+        """As `ask`; a bug that one question meets is that question's problem."""
+        try:
+            return await self.ask(context, question)
+        except GraphError:
+            raise
+        except Exception as error:
+            return _Answer(problem=f"the judge was not asked: {failure_of(error, context.request_id).message}")
 
     async def ask(self, context: RunContext, question: _Question) -> _Answer:
         """The answer to one question. Raises GraphUnavailable, GraphOverloaded, GraphError."""
@@ -244,19 +253,9 @@ class _Endpoint:
             return
         self._key_stamp = now
         try:
-            self._key = _read_key(self._name, file)
+            self._key = read_key(self._name, file)
         except JudgesError as error:
             logger.error("the key stays as it was: %s", error)
-
-
-def _read_key(name: str, file: Path) -> str:
-    try:
-        key = file.read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise JudgesError(f"judge {name}: api_key_file {file} cannot be read: {type(error).__name__}") from None
-    if not key or any(character.isspace() for character in key):
-        raise JudgesError(f"judge {name}: api_key_file {file} should hold one key on one line")
-    return key
 
 
 def _parse(content: bytes) -> _Answer:

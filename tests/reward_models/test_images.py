@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from sync_r1.reward_models.image_headers import Header, read_header
 from sync_r1.reward_models.images import ImageError, ImageLimits, decode, from_raw, resize
 
 
@@ -124,6 +125,127 @@ def test_exif_orientation_is_applied() -> None:
     exif[0x0112] = 6  # turn by 90 degrees clockwise to view
     pixels = decode(encode(PICTURE, exif=exif)).pixels
     assert np.array_equal(pixels, np.rot90(np.asarray(PICTURE), -1))
+
+
+def odd_exif(orientation: int = 6) -> bytes:
+    """EXIF as some programs write it: a tag of numbers that holds text, one of text that holds numbers."""
+    entries = struct.pack("<HHII", 0x0112, 3, 1, orientation)  # Orientation
+    entries += struct.pack("<HHI4s", 0x011A, 2, 4, b"abc\0")  # XResolution, a ratio by the standard
+    entries += struct.pack("<HHII", 0x0132, 4, 1, 7)  # DateTime, a text by the standard
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, 3) + entries + struct.pack("<I", 0)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("orientation", range(10))
+def test_orientation_is_applied_by_its_tag_alone_however_odd_the_other_tags_are(kind: str, orientation: int) -> None:
+    options = {"WEBP": {"lossless": True}}.get(kind, {})
+    plain = decode(encode(PICTURE, kind, **options)).pixels
+    turned = decode(encode(PICTURE, kind, exif=odd_exif(orientation), **options)).pixels
+    turns = {2: plain[:, ::-1], 3: np.rot90(plain, 2), 4: plain[::-1], 5: plain.transpose(1, 0, 2),
+             6: np.rot90(plain, -1), 7: np.rot90(plain, 2).transpose(1, 0, 2), 8: np.rot90(plain)}  # fmt: skip
+    assert np.array_equal(turned, turns.get(orientation, plain))
+
+
+def seeds(kind: str) -> list[bytes]:
+    """Small files of one format with everything that a decoder reads: profiles, EXIF, alpha, palettes, scans."""
+    small = Image.fromarray(noise(9, 12))
+    more = {"exif": odd_exif(), "icc_profile": b"profile" * 20}
+    files = [encode(small, kind), encode(small, kind, **more)]
+    if kind == "JPEG":
+        files += [encode(small, kind, progressive=True, **more), encode(small.convert("L"), kind, dpi=(72, 72))]
+        files += [encode(small, "MPO", save_all=True, append_images=[small])]
+    else:
+        alpha = small.copy()
+        alpha.putalpha(100)
+        others = {"save_all": True, "append_images": [PICTURE.resize((12, 9))]}
+        files += [encode(alpha, kind, **more), encode(small, kind, **others)]
+    if kind == "PNG":
+        paletted = small.quantize(8)
+        files += [encode(paletted, transparency=3), encode(small, transparency=(1, 2, 3)), encode(small.convert("LA"))]
+    return files
+
+
+@pytest.mark.filterwarnings("ignore:.*:UserWarning")  # Pillow's, of EXIF that it cannot read
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_every_mutated_file_is_either_pixels_or_an_image_error(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    rng = np.random.default_rng(7)
+    originals, outcomes = seeds(kind), {"pixels": 0, "refused": 0}
+    for number in range(4000):
+        data = bytearray(originals[number % len(originals)])
+        for _ in range(int(rng.integers(1, 5))):
+            place, new = int(rng.integers(len(data))), int(rng.integers(256))
+            match int(rng.integers(4)):
+                case 0:
+                    data[place] = new
+                case 1:
+                    del data[place : place + int(rng.integers(1, 9))]
+                case 2:
+                    data[place:place] = bytes([new]) * int(rng.integers(1, 9))
+                case _:
+                    start = int(rng.integers(len(data)))
+                    data[place : place + 8] = data[start : start + 8]
+        if kind == "PNG" and rng.random() < 0.7:
+            data = bytearray(with_right_checksums(bytes(data)))
+        try:
+            pixels = decode(bytes(data)).pixels
+        except ImageError:
+            outcomes["refused"] += 1
+        else:
+            outcomes["pixels"] += 1
+            assert pixels.dtype == np.uint8
+            assert pixels.ndim == 3
+            assert pixels.shape[2] == 3
+    assert min(outcomes.values()) > 100  # both ways are taken
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]  # nothing unheard of
+
+
+def with_right_checksums(data: bytes) -> bytes:
+    """The PNG file with each chunk's checksum made right, so that a changed chunk is read and not just refused."""
+    result, place = bytearray(data), 8
+    while place + 12 <= len(data):
+        (length,) = struct.unpack_from(">I", data, place)
+        end = place + 8 + length
+        if end + 4 > len(data):
+            break
+        result[end : end + 4] = struct.pack(">I", zlib.crc32(data[place + 4 : end]))
+        place = end + 4
+    return bytes(result)
+
+
+def film(megabytes: int) -> bytes:
+    """What a phone puts behind a motion photo: a film, whose bytes look like scans and ends now and then."""
+    return struct.pack(">I", 24) + b"ftypmp42" + b"\0" * 12 + noise(1024, 1024, megabytes).tobytes() + b"\xff\xda" * 99
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}])
+def test_a_motion_photo_is_the_picture_before_its_film(options: dict[str, object]) -> None:
+    photo = encode(PICTURE, "JPEG", **options)
+    assert np.array_equal(decode(photo + film(9)).pixels, decode(photo).pixels)
+
+
+def test_a_bomb_of_scans_is_refused_behind_a_thumbnail_and_before_a_film() -> None:
+    thumbnail = encode(PICTURE.resize((16, 16)), "JPEG")
+    bomb = encode(PICTURE, "JPEG", progressive=True)
+    last_scan = bomb[bomb.rindex(b"\xff\xda") : -2]
+    segment = b"Exif\0\0" + thumbnail
+    start = b"\xff\xd8\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment
+    bomb = start + bomb[2:-2] + last_scan * 100 + b"\xff\xd9"
+    for behind in (b"", film(1)):
+        with pytest.raises(ImageError, match="more than 64 scans"):
+            decode(bomb + behind)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("size", [(1, 1), (7, 300), (300, 7), (1000, 999)])
+def test_a_header_says_the_size_that_the_decoder_makes(kind: str, size: tuple[int, int]) -> None:
+    image = Image.new("RGB", size, "teal")
+    alpha = image.copy()
+    alpha.putalpha(9)
+    others = [encode(image, kind, lossless=True), encode(alpha, kind)] if kind == "WEBP" else []
+    for data in [encode(image, kind), *others]:
+        header = read_header(data)
+        assert header == Header(kind, size[1], size[0])
+        assert decode(data).pixels.shape == (size[1], size[0], 3)
 
 
 def test_a_phones_jpeg_with_a_second_view_is_one_picture() -> None:

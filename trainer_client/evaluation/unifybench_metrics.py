@@ -23,15 +23,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from sync_r1.reward_models.images import resize
 from sync_r1.reward_models.types import Failure, Sample, Score
 from sync_r1.trainer_client.config import UnifyBenchConfig
 from sync_r1.trainer_client.evaluation.bench_items import PICTURE_TASKS, Item, Key, TaskName
 from sync_r1.trainer_client.evaluation.held_out import Judge
 from sync_r1.trainer_client.evaluation.outputs import Outputs
 from sync_r1.trainer_client.sdk.client import RewardClient
-from sync_r1.trainer_client.sdk.pictures import picture
+from sync_r1.trainer_client.sdk.pictures import picture, read_pixels
 from sync_r1.trainer_client.tasks.tasks import reward_concept, reward_nouns
 
 _UNDERSTANDING, _CONCEPT, _TEXT = "understanding-correctness", "concept-consistency", "text-faithfulness"
@@ -303,6 +303,4 @@ def _is_person(item: Item) -> bool:
 
 def _pixels(file: Path) -> Any:
     """A picture at the size that the oracle reads, uint8 (64, 64, 3)."""
-    with Image.open(file) as image:
-        rgb = image.convert("RGB")
-        return np.asarray(rgb if rgb.size == (_ORACLE_SIDE, _ORACLE_SIDE) else rgb.resize((_ORACLE_SIDE, _ORACLE_SIDE)))
+    return resize(read_pixels(file), _ORACLE_SIDE, "squash_bicubic")

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageFile
 
-from sync_r1.reward_models.images import ImageLimits, from_raw
+from sync_r1.reward_models.images import ImageError, ImageLimits, as_read, from_raw
 from sync_r1.reward_models.types import Picture, Pixels
 
 PictureSource = Picture | Image.Image | npt.NDArray[np.uint8] | bytes | os.PathLike[str] | str
@@ -50,24 +50,44 @@ class EncodedPicture(Picture):
         return f"EncodedPicture({len(self.data)} bytes, sha256={self.sha256[:12]}…)"
 
 
+class RefusedPicture(Picture):
+    """What was opened from a file that no service would score; `pixels` raises why, and so does its item's outcome."""
+
+    reason: str
+
+    def __init__(self, reason: str) -> None:
+        object.__setattr__(self, "reason", reason)
+        object.__setattr__(self, "sha256", hashlib.sha256(reason.encode(errors="replace")).hexdigest())
+
+    @property
+    def pixels(self) -> Pixels:
+        """Raises ImageError as the service would for the file."""
+        raise ImageError(self.reason)
+
+    def __repr__(self) -> str:
+        return f"RefusedPicture({self.reason!r})"
+
+
 def picture(source: PictureSource) -> Picture:
     """A picture to put in a `Sample`, from a PIL image, uint8 pixels (height, width, 3), a file's bytes, or a path.
 
-    PIL images that are not plain RGB are handed over as a lossless PNG, so that alpha, palettes and 16 bits are treated
-    by the service's decoder and not by two rules. Raises ValueError or TypeError naming what came; OSError for a path
-    that cannot be read.
+    A file opened with PIL gets the score of its path: what is sent are the object's own pixels, turned upright by
+    EXIF as long as the object is still the one that `Image.open` gave (`convert`, `rotate` or `copy` give a new one,
+    which is sent as it is), and what the service refuses to decode (animations, 16 bits, CMYK) is that item's failure.
+
+    PIL images that are not plain RGB are handed over as a lossless PNG, so that alpha and palettes are treated by the
+    service's decoder and not by two rules. Raises ValueError or TypeError naming what came; OSError for a path that
+    cannot be read.
     """
     if isinstance(source, Picture):
         return source
-    if isinstance(source, Image.Image):
-        if source.mode == "RGB":
-            return picture(np.asarray(source))
-        buffer = io.BytesIO()
+    if isinstance(source, ImageFile.ImageFile):
         try:
-            source.save(buffer, "PNG", compress_level=1)
-        except OSError as error:
-            raise ValueError(f"a picture of mode {source.mode!r} cannot be sent; convert it to RGB first") from error
-        return EncodedPicture(buffer.getvalue())
+            return _pil_picture(as_read(source))
+        except ImageError as error:
+            return RefusedPicture(str(error))
+    if isinstance(source, Image.Image):
+        return _pil_picture(source)
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3 or 0 in source.shape:
             raise ValueError(f"expected uint8 pixels of shape (height, width, 3), got {source.dtype} {source.shape}")
@@ -78,3 +98,23 @@ def picture(source: PictureSource) -> Picture:
     if isinstance(source, str | os.PathLike):
         return EncodedPicture(Path(source).read_bytes())
     raise TypeError(f"expected a PIL image, uint8 pixels, a file's bytes or a path, got {type(source).__name__}")
+
+
+def read_pixels(path: Path) -> Pixels:
+    """The pixels (H, W, 3) of a file, as a service would score them. Raises ImageError naming the file."""
+    try:
+        return EncodedPicture(path.read_bytes()).pixels
+    except (ImageError, OSError) as error:
+        raise ImageError(f"{path}: {error}") from None
+
+
+def _pil_picture(image: Image.Image) -> Picture:
+    """The pixels of a PIL image as they are; one transparent colour of an RGB image counts, as it does for Pillow."""
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return picture(np.asarray(image))
+    buffer = io.BytesIO()
+    try:
+        image.save(buffer, "PNG", compress_level=1, exif=b"")
+    except OSError as error:
+        raise ValueError(f"a picture of mode {image.mode!r} cannot be sent; convert it to RGB first") from error
+    return EncodedPicture(buffer.getvalue())

@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from sync_r1.protos.rewards.v1 import rewards_pb2
+from sync_r1.reward_models.images import ImageError
 from sync_r1.reward_models.types import Failure, FailureCode, NotApplicable, Outcome, Picture, Sample, Score
 from sync_r1.trainer_client.sdk.description import VariantDescription
 from sync_r1.trainer_client.sdk.errors import RequestRejected, ServiceBug
@@ -46,6 +47,8 @@ class PackedSample:
     image: PackedPicture | None
     references: tuple[PackedPicture, ...]
     size_bytes: int
+    refused: Failure | None = None
+    """Why its pictures cannot be sent."""
 
 
 @dataclass(frozen=True)
@@ -73,15 +76,26 @@ def pack(samples: Sequence[Sample], variant: VariantDescription) -> list[PackedS
         if identifier in seen:
             raise RequestRejected(f"samples[{position}].id: {identifier!r} is used twice; ids must be unique in a call")
         seen.add(identifier)
-        image = bytes_of(sample.image) if sample.image is not None and variant.needs_image else None
-        references = tuple(map(bytes_of, sample.concept.references)) if variant.needs_references else ()
+        image, references, refused = None, list[PackedPicture](), None
+        field, code = "image", FailureCode.BAD_IMAGE
+        try:
+            image = bytes_of(sample.image) if sample.image is not None and variant.needs_image else None
+            code = FailureCode.BAD_REFERENCE
+            for number, reference in enumerate(sample.concept.references if variant.needs_references else ()):
+                field = f"concept.references[{number}]"
+                references.append(bytes_of(reference))
+        except ImageError as error:
+            refused = Failure(code, f"{field}: {error}", field)
         size = _OVERHEAD_BYTES * 4 + _text_bytes(sample) + (len(image.data) + _OVERHEAD_BYTES if image else 0)
-        result.append(PackedSample(identifier, sample, image, references, size))
+        result.append(PackedSample(identifier, sample, image, tuple(references), size, refused))
     return result
 
 
 def local_failure(sample: PackedSample, variant: VariantDescription) -> Failure | None:
-    """What the wire could not say: an answer that was never given is not an empty one, nor is no target the first."""
+    """What the wire could not say: an answer that was never given is not an empty one, nor is no target the first; and
+    a picture that cannot be sent."""
+    if sample.refused is not None:
+        return sample.refused
     for field, expected in (("answer", "a text (it may be empty)"), ("target", "an index into `choices`")):
         if field in variant.required_fields and getattr(sample.sample, field) is None:
             message = f"{field}: {variant.name} needs it; expected {expected}, got None"

@@ -22,10 +22,9 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from sync_r1.reward_models.types import Concept, Picture, Sample
-from sync_r1.trainer_client.sdk.pictures import picture
+from sync_r1.trainer_client.sdk.pictures import picture, read_pixels
 from sync_r1.trainer_client.tasks.pocketbench import generation_prompt, reasoning_question
 from sync_r1.trainer_client.tasks.unifybench import BenchConcept, Condition, Turn, UnifyBench
 
@@ -173,9 +172,8 @@ def gate_sample(task: Task, *, identifier: str, group: str, pixels: npt.NDArray[
 
 @lru_cache(maxsize=4096)
 def load_pixels(path: Path) -> npt.NDArray[np.uint8]:
-    """A benchmark picture as uint8 (H, W, 3) RGB, kept in memory."""
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
+    """A benchmark picture as uint8 (H, W, 3) RGB, kept in memory. Raises ImageError naming the file."""
+    return read_pixels(path)
 
 
 @lru_cache(maxsize=1024)

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
 
+from sync_r1.trainer_client.policies.showo.image_tokenizer import prepared
 from sync_r1.trainer_client.policies.text import NAME
+from sync_r1.trainer_client.sdk.pictures import read_pixels
 from sync_r1.trainer_client.tasks.unifybench_schema import (
     Info,
     UnifyBenchError,
@@ -83,11 +84,11 @@ def read_concept(files: ConceptFiles, size: int) -> ConceptData:
 
     Used where present in the folder: `conversations.json`, and `positive_recognitions.json` with
     `random_recognitions.json` and `negative_example/`. Without the first the questions are made from the look [ours].
-    Questions about other pictures than those of `files` are left out. Pictures are scaled and cropped to the middle
-    square of `size` pixels.
+    Questions about other pictures than those of `files` are left out. Pictures are prepared as the policy
+    prepares those it is asked about, to `size` pixels.
 
     Raises:
-        UnifyBenchError: a JSON file is malformed.
+        UnifyBenchError: a JSON file is malformed. ImageError: a picture cannot be read, or is no plain picture.
     """
     shown, name = files.pictures, files.name
     index = {file.name: number for number, file in enumerate(shown)}
@@ -110,7 +111,7 @@ def read_concept(files: ConceptFiles, size: int) -> ConceptData:
             turns = read_questions(files.folder / file)
             asked += [(number, turns[i % len(turns)].question, turns[i % len(turns)].answer)
                       for i, number in enumerate(numbers)]  # fmt: skip
-    pictures = [_square(file, size) for file in (*shown, *others)]
+    pictures = [prepared(read_pixels(file), size) for file in (*shown, *others)]
     return ConceptData(
         name, files.class_noun, tuple(pictures[: len(shown)]), tuple(pictures[len(shown) :]), tuple(asked)
     )
@@ -130,8 +131,3 @@ def _pictures(folder: Path) -> list[Path]:
     files = sorted(folder.iterdir()) if folder.is_dir() else []
     # UnifyBench keeps masks beside cropped pictures.
     return [file for file in files if file.suffix.lower() in _PICTURES and "mask" not in file.name]
-
-
-def _square(file: Path, size: int) -> npt.NDArray[np.uint8]:
-    with Image.open(file) as image:
-        return np.asarray(ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BICUBIC))

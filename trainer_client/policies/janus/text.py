@@ -69,6 +69,7 @@ class JanusText:
         if longest > MAX_TOKENS or not all(text.strip() for text in asked):
             raise ValueError(f"a text needs 1 to {MAX_TOKENS} tokens, got up to {longest}; shorten or fill it")
         inputs = self.processor(
-            text=texts, images=images or None, generation_mode=mode, padding=True, return_tensors="pt"
-        )
+            text=texts, images=images or None, generation_mode=mode, padding=True, return_tensors="pt",
+            input_data_format="channels_last",  # it would guess, from a side of three pixels too
+        )  # fmt: skip
         return inputs["input_ids"], inputs.get("pixel_values")

@@ -24,6 +24,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from sync_r1.reward_models.images import resize
 from sync_r1.trainer_client.policies.showo.image_tokenizer_layers import Decoder, Encoder, StageSizes
 
 _PUBLISHED_ENCODER = StageSizes(128, (1, 2, 2, 4, 4), (4, 3, 4, 3, 4))
@@ -158,6 +159,13 @@ class Magvit(nn.Module):
         constants = {f"quantize.{k}": v for k, v in self.quantize.state_dict().items()}
         self.load_state_dict({**weights, **constants})
         self.eval()
+
+
+def prepared(picture: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
+    """A picture (H, W, 3) of any size as Show-o's `image_transform` prepares it before it is normalised: the shorter
+    side to `size` (bicubic), then the centre square.
+    """
+    return resize(picture, size, "crop_bicubic")
 
 
 def to_pixels(pictures_NHWC: npt.NDArray[np.uint8]) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from sync_r1.trainer_client.policies.base import Answers, ImageState, Question
 from sync_r1.trainer_client.policies.sampling import draw
 from sync_r1.trainer_client.policies.showo import weights as published
-from sync_r1.trainer_client.policies.showo.image_tokenizer import Magvit
+from sync_r1.trainer_client.policies.showo.image_tokenizer import Magvit, prepared
 from sync_r1.trainer_client.policies.showo.masked_decoding import (
     guided_log_probs,
     gumbel,
@@ -122,7 +122,9 @@ class ShowoPolicy:
         config = self.model.config
         size = self.tokenizer.config.image_size
         black = np.zeros((size, size, 3), np.uint8) if self.needs_picture else None
-        pictures = [question.image if question.image is not None else black for question in questions]
+        pictures = [
+            prepared(question.image, size) if question.image is not None else black for question in questions
+        ]
         shown = [picture for picture in pictures if picture is not None]
         codes = self.tokenizer.encode(shown).cpu() if shown else None
         rows, seen = [], 0
