@@ -121,18 +121,18 @@ def test_trl_item_that_cannot_be_prepared_is_none_and_a_batch_that_fails_is_an_e
     with SyncRewardEnsemble(ensemble_at(services)) as ensemble:
         reward = trl.reward_function(ensemble, sample)
         assert reward(prompts=["", "", ""], completions=[100, 0, 50]) == [pytest.approx(0.2), None, pytest.approx(0.4)]
-        assert reward(prompts=["not applicable"] * 2, completions=[1, 1]) == [None, None]
+        assert reward(prompts=["not applicable"] * 2, completions=[100, 100]) == [None, None]
         with pytest.raises(RewardFailed, match=r"2 of 2 items: item 0: .*not decodable"):
-            reward(prompts=["fail", "fail"], completions=[1, 1])
+            reward(prompts=["fail", "fail"], completions=[100, 100])
         with pytest.raises(RewardFailed, match=r"none of 2 items could be prepared.*ZeroDivisionError"):
             reward(prompts=["", ""], completions=[0, 0])
         for version, counted in (("1.7.1", True), ("0.29.1", True), ("1.8.0", False), ("2.0.0.dev0", False)):
             monkeypatch.setattr(trl.importlib.metadata, "version", lambda name, version=version: version)
             if counted:  # that TRL would count the None as 0
                 with pytest.raises(RewardFailed, match="1 of 2 items"):
-                    reward(prompts=["", "fail"], completions=[1, 1])
+                    reward(prompts=["", "fail"], completions=[100, 100])
             else:
-                assert reward(prompts=["", "fail"], completions=[100, 1])[1] is None
+                assert reward(prompts=["", "fail"], completions=[100, 100])[1] is None
 
 
 async def test_verl_scores_pictures_of_verl_omni_and_works_on_one_event_loop_after_the_other() -> None:

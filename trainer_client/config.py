@@ -340,18 +340,6 @@ class TrainConfig(_Section):
         return self
 
 
-def processes_error(config: TrainConfig, processes: int) -> str:
-    """Why the run cannot be divided among so many processes; "" if it can."""
-    if config.sampling.prompts < processes:
-        return (
-            f"sampling.prompts is {config.sampling.prompts}, too few for {processes} processes: each needs a prompt of "
-            "its own"
-        )
-    if config.combination == "gdpo" and processes > 1:
-        return "combination gdpo whitens over the whole batch, so it needs a single process"
-    return ""
-
-
 def load_config(file: Path, overrides: Sequence[str] = ()) -> TrainConfig:
     """Read `file` and apply overrides such as "objective.beta=0" (values are YAML, so `false` is a bool).
 
@@ -384,3 +372,15 @@ def _apply(values: dict[str, Any], override: str) -> None:
         if not isinstance(section, dict):
             raise ConfigError(f"--set {override!r}: {parent!r} is a value, not a section")
     section[last] = yaml.safe_load(text)
+
+
+def processes_error(config: TrainConfig, processes: int) -> str:
+    """Why the run cannot be divided among so many processes; "" if it can."""
+    if config.sampling.prompts < processes:
+        return (
+            f"sampling.prompts is {config.sampling.prompts}, too few for {processes} processes: each needs a prompt of "
+            "its own"
+        )
+    if config.combination == "gdpo" and processes > 1:
+        return "combination gdpo whitens over the whole batch, so it needs a single process"
+    return ""

@@ -140,8 +140,8 @@ class RewardClient:
 
         `variant` and `release` (a digest) default to the service's own choice; all outcomes come from one release.
         Raises ServiceUnreachable, Overloaded, DeadlineExceeded, RequestRejected or ServiceBug when the batch as a whole
-        could not be scored; a single bad item is its own `Failure`. BadArgument (a RequestRejected) before anything is
-        sent, ClientMisused in a forked process, on another event loop, and when the client is closed meanwhile.
+        could not be scored; a single bad item is its own `Failure`. BadArgument (a RequestRejected) says so before
+        anything is sent, ClientMisused where the client cannot be used or was closed meanwhile.
         """
         samples = call_arguments(samples, variant, release)
         deadline_s = self._deadline_s(timeout_s)
@@ -191,10 +191,7 @@ class RewardClient:
         )
 
     async def _describe_as(self, part: Part, deadline_s: float) -> ServiceDescription:
-        """What the replica that scored `part` says about itself: the service has changed since it was asked.
-
-        The description at hand where it does not answer; then the next call asks again.
-        """
+        """What the replica that scored `part` says of itself, or what is known where it does not answer."""
         before, self._described = self._described, None
         scored_by = {timing.endpoint for timing in part.timings}
         for endpoint in self._pool()[0].endpoints:
@@ -297,8 +294,5 @@ class RewardClient:
             self._opened, self._loop = (pool, Retrier(pool, self.settings, self._credentials, self._stats)), loop
             self._gate = ItemGate(self.settings.limits.max_inflight_items)  # its waiters belong to a loop
         if self._loop is not loop:
-            raise ClientMisused(
-                "this RewardClient was used on another event loop, which is open; close() it there, or make one for "
-                "each loop (SyncRewardClient works from any thread)"
-            )
+            raise ClientMisused(lifecycle.ELSEWHERE)
         return self._opened

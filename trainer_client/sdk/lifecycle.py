@@ -22,6 +22,10 @@ FORKED = (
     "closed them), or start processes by 'spawn' or 'forkserver': multiprocessing.get_context('spawn'), "
     "DataLoader(multiprocessing_context='spawn')"
 )
+ELSEWHERE = (
+    "this RewardClient was used on another event loop, which is open; close() it there, or make one for each loop "
+    "(SyncRewardClient works from any thread)"
+)
 _CANCELLED = "a task of this client was cancelled by somebody else than its caller"
 
 _open: weakref.WeakSet[Any] = weakref.WeakSet()
