@@ -83,6 +83,9 @@ def compare(
     for file in (json_file, html_file):
         if file is not None:
             screen.print(f"written: {file}", highlight=False)
+    if not found.pairs:
+        screen.print("no item was scored by both: this compares nothing", highlight=False)
+        raise typer.Exit(3)
 
 
 def _service(reward: str, profile: str, also: list[str]) -> AbstractContextManager[Up | None]:

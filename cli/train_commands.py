@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 # Of several processes (torchrun, accelerate launch) the first one talks; errors are shown by whoever meets them.
 console = Console(quiet=os.environ.get("RANK", "0") != "0")
 
+_PLANNED_PROCESSES = 8
+
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="YAML file; its keys are documented in trainer_client/config.py.")
 ]
@@ -42,7 +44,9 @@ def train(
     check: Annotated[
         bool, typer.Option("--check", help="Only check the configuration and print what a step needs.")
     ] = False,
-    world: Annotated[int, typer.Option("--world-size", min=1, help="With --check: processes to plan for.")] = 8,
+    world: Annotated[
+        int | None, typer.Option("--world-size", min=1, help="With --check: processes to check and plan for.")
+    ] = None,
 ) -> None:
     """Train a policy with Sync-GRPO against live reward services, and measure it before and after."""
     from sync_r1.trainer_client.jobs.train import run_training
@@ -119,12 +123,16 @@ def report(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> Non
         console.print(f"report: {write_report(run)}")
 
 
-def _check(settings: TrainConfig, world: int) -> None:
+def _check(settings: TrainConfig, world: int | None) -> None:
+    """`world` as the caller gave it; without it, the plan shows what several processes would need."""
     from sync_r1.cli.plan import show_plan
+    from sync_r1.trainer_client.config import ConfigError, processes_error
     from sync_r1.trainer_client.planning.plan import make_plan
 
     with _errors_shown():
-        plan = make_plan(settings, world)
+        if world is not None and (why := processes_error(settings, world)):
+            raise ConfigError(why)
+        plan = make_plan(settings, _PLANNED_PROCESSES if world is None else world)
     show_plan(plan, console)
     if plan.errors:
         sys.exit(1)

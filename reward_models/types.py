@@ -112,9 +112,12 @@ Outcome = Score | NotApplicable | Failure
 
 @dataclass(frozen=True)
 class Picture:
-    """A decoded picture and the digest of the bytes it came from (work is shared between equal digests)."""
+    """A decoded picture and the digest of the bytes it came from (work is shared between equal digests).
 
-    pixels: Pixels
+    Pictures of one digest are equal and hash alike, so they can be keys and be compared.
+    """
+
+    pixels: Pixels = field(compare=False)
     sha256: str
 
     def prepared(self, by: Callable[[Pixels], Any]) -> Any:

@@ -21,8 +21,11 @@ from sync_r1.trainer_client.sdk.client import RewardClient
 from sync_r1.trainer_client.sdk.description import ServiceDescription, ServiceLimits, VariantDescription
 from sync_r1.trainer_client.sdk.ensemble import Combination, EnsembleResult, RewardEnsemble, RewardResult
 from sync_r1.trainer_client.sdk.errors import (
+    BadArgument,
+    ClientMisused,
     DeadlineExceeded,
     Overloaded,
+    ReleaseNotFound,
     RequestRejected,
     RewardClientError,
     RewardFailed,
@@ -54,7 +57,9 @@ __all__ = [
     "AffineMap",
     "Attempt",
     "Backoff",
+    "BadArgument",
     "Breaker",
+    "ClientMisused",
     "ClientSettings",
     "Combination",
     "Concept",
@@ -72,6 +77,7 @@ __all__ = [
     "Picture",
     "PictureSource",
     "Preset",
+    "ReleaseNotFound",
     "Replicas",
     "RequestRejected",
     "RequestTimings",

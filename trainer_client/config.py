@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -27,8 +27,18 @@ class ConfigError(ValueError):
     """The configuration says something it cannot mean; the message names the key, what was expected and what came."""
 
 
+LONGEST_S = 7 * 86_400.0
+"""The longest wait that may be configured: every wait has a bound, so infinity is none."""
+MOST_SEED = (1 << 32) - 1
+"""The largest seed that every random generator takes."""
+
+
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+Weight = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class LoraConfig(_Section):
@@ -185,7 +195,7 @@ class SelectorConfig(_Section):
     """dgs: rounds of previews before a group is filled with the best rejected ones; dapo: at most this many times the
     wanted groups are drawn.
     """
-    weights: dict[str, float] = {"concept-consistency": 0.65, "text-faithfulness": 0.35}
+    weights: dict[str, Weight] = {"concept-consistency": 0.65, "text-faithfulness": 0.35}
     """dgs: the gate's score. With understanding-correctness the answer, known by then, is scored as well."""
     learn_from_rejected: bool = False
     """dgs: rejected previews enter the loss as truncated trajectories with their preview's reward (ablation)."""
@@ -202,6 +212,8 @@ class SelectorConfig(_Section):
     def _fits(self) -> SelectorConfig:
         if not set(self.weights) <= {*IMAGE_REWARDS, ANSWER_REWARD}:
             raise ValueError(f"weights may name {(*IMAGE_REWARDS, ANSWER_REWARD)}, got {sorted(self.weights)}")
+        if self.kind == "dgs" and not any(weight > 0 for weight in self.weights.values()):
+            raise ValueError("weights: at least one of the gate's rewards needs a weight above 0")
         if self.group_max < self.group_min:
             raise ValueError(f"group_max ({self.group_max}) must be at least group_min ({self.group_min})")
         if self.keep == "spread" and self.group == "dynamic":
@@ -261,7 +273,7 @@ class OptimiserConfig(_Section):
     image: ImageOptimiserConfig | None = None
     """Settings of the pictures' loss; None = one optimiser for the sum of both losses."""
     learning_rate: float = Field(default=1e-4, gt=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Share, Share] = (0.9, 0.999)
     weight_decay: float = Field(default=1e-3, ge=0)
     grad_clip: float = Field(default=1.0, gt=0)
     warmup_steps: int = Field(default=3, ge=0)
@@ -298,7 +310,7 @@ class EvaluationConfig(_Section):
     """Per condition, drawn from the right sentence instead of the policy's own answer: what the picture half can do by
     itself.
     """
-    seed: int = 20_260
+    seed: int = Field(default=20_260, ge=0, le=MOST_SEED)
     """Not the run's seed: runs with different seeds are measured on the same draws."""
     shown: int = Field(default=16, ge=1)
     """Pictures kept for the report."""
@@ -321,7 +333,7 @@ class TrainConfig(_Section):
     """Further profiles that it serves side by side, such as "judges" or "scorers"."""
     judges: str = ""
     """File that says where their judges are (docs/judges.md)."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, le=MOST_SEED)
     steps: int = Field(default=30, ge=0)
     """Updates. The learning-rate schedule spans them."""
     budget_s: float = Field(default=480.0, gt=0)
@@ -342,9 +354,9 @@ class TrainConfig(_Section):
     """Steps between checkpoints; one is always written at the end."""
     checkpoints_kept: int = Field(default=2, ge=1)
     """The newest ones; the one before stands in for one that is damaged."""
-    outage_budget_s: float = Field(default=600.0, ge=0)
+    outage_budget_s: float = Field(default=600.0, ge=0, le=LONGEST_S)
     """How long a batch waits for a reward whose service is away before the run stops."""
-    score_timeout_s: float = Field(default=60.0, gt=0)
+    score_timeout_s: float = Field(default=60.0, gt=0, le=LONGEST_S)
     """Bound of one scoring request."""
     combination: Literal["weighted_sum", "gdpo"] = "weighted_sum"
     failure: Literal["drop_item", "drop_group", "required"] = "drop_item"
@@ -516,3 +528,15 @@ def _apply(values: dict[str, Any], override: str) -> None:
         if not isinstance(section, dict):
             raise ConfigError(f"--set {override!r}: {parent!r} is a value, not a section")
     section[last] = yaml.safe_load(text)
+
+
+def processes_error(config: TrainConfig, processes: int) -> str:
+    """Why the run cannot be divided among so many processes; "" if it can."""
+    if config.sampling.prompts < processes:
+        return (
+            f"sampling.prompts is {config.sampling.prompts}, too few for {processes} processes: each needs a prompt of "
+            "its own"
+        )
+    if config.combination == "gdpo" and processes > 1:
+        return "combination gdpo whitens over the whole batch, so it needs a single process"
+    return ""

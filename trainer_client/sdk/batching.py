@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from sync_r1.reward_models.types import Failure, FailureCode, Outcome
 from sync_r1.trainer_client.sdk.errors import DeadlineExceeded, RequestRejected
 from sync_r1.trainer_client.sdk.wire import PackedSample, reference_bytes
 
@@ -96,12 +97,39 @@ def split(samples: Sequence[PackedSample], bounds: Bounds, *, inline: bool) -> l
     return batches
 
 
-def too_large(sample: PackedSample, bounds: Bounds) -> str:
-    """Why this sample alone fits no request; "" if it does."""
+def refused(samples: Sequence[PackedSample], bounds: Bounds) -> dict[int, Outcome]:
+    """Failures of the items that cannot be sent, by position; the rest of the call is.
+
+    Those that do not fit the contract, that are larger than a request may be, or whose group is and must stay whole.
+    """
+    failures: dict[int, Outcome] = {}
+    for position, packed in enumerate(samples):
+        failure = packed.failure or _too_large(packed, bounds)
+        if failure is not None:
+            failures[position] = failure
+    if bounds.keep_groups:
+        left = [position for position in range(len(samples)) if position not in failures]
+        room = bounds.max_bytes - _REQUEST_OVERHEAD_BYTES
+        for unit in _units([samples[position] for position in left], keep_groups=True):
+            members = [left[index] for index in unit]
+            size = _cost(samples, members, set(), inline=True)  # a replica may lack the references
+            if size > room:
+                message = (
+                    f"the {len(members)} samples of group {samples[members[0]].group!r} must stay together and take "
+                    f"{size} bytes, a request may hold {room}; send smaller pictures or groups"
+                )
+                failures |= dict.fromkeys(members, Failure(FailureCode.BAD_IMAGE, message, "image"))
+    return failures
+
+
+def _too_large(sample: PackedSample, bounds: Bounds) -> Failure | None:
     size, room = sample.size_bytes + reference_bytes(sample), bounds.max_bytes - _REQUEST_OVERHEAD_BYTES
     if size <= room:
-        return ""
-    return f"the sample takes {size} bytes with its references, a request may hold {room}; send smaller pictures"
+        return None
+    what = f"the sample takes {size} bytes with its references, a request may hold {room}"
+    if sample.body.ByteSize() > room:
+        return Failure(FailureCode.BAD_TEXT, f"{what}; its texts alone are too long")
+    return Failure(FailureCode.BAD_IMAGE, f"{what}; send smaller pictures", "image")
 
 
 def _units(samples: Sequence[PackedSample], keep_groups: bool) -> list[list[int]]:
@@ -109,7 +137,7 @@ def _units(samples: Sequence[PackedSample], keep_groups: bool) -> list[list[int]
         return [[position] for position in range(len(samples))]
     units: dict[tuple[str, int], list[int]] = {}
     for position, packed in enumerate(samples):
-        group = packed.sample.group
+        group = packed.group
         units.setdefault((group, -1 if group else position), []).append(position)
     return list(units.values())
 
@@ -128,7 +156,7 @@ def _check_unit(
 ) -> None:
     if len(unit) > bounds.max_items:
         raise RequestRejected(
-            f"group {samples[unit[0]].sample.group!r} has {len(unit)} samples, but the service takes at most "
+            f"group {samples[unit[0]].group!r} has {len(unit)} samples, but the service takes at most "
             f"{bounds.max_items} in a request and this reward must see a whole group; use smaller groups"
         )
     size = _cost(samples, unit, set(), inline)

@@ -13,6 +13,7 @@ import grpc.aio
 
 from sync_r1.protos.rewards.v1 import rewards_pb2, rewards_pb2_grpc
 from sync_r1.trainer_client.sdk import tracing
+from sync_r1.trainer_client.sdk.bounds import is_loopback
 from sync_r1.trainer_client.sdk.breaker import CircuitBreaker
 from sync_r1.trainer_client.sdk.errors import from_rpc_error, nothing_answers
 from sync_r1.trainer_client.sdk.security import Credentials, check_token_stays_private
@@ -44,6 +45,8 @@ class Endpoint:
         self.breaker = CircuitBreaker(settings.breaker)
         self._settings, self._credentials, self._server_name = settings, credentials, server_name
         self._known: OrderedDict[str, None] = OrderedDict()
+        self.lacks: set[str] = set()
+        """Releases that it said it does not serve."""
         self._channel = _channel(target, settings, server_name)
         self._stub = rewards_pb2_grpc.RewardServiceStub(self._channel)
         self._health = self._channel.unary_unary(_HEALTH_CHECK)
@@ -60,7 +63,7 @@ class Endpoint:
         """
         fresh = Endpoint(self.target, self._settings, self._credentials, self._server_name)
         fresh.answered, fresh.healthy, fresh.breaker = self.answered, self.healthy, self.breaker
-        fresh.resting_until_s, fresh._known = self.resting_until_s, self._known
+        fresh.resting_until_s, fresh._known, fresh.lacks = self.resting_until_s, self._known, self.lacks
         return fresh
 
     @property
@@ -119,9 +122,10 @@ class Endpoint:
         while state is not grpc.ChannelConnectivity.READY:
             left_s = give_up_s - time.monotonic()
             if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
-                raise nothing_answers(self.target, await self._reason())
+                raise nothing_answers(self.target, await self._reason(), proxied=not is_loopback(self.target))
             if left_s <= 0:
-                raise nothing_answers(self.target, "the port takes connections but does not speak gRPC, or is filtered")
+                silent = "the port takes connections but does not speak gRPC, or is filtered"
+                raise nothing_answers(self.target, silent, proxied=not is_loopback(self.target))
             try:
                 await asyncio.wait_for(self._channel.wait_for_state_change(state), left_s)
             except asyncio.TimeoutError:
@@ -186,6 +190,8 @@ def _channel(target: str, settings: ClientSettings, server_name: str) -> grpc.ai
         ("grpc.http2.ping_timeout_ms", int(timeout.keepalive_answer_s * 1000)),
         ("grpc.http2.max_pings_without_data", 0),
     ]
+    if is_loopback(target):  # of another machine's proxy, this machine's services are out of reach
+        options.append(("grpc.enable_http_proxy", 0))
     if tls is None:
         return grpc.aio.insecure_channel(target, options=options)
     if tls.server_name or server_name:

@@ -20,14 +20,21 @@ from typing import Any, Literal
 import numpy as np
 
 from sync_r1.reward_models.types import Failure, NotApplicable, Sample, Score
+from sync_r1.trainer_client.sdk import bounds, lifecycle, tracing
 from sync_r1.trainer_client.sdk import combination as combine
-from sync_r1.trainer_client.sdk import tracing
 from sync_r1.trainer_client.sdk.client import RewardClient
 from sync_r1.trainer_client.sdk.combination import Bools, Floats, Ints
-from sync_r1.trainer_client.sdk.errors import RequestRejected, RewardClientError, RewardFailed, without_frames
+from sync_r1.trainer_client.sdk.errors import (
+    BadArgument,
+    RequestRejected,
+    RewardClientError,
+    RewardFailed,
+    without_frames,
+)
 from sync_r1.trainer_client.sdk.presets import preset_named
 from sync_r1.trainer_client.sdk.results import RequestTimings, ScoredBatch
-from sync_r1.trainer_client.sdk.reward_use import AffineMap, FailurePolicy, RewardUse, reward_of, variant_of
+from sync_r1.trainer_client.sdk.reward_use import AffineMap, FailurePolicy, RewardUse, named_use, reward_of
+from sync_r1.trainer_client.sdk.sample_checks import call_arguments
 from sync_r1.trainer_client.sdk.settings import DEFAULT_SETTINGS, ClientSettings
 
 Combination = Literal["weighted_sum", "gdpo"]
@@ -99,11 +106,12 @@ class RewardEnsemble:
         Uses of one service may share a client. Raises ValueError for a name and a use that disagree on the variant.
         """
         if not any(use.weight > 0 for _, use in rewards.values()):
-            raise ValueError("expected at least one reward with a weight > 0")
+            raise BadArgument("expected at least one reward with a weight > 0")
         if combination not in ("weighted_sum", "gdpo"):
-            raise ValueError(f"expected the combination 'weighted_sum' or 'gdpo', got {combination!r}")
-        self.rewards = {name: (client, _named(name, use)) for name, (client, use) in rewards.items()}
+            raise BadArgument(f"expected the combination 'weighted_sum' or 'gdpo', got {combination!r}")
+        self.rewards = {name: (client, named_use(name, use)) for name, (client, use) in rewards.items()}
         self.combination = combination
+        self._calls = lifecycle.Calls()
 
     @classmethod
     def from_endpoints(
@@ -122,7 +130,7 @@ class RewardEnsemble:
         uses = preset_named(preset).uses if weights is None else {name: RewardUse(w) for name, w in weights.items()}
         wanted = {reward_of(name) for name in uses}
         if missing := wanted - endpoints.keys():
-            raise ValueError(f"no endpoint for {sorted(missing)}; endpoints are given for {sorted(endpoints)}")
+            raise BadArgument(f"no endpoint for {sorted(missing)}; endpoints are given for {sorted(endpoints)}")
         clients = {reward: RewardClient(endpoints[reward], settings) for reward in wanted}
         return cls(
             {name: (clients[reward_of(name)], replace(use, policy=policy)) for name, use in uses.items()},
@@ -133,6 +141,10 @@ class RewardEnsemble:
         """Return once every service is ready. Raises ServiceUnreachable naming the one that is not, RequestRejected
         for one that does not offer the variant that is wanted of it.
         """
+        timeout_s = bounds.seconds("timeout_s", timeout_s)
+        await self._calls.run(self._wait_ready(timeout_s))
+
+    async def _wait_ready(self, timeout_s: float) -> None:
         await asyncio.gather(*(client.wait_ready(timeout_s) for client in self._clients))
         for name, (client, use) in self.rewards.items():
             offered = (await client.describe(timeout_s=timeout_s)).variants
@@ -149,7 +161,7 @@ class RewardEnsemble:
         )
 
     async def close(self) -> None:
-        """Close every client."""
+        """Close every client; calls under way end with ClientMisused, a later call opens them again."""
         await asyncio.gather(*(client.close() for client in self._clients))
 
     @property
@@ -165,8 +177,14 @@ class RewardEnsemble:
 
         Raises RewardFailed for a failed item, and the RewardClientError of a failed call, of a reward whose policy is
         `required`. A RequestRejected (unknown variant, wrong service on a port) is raised whatever the policy, unless
-        the reward is only monitored: it would fail every time.
+        the reward is only monitored: it would fail every time. BadArgument and ClientMisused as `RewardClient.score`.
         """
+        samples = call_arguments(samples, "", "")
+        if timeout_s is not None:
+            timeout_s = bounds.seconds("timeout_s", timeout_s)
+        return await self._calls.run(self._score(samples, timeout_s))
+
+    async def _score(self, samples: Sequence[Sample], timeout_s: float | None) -> EnsembleResult:
         started_s = time.monotonic()
         with tracing.span("sync_r1.ensemble", items=len(samples)):
             tasks = [
@@ -178,7 +196,7 @@ class RewardEnsemble:
             finally:
                 while tasks:  # none is kept: a failed one holds its error, whose frames hold the samples
                     tasks.pop().cancel()
-        groups_N = combine.group_numbers([sample.group for sample in samples])
+        groups_N = combine.group_numbers([_group(sample) for sample in samples])
         contributions, total_N, valid_N = self._combine(results, groups_N)
         return EnsembleResult(results, contributions, total_N, valid_N, groups_N, time.monotonic() - started_s)
 
@@ -205,7 +223,8 @@ class RewardEnsemble:
             position, failure = next(iter(result.failures.items()))
             raise RewardFailed(
                 f"{name} could not score {len(result.failures)} of {len(samples)} samples; first samples[{position}] "
-                f"(id {samples[position].id!r}): {failure.code.value} {failure.field}, {failure.message}"
+                f"(id {getattr(samples[position], 'id', '')!a:.60}): {failure.code.value} {failure.field}, "
+                f"{failure.message}"
             )
         return result
 
@@ -224,19 +243,18 @@ class RewardEnsemble:
         return dict(zip(uses, contributions_R_N)), total_N, np.isfinite(total_N)
 
 
-def _named(name: str, use: RewardUse) -> RewardUse:
-    """`use` with the variant of its name."""
-    variant = variant_of(name)
-    if variant and use.variant not in ("", variant):
-        raise ValueError(f"{name!r} names the variant {variant!r}, but its use says {use.variant!r}; leave one out")
-    return replace(use, variant=variant or use.variant)
+def _group(sample: Sample) -> str:
+    """Its group; an item whose group is no text has failed and stands alone."""
+    group = getattr(sample, "group", "")
+    return group if isinstance(group, str) else ""
 
 
 def _unpack(batch: ScoredBatch, affine: AffineMap | None) -> RewardResult:
     """Outcomes as arrays. Raises RequestRejected when neither the card nor the caller gives a map to [0, 1]."""
     described = batch.described
-    affine = affine or AffineMap(described.affine_scale, described.affine_shift)
-    if affine.scale == 0:
+    if affine is None and np.isfinite([described.affine_scale, described.affine_shift]).all():
+        affine = AffineMap(described.affine_scale, described.affine_shift)
+    if affine is None or affine.scale == 0:
         raise RequestRejected(f"{batch.reward}/{batch.variant} publishes no map to [0, 1]; give RewardUse.affine")
     raw_N = np.full(len(batch.outcomes), np.nan)
     components: dict[str, Floats] = {}

@@ -5,17 +5,25 @@
     ├── Overloaded           the service is full and said when to come back; retried within the budget
     ├── DeadlineExceeded     the caller's time is up; not retried
     ├── RequestRejected      the request is wrong (argument, variant, release); never retried
+    │   ├── BadArgument      an argument or setting has no meaning; a ValueError too, raised before anything is sent
+    │   ├── ReleaseNotFound  no replica that answers serves the release that was asked for
     │   └── Unauthenticated  no or a wrong credential; retried once if the token's source has another one by now
-    ├── ServiceBug           the service broke its contract, or says it has a bug; never retried
+    ├── SecurityError        TLS files or a token that cannot be used (now); a ValueError too (`security.py`)
+    ├── ServiceBug           the service broke its contract, says it has a bug, or dies of the call; never retried
     └── RewardFailed         an item has no score, and its reward's policy in the ensemble is `required`
 
+    ClientMisused            a RuntimeError: the client is used in a forked process or on another event loop, or was
+                             closed while the call was under way
+
 An item that could not be scored is no exception: it is a `Failure` among the outcomes, and the rest of its batch
-counts.
+counts. All of these pickle, so that they cross process pools; a traceback does not.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+import re
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
@@ -24,6 +32,11 @@ if TYPE_CHECKING:
     from sync_r1.trainer_client.sdk.stats import Attempt
 
 PUSHBACK_TRAILER = "grpc-retry-pushback-ms"
+_LOST = re.compile("socket closed|connection reset|broken pipe|connection termination", re.IGNORECASE)
+"""How gRPC, and Envoy before a replica, name a connection that broke under a call, as when the process dies. What a
+service says itself differs, and so does a replica that only falls silent ("ping timeout").
+"""
+_PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")  # in the order in which gRPC reads them
 
 
 class RewardClientError(Exception):
@@ -35,8 +48,15 @@ class RewardClientError(Exception):
     """Whether a service had to look at the call; False for a connection that never came about."""
 
 
+class ClientMisused(RuntimeError):
+    """The client is used where it cannot work, or was closed under a call; the message says what to do instead."""
+
+
 class ServiceUnreachable(RewardClientError):
     """No replica answers."""
+
+    lost: bool = False
+    """Whether the connection broke while the call was under way there: the call may be what killed the replica."""
 
 
 class Overloaded(RewardClientError):
@@ -46,6 +66,9 @@ class Overloaded(RewardClientError):
         super().__init__(message)
         self.pushback_s = pushback_s
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.pushback_s), vars(self)
+
 
 class DeadlineExceeded(RewardClientError):
     """The time the caller gave has passed."""
@@ -53,6 +76,14 @@ class DeadlineExceeded(RewardClientError):
 
 class RequestRejected(RewardClientError):
     """The request can never succeed as it is; the message names the field or limit."""
+
+
+class BadArgument(RequestRejected, ValueError):
+    """An argument or a setting has no meaning; the message names it, what was expected and what came."""
+
+
+class ReleaseNotFound(RequestRejected):
+    """No replica that answers serves the release that was asked for."""
 
 
 class Unauthenticated(RequestRejected):
@@ -79,15 +110,20 @@ def without_frames(error: RewardClientError) -> RewardClientError:
     return error
 
 
-def nothing_answers(target: str, reason: str = "") -> ServiceUnreachable:
-    """The error of a port where no gRPC service listens, or not in the way it is spoken to: names it and the cure."""
+def nothing_answers(target: str, reason: str = "", *, proxied: bool = False) -> ServiceUnreachable:
+    """The error of a port where no gRPC service listens, or not in the way it is spoken to: names it and the cure.
+
+    `proxied`: gRPC would go there through the HTTP proxy that the environment names, if it names one.
+    """
+    proxy = next((name for name in _PROXIES if os.environ.get(name)), "") if proxied else ""
+    proxy_hint = f"; {proxy} is set, so gRPC goes through that proxy unless no_proxy lists the host" if proxy else ""
     cure = "is `sync-r1 up` running?"
     lowered = reason.lower()
     if "certificate_verify_failed" in lowered or "peer name" in lowered or "hostname verification" in lowered:
         cure = "its certificate is not one that Tls.ca signed for that name"
     elif "wrong_version_number" in lowered or "ssl handshake" in lowered or "tls handshake" in lowered:
         cure = "TLS failed: it may speak plaintext (then give no Tls), or ask for a certificate (Tls.cert, Tls.key)"
-    error = ServiceUnreachable(f"nothing answers at {target}; {cure}{f' ({reason})' if reason else ''}")
+    error = ServiceUnreachable(f"nothing answers at {target}; {cure}{proxy_hint}{f' ({reason})' if reason else ''}")
     error.sent = False
     return error
 
@@ -96,7 +132,9 @@ def from_rpc_error(target: str, error: grpc.aio.AioRpcError) -> RewardClientErro
     """The SDK's error for a failed call to `target` (host:port)."""
     code, details = error.code(), error.details() or "no details given"
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):  # not by us: a stopping server says CANCELLED
-        return ServiceUnreachable(f"{target} is unavailable: {details}")
+        unreachable = ServiceUnreachable(f"{target} is unavailable: {details}")
+        unreachable.lost = _LOST.search(details) is not None
+        return unreachable
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         pushback_s = _pushback_s(error)
         if pushback_s is not None:
@@ -107,6 +145,8 @@ def from_rpc_error(target: str, error: grpc.aio.AioRpcError) -> RewardClientErro
         return DeadlineExceeded(f"{target} did not answer in time: {details}")
     if code is grpc.StatusCode.UNAUTHENTICATED:
         return Unauthenticated(f"{target} does not know who asks: {details}; check the token, or give Token(…)")
+    if code is grpc.StatusCode.NOT_FOUND:
+        return ReleaseNotFound(f"{target} answered NOT_FOUND: {details}")
     if code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS):
         return ServiceBug(f"{target} failed with {code.name}: {details}")
     return RequestRejected(f"{target} answered {code.name}: {details}")

@@ -15,8 +15,10 @@ import random
 import socket
 import time
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 
+from sync_r1.trainer_client.sdk import lifecycle
+from sync_r1.trainer_client.sdk.bounds import DNS
 from sync_r1.trainer_client.sdk.endpoints import Endpoint
 from sync_r1.trainer_client.sdk.errors import DeadlineExceeded, RewardClientError, ServiceUnreachable
 from sync_r1.trainer_client.sdk.security import Credentials, SecurityError
@@ -24,7 +26,6 @@ from sync_r1.trainer_client.sdk.settings import ClientSettings
 
 logger = logging.getLogger(__name__)
 
-DNS = "dns:///"
 _BALANCE = 1.25
 _TLS_LOOK_S = 1.0
 
@@ -42,6 +43,7 @@ class EndpointPool:
         self._look_at_tls_s = 0.0
         self._looking = asyncio.Lock()
         self._watcher: asyncio.Task[None] | None = None
+        lifecycle.opened(self)
 
     async def open(self) -> None:
         """Find the replicas, at the first call, and begin to watch them. Raises ServiceUnreachable for none."""
@@ -49,6 +51,9 @@ class EndpointPool:
             await self._renew()
             if not self.endpoints:
                 await self._resolve()
+        if self._watcher is not None and self._watcher.done():
+            logger.warning("the watch over %s had ended and begins anew", ", ".join(self.targets))
+            self._watcher = None
         if self._watcher is None and (self._names or len(self.endpoints) > 1):
             self._watcher = asyncio.ensure_future(self._watch())
 
@@ -57,7 +62,9 @@ class EndpointPool:
         if self._watcher is not None:
             self._watcher.cancel()
             await asyncio.gather(self._watcher, return_exceptions=True)
-        await asyncio.gather(*(endpoint.close() for endpoint in (*self.endpoints, *self._leaving)))
+        everyone = (*self.endpoints, *self._leaving)
+        await asyncio.gather(*(endpoint.close() for endpoint in everyone), return_exceptions=True)
+        lifecycle.closed(self)
 
     def free_at_s(self) -> float:
         """When the first replica may be asked, on `time.monotonic()`'s clock."""
@@ -86,21 +93,30 @@ class EndpointPool:
         return min(roomy, key=lambda endpoint: (-votes[endpoint], endpoint.in_flight, random.random()))
 
     async def _watch(self) -> None:
-        """Looks at names and health until cancelled."""
+        """Looks at names and health until cancelled. Nothing else ends it: what fails is logged and tried again."""
         replicas, now_s = self._settings.replicas, time.monotonic()
         resolve_at_s, check_at_s = now_s + replicas.resolve_s, now_s + replicas.health_s
         while True:
             await asyncio.sleep(max(0.0, min(resolve_at_s, check_at_s) - time.monotonic()))
-            await self._see_off()
+            await self._look("see off replicas that left", self._see_off)
             if time.monotonic() >= resolve_at_s:
-                try:
-                    await self._resolve()
-                except ServiceUnreachable as error:  # old addresses are better than none
-                    logger.warning("%s; keeping %d known replicas", error, len(self.endpoints))
+                await self._look("look up the replicas", self._resolve)  # old addresses are better than none
                 resolve_at_s = time.monotonic() + replicas.resolve_s
             if time.monotonic() >= check_at_s:
-                await asyncio.gather(*map(self._check, self.endpoints))
+                await self._look("check the replicas", self._check_all)
                 check_at_s = time.monotonic() + replicas.health_s
+
+    async def _look(self, what: str, step: Callable[[], Awaitable[None]]) -> None:
+        """One step of the watch. A failure, a bug too, must not end it: dead replicas would be kept for ever."""
+        try:
+            await step()
+        except RewardClientError as error:
+            logger.warning("could not %s: %s; keeping the %d known", what, error, len(self.endpoints))
+        except Exception:
+            logger.exception("could not %s; the next look follows", what)
+
+    async def _check_all(self) -> None:
+        await asyncio.gather(*map(self._check, self.endpoints))
 
     async def _see_off(self) -> None:
         """Close the leaving replicas whose last call has ended."""
@@ -136,6 +152,9 @@ class EndpointPool:
             healthy = await endpoint.serving(time.monotonic() + self._settings.replicas.health_answer_s)
         except (ServiceUnreachable, DeadlineExceeded):
             endpoint.breaker.failed(trial=False)
+        except SecurityError as error:  # nobody was asked, so what was known stays
+            logger.warning("cannot check %s: %s", endpoint.target, error)
+            return
         except RewardClientError:  # it answers, but not about its health: then only calls can tell
             healthy = True
         if healthy != endpoint.healthy:
@@ -143,7 +162,11 @@ class EndpointPool:
         endpoint.healthy = healthy
 
     async def _resolve(self) -> None:
-        """Take the names' addresses as they are now. Raises ServiceUnreachable when a name has none."""
+        """Take the names' addresses as they are now. Raises ServiceUnreachable when a name has none.
+
+        Addresses that are gone leave even when no connection can be made to new ones (SecurityError: TLS files that are
+        replaced one by one do not fit for a moment), unless none would be left.
+        """
         wanted: dict[str, str] = {}
         for name in self._names:
             host = name.removeprefix(DNS).rpartition(":")[0].strip("[]")
@@ -152,9 +175,16 @@ class EndpointPool:
         known = {endpoint.target for endpoint in self.endpoints}
         gone = [e for e in self.endpoints if e.target not in wanted and e.target not in fixed]
         fresh = [target for target in wanted if target not in known]
+        stay = [endpoint for endpoint in self.endpoints if endpoint not in gone]
+        try:
+            joined = [Endpoint(t, self._settings, self._credentials, wanted[t]) for t in fresh]
+        except SecurityError:
+            if stay:
+                self._leaving += gone
+                self.endpoints = stay
+            raise
         self._leaving += gone
-        self.endpoints = [endpoint for endpoint in self.endpoints if endpoint not in gone]
-        self.endpoints += [Endpoint(t, self._settings, self._credentials, wanted[t]) for t in fresh]
+        self.endpoints = stay + joined
         if fresh or gone:
             logger.info("replicas of %s: %s", ", ".join(self._names), ", ".join(e.target for e in self.endpoints))
 

@@ -11,7 +11,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from sync_r1.trainer_client.sdk import tracing
@@ -19,7 +19,9 @@ from sync_r1.trainer_client.sdk.endpoints import Endpoint
 from sync_r1.trainer_client.sdk.errors import (
     DeadlineExceeded,
     Overloaded,
+    ReleaseNotFound,
     RewardClientError,
+    ServiceBug,
     ServiceUnreachable,
     Unauthenticated,
     without_frames,
@@ -31,7 +33,8 @@ from sync_r1.trainer_client.sdk.settings import ClientSettings, RetryBudget
 from sync_r1.trainer_client.sdk.stats import Attempt, ClientStats
 
 Answer = TypeVar("Answer")
-_TRANSIENT = (ServiceUnreachable, Overloaded)
+_ELSEWHERE = (ServiceUnreachable, Overloaded, ReleaseNotFound)
+"""Failures after which another replica may answer."""
 _POLL_S = 0.05
 
 
@@ -68,8 +71,16 @@ class _Request(Generic[Answer]):
     deadline_s: float
     concepts: Collection[str]
     hedge: bool
+    release: str
+    """The one it is pinned to, if it is."""
+    movable: bool
+    """Whether the pin is the SDK's own: then nobody is waited for who may have that release."""
     started_s: float
     log: list[Attempt]
+    lost_on: list[str] = field(default_factory=list)
+    """Replicas whose connection broke while the request was under way there."""
+    lacking: set[Endpoint] = field(default_factory=set)
+    """Replicas that said, since the last wait, that they do not serve the release."""
 
 
 class Retrier:
@@ -89,14 +100,20 @@ class Retrier:
         *,
         concepts: Collection[str] = (),
         hedge: bool = False,
+        release: str = "",
+        movable: bool = False,
     ) -> tuple[Answer, tuple[Attempt, ...]]:
         """Try replicas until one answers: its answer, and the attempts in the order they ended.
 
         Unreachable and overloaded ones are left for others at once; when all have been tried, after a wait. Raises the
         last ServiceUnreachable or Overloaded once the deadline would pass (for a service never seen alive:
         `Timeout.connect_s`), and any other RewardClientError at once; its `attempts` say what was tried.
+
+        A replica that does not serve the `release` is left for others that may: ReleaseNotFound once all of them said
+        so (for a `movable` pin: all that answer). A request during which two replicas died is sent to no third one,
+        since one of its items may be what they died of: ServiceBug.
         """
-        request = _Request(send, deadline_s, concepts, hedge, time.monotonic(), [])
+        request = _Request(send, deadline_s, concepts, hedge, release, movable, time.monotonic(), [])
         try:
             answer = await self._ask(request)
         except RewardClientError as error:
@@ -105,14 +122,14 @@ class Retrier:
         return answer, tuple(request.log)
 
     async def _ask(self, request: _Request[Answer]) -> Answer:
-        tried: set[Endpoint] = set()
+        tried, lacking = set[Endpoint](), request.lacking
         retried, renewed, round_number = False, False, 0
         failure: ServiceUnreachable | Overloaded | None = None
         while True:
             authorization, endpoint = self._credentials.authorization(), None
             try:
                 await self._pool.open()
-                endpoint = self._pool.pick(tried, request.concepts)
+                endpoint = self._choose(tried | lacking, request)
                 if endpoint is not None:
                     answer = await self._race(endpoint, request)
                     self._tokens.succeeded(retried)
@@ -122,14 +139,23 @@ class Retrier:
                     raise
                 renewed = True
                 continue
+            except ReleaseNotFound:
+                if not request.release or lacking.issuperset(self._pool.endpoints):
+                    raise
+                continue  # another replica may have it
             except (ServiceUnreachable, Overloaded) as error:
                 without_frames(error)
                 failure = error
                 if endpoint is not None:
                     tried.add(endpoint)
+                if len(request.lost_on) > 1:
+                    raise self._killed(request, error) from failure
             resume_s = time.monotonic()
-            if endpoint is None or len(tried) >= len(self._pool.endpoints):
+            if endpoint is None or (tried | lacking).issuperset(self._pool.endpoints):
+                if lacking and request.movable:
+                    raise ReleaseNotFound(f"no replica that answers serves the release {request.release!r}")
                 tried.clear()
+                lacking.clear()
                 round_number += 1
                 resume_s += self._settings.backoff.wait_s(round_number, random.random())
                 free_s = self._pool.free_at_s()
@@ -139,12 +165,29 @@ class Retrier:
                 raise self._gave_up(failure, request) from failure
             await asyncio.sleep(max(0.0, resume_s - time.monotonic()))
             if failure is not None and failure.sent:  # somebody had to look at it: the next try is extra load
-                while not self._tokens.take():
-                    if time.monotonic() + _POLL_S >= limit_s:
-                        raise self._gave_up(failure, request, "the retry budget is used up; ") from failure
-                    await asyncio.sleep(_POLL_S)
-                self._stats.retries += 1
+                await self._take_token(failure, request, limit_s)
                 retried, failure.sent = True, False
+
+    async def _take_token(
+        self, failure: ServiceUnreachable | Overloaded, request: _Request[Answer], limit_s: float
+    ) -> None:
+        while not self._tokens.take():
+            if time.monotonic() + _POLL_S >= limit_s:
+                raise self._gave_up(failure, request, "the retry budget is used up; ") from failure
+            await asyncio.sleep(_POLL_S)
+        self._stats.retries += 1
+
+    def _choose(self, out: Collection[Endpoint], request: _Request[Answer]) -> Endpoint | None:
+        """A replica that is not `out`; sooner one that is not known to lack the release."""
+        lacks = {endpoint for endpoint in self._pool.endpoints if request.release in endpoint.lacks}
+        return self._pool.pick({*out, *lacks}, request.concepts) or self._pool.pick(out, request.concepts)
+
+    def _killed(self, request: _Request[Answer], error: Exception) -> ServiceBug:
+        return ServiceBug(
+            f"{error}; the request was under way on {' and on '.join(request.lost_on)} when the connection broke, so "
+            "it is sent to no other replica: one of its items may be what they died of (their logs and exit codes "
+            "say). Score its items in smaller calls to find out which"
+        )
 
     def _limit_s(self, request: _Request[Answer]) -> float:
         """When to give up: a service that never answered is not waited for to the end."""
@@ -166,7 +209,7 @@ class Retrier:
     async def _race(self, first: Endpoint, request: _Request[Answer]) -> Answer:
         """One attempt, and if it is slow and hedging allows it, a second one beside it; the first answer counts."""
         sent_s = time.monotonic()
-        delay_s = self._hedger.delay_s() if request.hedge else None
+        delay_s = self._hedger.delay_s() if request.hedge and not request.lost_on else None
         if delay_s is None:
             answer = await self._attempt(first, request)
             if request.hedge:
@@ -197,7 +240,7 @@ class Retrier:
                         self._stats.hedges_won += task is not tasks[0]
                         return task
                 for task in done:
-                    if not (pending and isinstance(task.exception(), _TRANSIENT)):
+                    if not (pending and isinstance(task.exception(), _ELSEWHERE)):
                         return task
         finally:
             for task in tasks:
@@ -213,11 +256,17 @@ class Retrier:
                 await endpoint.connect(request.deadline_s)
                 answer = await request.send(endpoint)
             outcome = "OK"
+            endpoint.lacks.discard(request.release)
             return answer
         except RewardClientError as error:
             outcome = type(error).__name__
             if isinstance(error, Overloaded):
                 endpoint.resting_until_s = time.monotonic() + error.pushback_s
+            elif isinstance(error, ReleaseNotFound) and request.release:
+                endpoint.lacks.add(request.release)
+                request.lacking.add(endpoint)
+            elif isinstance(error, ServiceUnreachable) and error.lost:
+                request.lost_on.append(endpoint.target)
             raise without_frames(error) from error.__cause__
         finally:
             endpoint.in_flight -= 1

@@ -6,12 +6,15 @@ variants of one service can both take part.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Literal
 
 import numpy as np
 
+from sync_r1.trainer_client.sdk.bounds import seconds
 from sync_r1.trainer_client.sdk.combination import Floats
+from sync_r1.trainer_client.sdk.errors import BadArgument
 
 FailurePolicy = Literal["drop_item", "drop_group", "required", "monitor_only"]
 _POLICIES = ("drop_item", "drop_group", "required", "monitor_only")
@@ -33,6 +36,11 @@ class AffineMap:
 
     scale: float
     shift: float
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not np.isfinite(value):
+                raise BadArgument(f"AffineMap.{name}: expected a finite number, got {value!r}")
 
     def to_units(self, raw_N: Floats) -> Floats:
         """Raw scores on the scale of [0, 1]; NaN stays NaN."""
@@ -59,10 +67,20 @@ class RewardUse:
 
     def __post_init__(self) -> None:
         if self.policy not in _POLICIES:
-            raise ValueError(f"expected a policy of {_POLICIES}, got {self.policy!r}")
-        if not (np.isfinite(self.weight) and self.weight >= 0):
-            raise ValueError(f"a weight must be finite and >= 0, got {self.weight}")
+            raise BadArgument(f"expected a policy of {_POLICIES}, got {self.policy!r}")
+        if not (isinstance(self.weight, Real) and np.isfinite(self.weight) and self.weight >= 0):
+            raise BadArgument(f"a weight must be finite and >= 0, got {self.weight!r}")
         if self.policy == "monitor_only" and self.weight:
-            raise ValueError(f"a monitored reward is not part of the total: its weight must be 0, got {self.weight}")
-        if self.timeout_s is not None and not self.timeout_s > 0:
-            raise ValueError(f"a deadline must be > 0 seconds, got {self.timeout_s}")
+            raise BadArgument(f"a monitored reward is not part of the total: its weight must be 0, got {self.weight}")
+        if self.timeout_s is not None:
+            if isinstance(self.timeout_s, Real) and self.timeout_s <= 0:
+                raise BadArgument(f"a deadline must be > 0 seconds, got {self.timeout_s}")
+            seconds("a deadline", self.timeout_s)
+
+
+def named_use(name: str, use: RewardUse) -> RewardUse:
+    """`use` with the variant of its name. Raises BadArgument when the two disagree."""
+    variant = variant_of(name)
+    if variant and use.variant not in ("", variant):
+        raise BadArgument(f"{name!r} names the variant {variant!r}, but its use says {use.variant!r}; leave one out")
+    return replace(use, variant=variant or use.variant)

@@ -7,7 +7,6 @@ service refuses it, TLS files when they have changed (`pool.py`).
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import ssl
 from dataclasses import dataclass
@@ -15,14 +14,20 @@ from pathlib import Path
 
 import grpc
 
+from sync_r1.trainer_client.sdk.bounds import is_loopback
+from sync_r1.trainer_client.sdk.errors import RewardClientError
+
 ENVIRONMENT = {
     "token": "SYNC_R1_TOKEN", "token_file": "SYNC_R1_TOKEN_FILE",
     "ca": "SYNC_R1_TLS_CA", "cert": "SYNC_R1_TLS_CERT", "key": "SYNC_R1_TLS_KEY",
 }  # fmt: skip
 
 
-class SecurityError(ValueError):
-    """TLS files or a token that cannot be used; the message names the file or variable and the cure."""
+class SecurityError(RewardClientError, ValueError):
+    """TLS files or a token that cannot be used; the message names the file or variable and the cure.
+
+    It may pass (files are rotated one by one), so in an ensemble it falls under the reward's failure policy.
+    """
 
 
 @dataclass(frozen=True)
@@ -118,14 +123,9 @@ class Credentials:
 
 def check_token_stays_private(target: str, tls: Tls | None, token: Token | None) -> None:
     """Raises SecurityError when the token would travel readable to another machine."""
-    if token is None or token.over_plaintext or tls is not None or target.startswith("unix:"):
+    if token is None or token.over_plaintext or tls is not None:
         return
-    host = target.rpartition("/")[2].rpartition(":")[0].strip("[]")
-    try:
-        private = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        private = False
-    if not private:
+    if not is_loopback(target):
         raise SecurityError(
             f"the token would travel unencrypted to {target}; give tls=Tls(ca=…), or Token(over_plaintext=True) where "
             "the network itself encrypts"

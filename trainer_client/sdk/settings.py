@@ -1,9 +1,13 @@
-"""How long, how much, how often: the small value objects that `ClientSettings` is made of."""
+"""How long, how much, how often: the small value objects that `ClientSettings` is made of.
+
+Each raises BadArgument when it is made with a value that bounds nothing: NaN, infinity, a negative or a wrong type.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sync_r1.trainer_client.sdk.bounds import amount, count, seconds
 from sync_r1.trainer_client.sdk.security import Tls, Token, from_environment
 
 MEBIBYTE = 1 << 20
@@ -22,6 +26,10 @@ class Timeout:
     keepalive_answer_s: float = 5.0
     """… and given up when none comes within this time: a stopped process or a cut cable (a half-open connection)."""
 
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            seconds(f"Timeout.{name}", value)
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -38,6 +46,10 @@ class Limits:
     max_known_references: int = 4096
     """Digests remembered for each endpoint, so that their bytes are not sent again; the oldest is forgotten first."""
 
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            count(f"Limits.{name}", value)
+
 
 @dataclass(frozen=True)
 class Backoff:
@@ -49,6 +61,10 @@ class Backoff:
 
     initial_s: float = 0.1
     max_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            seconds(f"Backoff.{name}", value, zero=True)
 
     def wait_s(self, attempt: int, jitter: float) -> float:
         """Seconds to wait after failed round number `attempt` (1, 2, …); `jitter` is a random number in [0, 1)."""
@@ -69,6 +85,10 @@ class RetryBudget:
     per_second: float = 1.0
     """Tokens that come with time, so that an idle client can still retry."""
 
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            amount(f"RetryBudget.{name}", value)
+
 
 @dataclass(frozen=True)
 class Breaker:
@@ -81,6 +101,11 @@ class Breaker:
     open_s: float = 1.0
     max_open_s: float = 10.0
 
+    def __post_init__(self) -> None:
+        count("Breaker.failures", self.failures)
+        seconds("Breaker.open_s", self.open_s, zero=True)
+        seconds("Breaker.max_open_s", self.max_open_s, zero=True)
+
 
 @dataclass(frozen=True)
 class Hedging:
@@ -91,6 +116,11 @@ class Hedging:
     """Hedges for each request sent, at most."""
     learn_from: int = 20
     """Requests to see before the first hedge."""
+
+    def __post_init__(self) -> None:
+        amount("Hedging.quantile", self.quantile, most=1.0)
+        amount("Hedging.max_extra", self.max_extra, most=1.0)
+        count("Hedging.learn_from", self.learn_from)
 
 
 @dataclass(frozen=True)
@@ -103,6 +133,10 @@ class Replicas:
     """Time between two health checks of each of several replicas."""
     health_answer_s: float = 2.0
     """How long one check may take."""
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            seconds(f"Replicas.{name}", value)
 
 
 @dataclass(frozen=True)

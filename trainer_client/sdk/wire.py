@@ -6,15 +6,16 @@ because which references are sent as digests depends on the endpoint that is ask
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from sync_r1.protos.rewards.v1 import rewards_pb2
-from sync_r1.reward_models.images import ImageError
 from sync_r1.reward_models.types import Failure, FailureCode, NotApplicable, Outcome, Picture, Sample, Score
 from sync_r1.trainer_client.sdk.description import VariantDescription
 from sync_r1.trainer_client.sdk.errors import RequestRejected, ServiceBug
 from sync_r1.trainer_client.sdk.pictures import EncodedPicture, raw_digest
+from sync_r1.trainer_client.sdk.sample_checks import Unfit, check_sample, pixels_of, text
 
 _OVERHEAD_BYTES = 64  # of a nested message, generously: tags, lengths, height, width, a digest
 _CODE_PREFIX = "FAILURE_CODE_"
@@ -40,15 +41,17 @@ class PackedPicture:
 
 @dataclass(frozen=True)
 class PackedSample:
-    """A sample whose pictures are bytes; `size_bytes` bounds its serialised size without references."""
+    """A sample as it travels; `size_bytes` bounds its serialised size without references."""
 
     id: str
-    sample: Sample
+    group: str
+    body: rewards_pb2.Sample
+    """All but the pictures, which depend on the endpoint."""
     image: PackedPicture | None
     references: tuple[PackedPicture, ...]
     size_bytes: int
-    refused: Failure | None = None
-    """Why its pictures cannot be sent."""
+    failure: Failure | None = None
+    """Why it cannot be sent, if it cannot; then the rest of its fields say nothing."""
 
 
 @dataclass(frozen=True)
@@ -61,46 +64,38 @@ class MissingReferences:
 def pack(samples: Sequence[Sample], variant: VariantDescription) -> list[PackedSample]:
     """Samples with the pictures this variant looks at, as bytes; the pictures it ignores are left out.
 
-    An empty id becomes the sample's position. Raises RequestRejected when two samples have the same id.
+    A sample that cannot be put into the contract's words is packed as its own `failure`. An empty id becomes the
+    sample's position. Raises RequestRejected when two samples have the same id.
     """
     packed: dict[int, PackedPicture] = {}  # by object: a group shares its references, hash and copy them once
-
-    def bytes_of(picture: Picture) -> PackedPicture:
-        if id(picture) not in packed:
-            packed[id(picture)] = _pack_picture(picture)
-        return packed[id(picture)]
-
+    ids = [getattr(sample, "id", "") for sample in samples]
+    taken = {identifier for identifier in ids if isinstance(identifier, str)}
     result, seen = [], set()
-    for position, sample in enumerate(samples):
-        identifier = sample.id or str(position)
-        if identifier in seen:
-            raise RequestRejected(f"samples[{position}].id: {identifier!r} is used twice; ids must be unique in a call")
-        seen.add(identifier)
-        image, references, refused = None, list[PackedPicture](), None
-        field, code = "image", FailureCode.BAD_IMAGE
+    for position, (sample, identifier) in enumerate(zip(samples, ids)):
         try:
-            image = bytes_of(sample.image) if sample.image is not None and variant.needs_image else None
-            code = FailureCode.BAD_REFERENCE
-            for number, reference in enumerate(sample.concept.references if variant.needs_references else ()):
-                field = f"concept.references[{number}]"
-                references.append(bytes_of(reference))
-        except ImageError as error:
-            refused = Failure(code, f"{field}: {error}", field)
-        size = _OVERHEAD_BYTES * 4 + _text_bytes(sample) + (len(image.data) + _OVERHEAD_BYTES if image else 0)
-        result.append(PackedSample(identifier, sample, image, tuple(references), size, refused))
+            text("id", identifier)
+            if identifier in seen:
+                raise RequestRejected(
+                    f"samples[{position}].id: {identifier!r} is used twice; ids must be unique in a call"
+                )
+            if identifier:
+                seen.add(identifier)
+            else:
+                identifier = _free_id(position, taken)
+            result.append(_pack(sample, identifier, variant, packed))
+        except Unfit as unfit:
+            result.append(_unsendable(unfit.failure))
+        except (MemoryError, RequestRejected):
+            raise
+        except Exception as error:  # whatever it is, it is this sample's
+            message = f"it could not be prepared: {type(error).__name__}: {error}"
+            result.append(_unsendable(Failure(FailureCode.INTERNAL, message)))
     return result
 
 
-def local_failure(sample: PackedSample, variant: VariantDescription) -> Failure | None:
-    """What the wire could not say: an answer that was never given is not an empty one, nor is no target the first; and
-    a picture that cannot be sent."""
-    if sample.refused is not None:
-        return sample.refused
-    for field, expected in (("answer", "a text (it may be empty)"), ("target", "an index into `choices`")):
-        if field in variant.required_fields and getattr(sample.sample, field) is None:
-            message = f"{field}: {variant.name} needs it; expected {expected}, got None"
-            return Failure(FailureCode.MISSING_FIELD, message, field)
-    return None
+def concept_of(sample: PackedSample) -> str:
+    """What decides which replica a sample belongs to: the digest of its references."""
+    return hashlib.sha256(" ".join(reference.sha256 for reference in sample.references).encode()).hexdigest()
 
 
 def reference_bytes(sample: PackedSample) -> int:
@@ -120,16 +115,22 @@ def request(
     """The message for these samples.
 
     References whose digest the endpoint knows, or that stand earlier in this very request, go as digests; with `inline`
-    every reference of every sample goes as the picture itself. Raises RequestRejected naming the sample and what is
-    wrong when a value does not fit its field.
+    every reference of every sample goes as the picture itself.
     """
     message = rewards_pb2.ScoreRequest(variant=variant, release=release, request_id=request_id)
     sent = set(known)
     for packed in samples:
-        try:
-            _fill(message.samples.add(), packed, sent, inline)
-        except (TypeError, ValueError) as error:
-            raise RequestRejected(f"sample {packed.id!r} does not fit the contract: {error}") from error
+        sample = message.samples.add()
+        sample.CopyFrom(packed.body)
+        if packed.image is not None:
+            packed.image.fill(sample.image)
+        for reference in packed.references:
+            target = sample.concept.references.add()
+            if reference.sha256 in sent and not inline:
+                target.sha256 = reference.sha256
+            else:
+                reference.fill(target)
+                sent.add(reference.sha256)
     return message
 
 
@@ -146,46 +147,62 @@ def outcomes(
     return [_outcome(outcome, target) for outcome in response.outcomes]
 
 
-def _fill(message: rewards_pb2.Sample, packed: PackedSample, sent: set[str], inline: bool) -> None:
-    sample, concept = packed.sample, packed.sample.concept
-    message.id, message.group, message.prompt = packed.id, sample.group, sample.prompt
-    message.question, message.answer = sample.question, sample.answer or ""
-    message.reference_answers.extend(sample.reference_answers)
-    message.nouns.extend(sample.nouns)
+def _pack(
+    sample: Sample, identifier: str, variant: VariantDescription, packed: dict[int, PackedPicture]
+) -> PackedSample:
+    """Raises Unfit."""
+    check_sample(sample, variant)
+
+    def bytes_of(picture: Picture, field: str, code: FailureCode) -> PackedPicture:
+        if id(picture) not in packed:
+            packed[id(picture)] = _pack_picture(picture, field, code)
+        return packed[id(picture)]
+
+    concept = sample.concept
+    image = None
+    if sample.image is not None and variant.needs_image:
+        image = bytes_of(sample.image, "image", FailureCode.BAD_IMAGE)
+    references: tuple[PackedPicture, ...] = ()
+    if variant.needs_references:
+        references = tuple(
+            bytes_of(reference, f"concept.references[{index}]", FailureCode.BAD_REFERENCE)
+            for index, reference in enumerate(concept.references)
+        )
+    body = rewards_pb2.Sample(
+        id=identifier, group=sample.group, prompt=sample.prompt, question=sample.question, answer=sample.answer or "",
+        reference_answers=sample.reference_answers, nouns=sample.nouns,
+        concept=rewards_pb2.Concept(
+            name=concept.name, class_noun=concept.class_noun, info=concept.info,
+            conversation_type=concept.conversation_type, extra_info=concept.extra_info,
+        ),
+    )  # fmt: skip
     if sample.target is not None:  # without a target the wire would say 0, so choices alone are not sent
-        message.choices.extend(sample.choices)
-        message.target = sample.target
-    message.concept.name, message.concept.class_noun = concept.name, concept.class_noun
-    message.concept.info, message.concept.conversation_type = concept.info, concept.conversation_type
-    message.concept.extra_info.extend(concept.extra_info)
-    if packed.image is not None:
-        packed.image.fill(message.image)
-    for reference in packed.references:
-        target = message.concept.references.add()
-        if reference.sha256 in sent and not inline:
-            target.sha256 = reference.sha256
-        else:
-            reference.fill(target)
-            sent.add(reference.sha256)
+        body.choices.extend(sample.choices)
+        body.target = sample.target
+    size = _OVERHEAD_BYTES * 2 + body.ByteSize() + (len(image.data) + _OVERHEAD_BYTES if image else 0)
+    return PackedSample(identifier, sample.group, body, image, references, size)
 
 
-def _pack_picture(picture: Picture) -> PackedPicture:
+def _unsendable(failure: Failure) -> PackedSample:
+    return PackedSample("", "", rewards_pb2.Sample(), None, (), 0, failure)
+
+
+def _free_id(position: int, taken: set[str]) -> str:
+    """The position as an id; a caller's own ids may be numbers too."""
+    identifier = str(position)
+    while identifier in taken:
+        identifier += "#"
+    return identifier
+
+
+def _pack_picture(picture: Picture, field: str, code: FailureCode) -> PackedPicture:
+    """Raises Unfit."""
     if isinstance(picture, EncodedPicture):
         return PackedPicture(picture.data, 0, 0, picture.sha256)
-    pixels = picture.pixels
-    data = pixels.tobytes()
+    data = pixels_of(picture, field, code).tobytes()
+    height, width = picture.pixels.shape[:2]
     # The digest is of what is sent: `picture.sha256` may be that of the file the pixels were decoded from.
-    return PackedPicture(data, pixels.shape[0], pixels.shape[1], raw_digest(data, pixels.shape[0], pixels.shape[1]))
-
-
-def _text_bytes(sample: Sample) -> int:
-    concept = sample.concept
-    texts = (
-        sample.id, sample.group, sample.prompt, sample.question, sample.answer or "", concept.name, concept.class_noun,
-        concept.info, concept.conversation_type, *concept.extra_info, *sample.reference_answers, *sample.choices,
-        *sample.nouns,
-    )  # fmt: skip
-    return sum(4 * len(text) + 8 for text in texts)  # 4: the longest UTF-8 character
+    return PackedPicture(data, height, width, raw_digest(data, height, width))
 
 
 def _outcome(message: rewards_pb2.Outcome, target: str) -> Outcome | MissingReferences:

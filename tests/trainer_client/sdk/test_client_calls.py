@@ -194,8 +194,10 @@ async def test_bad_arguments_are_refused_before_anything_is_sent() -> None:
             await client.score([Sample(id="x"), Sample(id="x")])
         with pytest.raises(RequestRejected, match=r"no variant 'nope'; it has \['mean'\]"):
             await client.score(samples(1), variant="nope")
-        with pytest.raises(RequestRejected, match="sample '0' does not fit the contract"):
-            await client.score([Sample(image=grey(1), choices=("a",), target=-1)])
+        with pytest.raises(RequestRejected, match="samples: expected a sequence of Sample, got Sample"):
+            await client.score(Sample(image=grey(1)))  # type: ignore[arg-type]
+        with pytest.raises(RequestRejected, match=r"release: expected a text of printable ASCII.*'\\xe9'"):
+            await client.score(samples(1), release="é")
     assert not service.requests
 
 
