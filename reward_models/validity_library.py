@@ -10,6 +10,7 @@ reward itself. Writes `validity_library.json`.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import importlib.util
 import io
@@ -239,6 +240,7 @@ async def measure() -> dict[str, object]:
 
 def main() -> None:
     """Measure, print and write `validity_library.json`."""
+    argparse.ArgumentParser(description=main.__doc__).parse_args()
     report = json.dumps(asyncio.run(measure()), indent=1)
     Path(__file__).with_name("validity_library.json").write_text(report + "\n")
     print(report)

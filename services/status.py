@@ -1,4 +1,4 @@
-"""From causes to gRPC statuses: the one table (`serving.md`), and the one place where a call is aborted.
+"""From causes to gRPC statuses: the one table, and the one place where a call is aborted.
 
 Clients decide by these whether to retry, so each cause has exactly one status:
 

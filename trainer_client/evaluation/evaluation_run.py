@@ -4,7 +4,7 @@
                                ├─▶ UnifyBenchMetrics (reward services) ─▶ metrics.json, evaluation.md, evaluation.html
     folder ──▶ read_outputs ───┘
 
-A policy is also measured as training does before and after (`evaluation.py`), into `evaluation/policy.json`.
+A policy is also measured as training does before and after (`held_out.py`), into `evaluation/policy.json`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One policy update: log-probs of the recorded trajectories, Sync-GRPO's loss in micro-batches, one optimiser step per
 epoch.
 
-You are between the formulas (`sync_grpo.py`) and the loop (`training.py`). Micro-batches change memory, never the
+You are between the formulas (`sync_grpo.py`) and the loop (`loop.py`). Micro-batches change memory, never the
 result: the loss is a sum over (trajectory, token), so their gradients add up.
 """
 
