@@ -138,6 +138,7 @@ def _fill(message: rewards_pb2.Sample, packed: PackedSample, sent: set[str], inl
     message.question, message.answer = sample.question, sample.answer or ""
     message.reference_answers.extend(sample.reference_answers)
     message.nouns.extend(sample.nouns)
+    message.metadata.update(sample.metadata)
     if sample.target is not None:  # without a target the wire would say 0, so choices alone are not sent
         message.choices.extend(sample.choices)
         message.target = sample.target
@@ -169,9 +170,10 @@ def _text_bytes(sample: Sample) -> int:
     texts = (
         sample.id, sample.group, sample.prompt, sample.question, sample.answer or "", concept.name, concept.class_noun,
         concept.info, concept.conversation_type, *concept.extra_info, *sample.reference_answers, *sample.choices,
-        *sample.nouns,
+        *sample.nouns, *sample.metadata.keys(), *sample.metadata.values(),
     )  # fmt: skip
-    return sum(4 * len(text) + 8 for text in texts)  # 4: the longest UTF-8 character
+    entries = 8 * len(sample.metadata)  # each is a message of its own
+    return entries + sum(4 * len(text) + 8 for text in texts)  # 4: the longest UTF-8 character
 
 
 def _outcome(message: rewards_pb2.Outcome, target: str) -> Outcome | MissingReferences:
