@@ -81,6 +81,9 @@ def serve(
         str, typer.Option("--otlp-endpoint", help="http(s)://HOST:PORT of an OpenTelemetry collector (OTLP over gRPC).")
     ] = "",
     log_format: Annotated[Literal["text", "json"], typer.Option("--log-format")] = "text",
+    log_metadata: Annotated[
+        bool, typer.Option("--log-metadata", help="Log what callers put into the metadata of samples.")
+    ] = False,
     limit: Annotated[
         list[str] | None,
         typer.Option("--limit", help="NAME=NUMBER of a limit that Describe publishes, as max_inflight_items=512."),
@@ -104,7 +107,8 @@ def serve(
                 max_inflight_bytes=max_inflight_bytes, host=host, port=port, tls=tls, tokens=tokens, insecure=insecure,
                 health_port=health_port, metrics_port=metrics_port, drain_s=drain_seconds,
                 max_decoded_bytes=max_decoded_bytes, max_connection_age_s=max_connection_age_s,
-                otlp_endpoint=otlp_endpoint, log_format=log_format, routes=routes, limits=_limits(limit or ()),
+                otlp_endpoint=otlp_endpoint, log_format=log_format, log_metadata=log_metadata,
+                routes=routes, limits=_limits(limit or ()),
             )  # fmt: skip
         except ValidationError as error:
             raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None

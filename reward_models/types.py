@@ -19,7 +19,7 @@ Errors of this package:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -152,3 +152,5 @@ class Sample:
     choices: tuple[str, ...] = ()
     target: int | None = None
     nouns: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """The caller's own notes, such as a dataset's row; no reward reads them, and they come back to nobody."""

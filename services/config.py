@@ -87,6 +87,8 @@ class ServiceConfig(BaseModel):
     otlp_endpoint: str = ""
     """http(s)://HOST:PORT of an OpenTelemetry collector (OTLP over gRPC); empty = no traces."""
     log_format: Literal["text", "json"] = "text"
+    log_metadata: bool = False
+    """Log the metadata of every request's samples, as its callers sent them; off, they are written nowhere."""
     limits: Limits = Limits()
     max_inflight_bytes: int = Field(default=512 * 1024 * 1024, ge=1024)
     """Bytes of requests in memory at once, as declared by `x-byte-size` or as they came."""

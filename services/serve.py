@@ -7,6 +7,7 @@ SIGTERM and SIGINT drain it; it then ends with code 0.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import ctypes
 import gc
@@ -120,9 +121,12 @@ async def serve(config: ServeConfig, on_listening: Callable[[str], None] = lambd
 
 
 def main() -> None:
-    """Entry point of the module; the only argument is a ServeConfig as JSON."""
+    """Entry point of the module."""
+    parser = argparse.ArgumentParser(description="Serve one reward until SIGTERM.")
+    parser.add_argument("config", help="what to serve: a ServeConfig as JSON")
+    config = parser.parse_args().config
     try:
-        asyncio.run(serve(ServeConfig.model_validate_json(sys.argv[1])))
+        asyncio.run(serve(ServeConfig.model_validate_json(config)))
     except (RewardError, ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 

@@ -211,7 +211,7 @@ def whole_groups(
 
 
 def _texts(message: Any) -> Iterator[tuple[str, str]]:
-    """Every text of one item with its path."""
+    """Every text that is read of one item, with its path: metadata are not, and have the request's limit only."""
     concept = message.concept
     yield from (("id", message.id), ("group", message.group), ("prompt", message.prompt))
     yield from (("question", message.question), ("answer", message.answer))
@@ -248,4 +248,5 @@ def _domain_sample(message: Any, image: Picture | None, references: tuple[Pictur
         # On the wire an absent target is 0; it means something only beside choices.
         target=message.target if message.choices else None,
         nouns=tuple(message.nouns),
+        metadata=dict(message.metadata),
     )

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
+import json
+import logging
 import time
 import uuid
 from collections.abc import Sequence
@@ -33,6 +35,11 @@ from sync_r1.services.routing import Route, Routes
 from sync_r1.services.telemetry.metrics import ServiceMetrics
 from sync_r1.services.telemetry.tracing import tracer
 
+logger = logging.getLogger(__name__)
+
+_LOGGED_CHARACTERS = 10_000
+"""Of a request's metadata, at most: callers decide what is in them."""
+
 
 class RewardServicer:
     """Implements `RewardService` for one reward over one runner."""
@@ -41,6 +48,7 @@ class RewardServicer:
         self._routes = routes
         self._runner = runner
         self._limits = config.limits
+        self._log_metadata = config.log_metadata
         self._admission = Admission(config.limits.max_inflight_items)
         self._references = ReferenceCache(config.reference_cache_bytes, config.reference_ttl_s)
         self._codec = codec.Codec(config.limits, self._references, config.decode_threads)
@@ -95,6 +103,8 @@ class RewardServicer:
         try:
             request = codec.parse(body, self._limits)
             request_id = request.request_id or uuid.uuid4().hex
+            if self._log_metadata:
+                _log_metadata(request.samples, request_id)
             route = self._routes.resolve(request.variant, request.release)
             run = RunContext(route.release, self._deadline_s(context), request_id)
             team = caller.get()
@@ -181,6 +191,13 @@ class _TimedRunner:
             self._running -= 1
             if self._running == 0:
                 self.busy_ns += time.perf_counter_ns() - self._since_ns
+
+
+def _log_metadata(messages: Sequence[Any], request_id: str) -> None:
+    """One line with what the callers noted, by sample; what is longer than `_LOGGED_CHARACTERS` is cut."""
+    if noted := {message.id: dict(message.metadata) for message in messages if message.metadata}:
+        text = json.dumps(noted)[:_LOGGED_CHARACTERS]
+        logger.info("metadata of the samples of %s: %s", request_id, text, extra={"request_id": request_id})
 
 
 async def _within(run: RunContext, work: Any) -> Any:

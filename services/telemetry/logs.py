@@ -1,7 +1,8 @@
 """How a service writes its log: text for people, or one JSON object a line for machines.
 
 Neither form ever holds pictures, texts of samples or credentials: messages name sizes, digests and ids instead, and
-fields come from a fixed list (`FIELDS`), so that a careless `extra=` cannot leak one.
+fields come from a fixed list (`FIELDS`), so that a careless `extra=` cannot leak one. Only metadata of samples are
+written, where `ServiceConfig.log_metadata` asks for them.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ be read letter by letter.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,13 @@ def check_sample(sample: Sample, variant: VariantDescription) -> None:
         _texts(name, getattr(sample, name))
     if sample.answer is not None:
         text("answer", sample.answer)
+    if not isinstance(sample.metadata, Mapping):
+        raise Unfit(
+            FailureCode.BAD_TEXT, "metadata", f"metadata: expected texts by name, got {_named(sample.metadata)}"
+        )  # fmt: skip
+    for name, value in sample.metadata.items():
+        text("metadata", name)
+        text(f"metadata[{name!a:.60}]", value)
     _target(sample)
     concept = sample.concept
     if not isinstance(concept, Concept):

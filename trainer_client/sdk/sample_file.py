@@ -65,6 +65,7 @@ class SampleRow(_Row):
     choices: tuple[str, ...] = ()
     target: int | None = None
     nouns: tuple[str, ...] = ()
+    metadata: dict[str, str] = {}
 
 
 @dataclass(frozen=True)

@@ -170,7 +170,7 @@ def _pack(
         )
     body = rewards_pb2.Sample(
         id=identifier, group=sample.group, prompt=sample.prompt, question=sample.question, answer=sample.answer or "",
-        reference_answers=sample.reference_answers, nouns=sample.nouns,
+        reference_answers=sample.reference_answers, nouns=sample.nouns, metadata=sample.metadata,
         concept=rewards_pb2.Concept(
             name=concept.name, class_noun=concept.class_noun, info=concept.info,
             conversation_type=concept.conversation_type, extra_info=concept.extra_info,

@@ -88,10 +88,14 @@ class Journal:
 
 
 def samples_digest(samples: Sequence[Sample]) -> str:
-    """SHA-256 (hex) of all that is sent for `samples`; pictures count with the digest of their bytes."""
+    """SHA-256 (hex) of all that decides the scores of `samples`; pictures count with the digest of their bytes.
+
+    Not their metadata, which no reward reads: journals that were written before it was a field stay valid.
+    """
     digest = hashlib.sha256()
     for sample in samples:
-        digest.update(json.dumps(vars(sample), default=_plain, sort_keys=True).encode())
+        values = {name: value for name, value in vars(sample).items() if name != "metadata"}
+        digest.update(json.dumps(values, default=_plain, sort_keys=True).encode())
     return digest.hexdigest()
 
 
