@@ -256,7 +256,7 @@ class ObjectiveConfig(_Section):
 
 class ImageOptimiserConfig(_Section):
     """AdamW of the pictures' loss alone, with moments of its own; the defaults are those that the pocket policy learns
-    pictures with (`docs/training.md` has the figures).
+    pictures with (`benchmarks/RESULTS.md` has the figures).
     """
 
     learning_rate: float = Field(default=2e-4, gt=0)

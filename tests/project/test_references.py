@@ -8,6 +8,7 @@ cards, pages and recorded evidence.
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 import re
 import subprocess
@@ -106,12 +107,11 @@ def placeholder(path: str) -> bool:
 
 
 def exists(file: Path, path: str) -> bool:
-    """Seen from the project's root or from the file's own folder; `*` stands for anything."""
+    """Seen from the project's root, from `tests` or from the file's own folder; `*` stands for anything."""
     if placeholder(path):
         return True
-    return any(
-        any(folder.glob(path)) if "*" in path else (folder / path).exists() for folder in (ROOT, ROOT / file.parent)
-    )
+    folders = (ROOT, ROOT / "tests", ROOT / file.parent)
+    return any(any(folder.glob(path)) if "*" in path else (folder / path).exists() for folder in folders)
 
 
 def test_every_module_that_is_named_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,3 +196,11 @@ def test_the_command_line_says_how_it_is_used() -> None:
 @pytest.mark.parametrize("name", [name for name in PUBLISHED["python -m"] if name != "sync_r1.cli.main"])
 def test_every_published_command_says_how_it_is_used(name: str) -> None:
     helped(name)
+
+
+def test_a_recorded_command_names_a_function_that_is_there() -> None:
+    """`validity.json` of the pocket rewards was made with this function; it must be found by its name again."""
+    recorded = (ROOT / "reward_models" / "pocket" / "artefacts" / "validity.json").read_text()
+    (named,) = set(re.findall(r"sync_r1\.[\w.]+:\w+", recorded))
+    module, _, function = named.partition(":")
+    assert hasattr(importlib.import_module(module), function)

@@ -22,16 +22,17 @@ from PIL import Image
 
 from sync_r1.protos.rewards.v1 import rewards_pb2
 from sync_r1.reward_models.types import Concept, Picture, Sample
-from sync_r1.services.codec import Codec
 from sync_r1.services.config import Limits, ServiceConfig
-from sync_r1.services.reference_cache import ReferenceCache
+from sync_r1.services.front.codec import Codec
+from sync_r1.services.front.reference_cache import ReferenceCache
 from sync_r1.trainer_client.sdk import wire
 from sync_r1.trainer_client.sdk.description import VariantDescription
+from sync_r1.trainer_client.sdk.picture_files import PictureFiles
 from sync_r1.trainer_client.sdk.pictures import picture, raw_digest
-from sync_r1.trainer_client.sdk.sample_file import read_rows, to_sample
+from sync_r1.trainer_client.sdk.sample_file import SampleFile
 
 if TYPE_CHECKING:
-    from sync_r1.services.embedded import EmbeddedTriton
+    from sync_r1.services.local.embedded import EmbeddedTriton
 
 LOOKS_AT = ("image", "concept.references")
 
@@ -140,8 +141,8 @@ def test_every_field_of_a_sample_can_stand_in_a_file(tmp_path: Path) -> None:
         return list(map(row, value)) if isinstance(value, tuple) else value
 
     (tmp_path / "samples.jsonl").write_text(json.dumps(row(sample)) + "\n")
-    (read,) = read_rows(tmp_path / "samples.jsonl")
-    came = to_sample(read, tmp_path, {})
+    (read,) = SampleFile(tmp_path / "samples.jsonl").rows()
+    came = PictureFiles(tmp_path, max_bytes=1 << 20).to_sample(read)
     assert came.image is not None
     assert sample.image is not None
     # A file is sent as it is; its pixels are what the service decodes.
@@ -161,8 +162,8 @@ async def test_a_file_s_sample_reaches_the_reward_as_it_stands(tmp_path: Path) -
     Image.fromarray(drawn(1).pixels).save(tmp_path / "a.png")
     line = {"id": "7", "image": "a.png", "metadata": {"row": "12"}, "concept": {"references": ["a.png"]}}
     (tmp_path / "samples.jsonl").write_text(json.dumps(line))
-    (read,) = read_rows(tmp_path / "samples.jsonl")
-    came = await received(message_of(to_sample(read, tmp_path, {})))
+    (read,) = SampleFile(tmp_path / "samples.jsonl").rows()
+    came = await received(message_of(PictureFiles(tmp_path, max_bytes=1 << 20).to_sample(read)))
     assert came.metadata == {"row": "12"}
     assert plain(came.image) == plain(drawn(1))
     assert plain(came.concept.references) == (plain(drawn(1)),)

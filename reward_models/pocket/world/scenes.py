@@ -1,10 +1,10 @@
 """The pocket domain in one import: scene graphs (`scene_graph.py`), their pictures (`drawing.py`) and captions
 (`captions.py`).
 
-You are in `reward_models/pocket`, the small domain on which the whole loop runs on two cores: 64x64 pictures of one
-figure, perhaps with an accessory and companions, before a background.
+You are in `reward_models/pocket/world`, the small domain on which the whole loop runs on two cores: 64x64 pictures of
+one figure, perhaps with an accessory and companions, before a background.
 
-    from sync_r1.reward_models.pocket.scenes import Scene, sample_scene, render, short_caption, dense_caption, negatives
+    from sync_r1.reward_models.pocket.world.scenes import Scene, sample_scene, render, short_caption
 
 numpy and Pillow only: the policy's side, the benchmark and the services may import it without torch.
 """

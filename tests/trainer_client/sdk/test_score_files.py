@@ -35,7 +35,7 @@ from sync_r1.trainer_client import (
     ServiceUnreachable,
     Timeout,
 )
-from sync_r1.trainer_client.hygiene.comparison import parse_side, score_sides
+from sync_r1.trainer_client.evaluation.compare_scores import parse_side, score_sides
 from sync_r1.trainer_client.sdk.sample_file import ScoreFileError
 from sync_r1.trainer_client.sdk.score_file import ScoreFiles, score_file
 
