@@ -54,13 +54,15 @@ class Question:
     """The words of its last sentence."""
 
     def asks_for_fact(self, reference: Statement) -> bool:
-        """Whether a colour, a number or a date is the answer, and the reference has one."""
+        """Whether a colour, a number, a date or a time is the answer, and the reference has one ("none" is a number)."""
         said, words = reference.main, self.words
+        if "how" in words and words & _MEASURES and (said.quantities or reference.only_denies):
+            return True
+        timed = said.dates or any(dimension == "clock" for q in said.quantities for dimension, _ in q.readings)
         return bool(
             (said.colours and words & {"colour", "colours", "color", "colors"})
-            or (said.quantities and "how" in words and words & _MEASURES)
             or ((said.quantities or said.dates) and "what" in words and words & _VALUES)
-            or (said.dates and words & {"when", "what"} and words & {"when", *_VALUES})
+            or (timed and "when" in words)
         )
 
 

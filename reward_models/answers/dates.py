@@ -148,6 +148,8 @@ def _day_first(tokens: Sequence[Token], start: int) -> tuple[Date, int] | None:
 
 
 def _day(tokens: Sequence[Token], at: int) -> tuple[int, int] | None:
+    if _text(tokens, at) == "second":
+        return 2, at + 1
     found = read_number(tokens, at) if at < len(tokens) else None
     if found is None or isinstance(found.value, str) or found.value.denominator != 1 or not 1 <= found.value <= 31:
         return None

@@ -183,8 +183,8 @@ def _cardinal(tokens: Sequence[Token], start: int, first: int | None = None) -> 
     while end < len(tokens):
         at = end
         word = tokens[at].text
-        if at > start and word in ("-", "and"):
-            if word == "and" and last not in ("hundred", "scale"):
+        if at > start and word in ("-", "and", ","):
+            if (word == "and" and last not in ("hundred", "scale")) or (word == "," and not _goes_on(tokens, at, last)):
                 break
             at += 1
             word = _word(tokens, at)
@@ -211,6 +211,13 @@ def _cardinal(tokens: Sequence[Token], start: int, first: int | None = None) -> 
     if total == 0 and first is None and 10 <= value < 100 and end - start <= 3:
         return _year(tokens, value, end)
     return Number(Fraction(value), end)
+
+
+def _goes_on(tokens: Sequence[Token], comma: int, last: str) -> bool:
+    """Whether a comma stands inside a number: after a scale, before hundreds ("one million, two hundred thousand")."""
+    following = [token.text for token in tokens[comma + 1 : comma + 7]]
+    begins = following[:1] and (following[0] in SMALL or following[0] in TENS)
+    return last == "scale" and bool(begins) and ("hundred" in following or any(word in SCALES for word in following))
 
 
 def _fits(value: int, last: str) -> bool:

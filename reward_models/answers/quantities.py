@@ -9,7 +9,7 @@ from fractions import Fraction
 from sync_r1.reward_models.answers.number_words import Number, read_number, read_part
 from sync_r1.reward_models.answers.spelling import american
 from sync_r1.reward_models.answers.tokens import Token
-from sync_r1.reward_models.answers.units import AFTER_ARTICLE, EXACT, LONGEST_NAME, UNITS, Unit
+from sync_r1.reward_models.answers.units import AFTER_ARTICLE, LONGEST_NAME, UNITS, Unit
 
 Value = Fraction | str
 _ROUNDING = Fraction(2, 100)
@@ -53,12 +53,14 @@ def same(a: Quantity, b: Quantity) -> bool:
     if not (a.has_unit and b.has_unit):
         ranked = any(dimension == "ordinal" for q in (a, b) for dimension, _ in q.readings)
         return a.value == b.value and not ranked
-    if {u.imperial for u in a.units} == {u.imperial for u in b.units} and len({u.imperial for u in a.units}) == 1:
-        return False
+    measured, compared = dict(a.readings), dict(b.readings)
     return any(
-        dimension == other and dimension not in EXACT and _near(value, compared)
-        for dimension, value in a.readings
-        for other, compared in b.readings
+        one.dimension == other.dimension
+        and one.imperial != other.imperial
+        and _near(measured[one.dimension], compared[other.dimension])
+        for one in a.units
+        for other in b.units
+        if one.dimension in measured and other.dimension in compared
     )
 
 

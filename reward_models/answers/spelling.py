@@ -11,7 +11,8 @@ moustaches mustaches|pyjamas pajamas|plough plow|ploughs plows|doughnut donut|do
 cheque check|cheques checks|kerb curb|kerbs curbs|sceptical skeptical|mould mold|mouldy moldy|moulds molds|storey story
 storeys stories|catalogue catalog|catalogues catalogs|dialogue dialog|dialogues dialogs|analogue analog
 programme program|programmes programs|defence defense|offence offense|licence license|pretence pretense
-practise practice|woollen woolen|skilful skillful|fulfil fulfill|enrol enroll|instalment installment|ageing aging
+practise practice|woollen woolen|skilful skillful|fulfil fulfill|enrol enroll|enrolment enrollment|enrolments enrollments|enrols enrolls|fulfils fulfills|fulfilment fulfillment
+instalment installment|ageing aging
 axe ax|cosy cozy|sulphur sulfur|aluminium aluminum|draught draft|draughts drafts|yoghurt yogurt|yoghurts yogurts
 whisky whiskey|disc disk|discs disks|manoeuvre maneuver|paediatric pediatric|encyclopaedia encyclopedia
 anaesthetic anesthetic|archaeology archeology|oestrogen estrogen|foetus fetus|haemoglobin hemoglobin|diarrhoea diarrhea

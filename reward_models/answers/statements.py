@@ -52,7 +52,12 @@ class Clause:
     @property
     def says_something(self) -> bool:
         """Whether it names anything at all."""
-        return bool(self.words or self.colours or self.quantities or self.dates)
+        return bool(self.words) or self.has_facts
+
+    @property
+    def has_facts(self) -> bool:
+        """Whether it names anything that is compared by value."""
+        return bool(self.colours or self.quantities or self.dates)
 
     @cached_property
     def named(self) -> frozenset[object]:

@@ -85,5 +85,3 @@ AFTER_ARTICLE = frozenset(
     "fortnight dollar euro hectare acre".split()
 )
 """Units of which "a" or "an" may mean one ("an hour" is 60 minutes)."""
-EXACT = frozenset({"", "ordinal", "clock", "decade", "share"})
-"""Dimensions in which nothing is rounded by converting."""

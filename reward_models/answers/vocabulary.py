@@ -38,7 +38,7 @@ NO_NEGATION = (
 FUNCTION_WORDS = frozenset(
     (
         "a an the is are was were be it its this that these those of in on at to with by for from and or as his her their "
-        "he she they we i you has have had does do did there can see what which who where when how why"
+        "he she they we i you has have had does do did there can see what which who where when how why answer"
     ).split()
 )
 AUXILIARIES = frozenset(

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from sync_r1.reward_models import facts, text_metrics
 from sync_r1.reward_models.answers.spelling import stem
 from sync_r1.reward_models.answers.statements import Statement, read
+from sync_r1.reward_models.answers.tokens import plain
 from sync_r1.reward_models.cards import Card
 from sync_r1.reward_models.encoders import Outputs, TextEncoder, cosine
 from sync_r1.reward_models.rewards.fields import finite_score, missing_field
@@ -130,7 +131,7 @@ class SemanticCorrectness:
         fields = [("answer", sample.answer or "")]
         fields += [(f"reference_answers[{i}]", text) for i, text in enumerate(sample.reference_answers)]
         for field, text in fields:
-            refusal = self.encoder.refusal(text)
+            refusal = self.encoder.refusal(plain(text))
             if refusal:
                 return Failure(FailureCode.BAD_TEXT, f"`{field}` cannot be scored: {refusal}", field)
         return None
@@ -179,7 +180,7 @@ def _to_embed(samples: Sequence[Sample], early: Sequence[Outcome | None], readin
         if outcome is None and (sample.answer or "").strip()
         for text in (sample.answer or "", *_references(sample))
     ]
-    return [*sentences, *(word for text in dict.fromkeys(sentences) for word in readings[text].main.words)]
+    return [*map(plain, sentences), *(word for text in dict.fromkeys(sentences) for word in readings[text].main.words)]
 
 
 def _asked(sample: Sample, readings: _Readings) -> _Asked:
@@ -196,17 +197,17 @@ def _compare(
     """Value and components of one answer against one right answer."""
     reference, answer = readings[pair.reference], readings[pair.answer]
     wanted, given = reference.main.words, answer.main.words
-    similarity = cosine(embeddings[pair.reference]["embedding"], embeddings[pair.answer]["embedding"])
+    similarity = cosine(embeddings[plain(pair.reference)]["embedding"], embeddings[plain(pair.answer)]["embedding"])
     similarity = float(np.maximum(0.0, similarity))
+    new = [word for word in wanted if stem(word) not in asked.stems]
     agreement = facts.compare(reference, answer, asked.question)
     precision = _coverage(given, wanted, embeddings, asked.stems)
     if agreement.settled:
         precision = recall = closeness = 1.0
-    elif asked.question.asks_for_fact(reference):
+    elif asked.question.asks_for_fact(reference) or (reference.main.has_facts and not new):
         # "What colour is the hat?" - "Green." says all of "The hat is green.", however far apart the sentences are.
-        recall, closeness = 1.0, precision
+        recall, closeness = 1.0, max(precision, similarity)
     else:
-        new = [word for word in wanted if stem(word) not in asked.stems]
         recall, closeness = _coverage(new or wanted, given, embeddings), similarity
     word_match = 2 * precision * recall / (precision + recall) if precision + recall != 0 else 0.0
     agreements = {
