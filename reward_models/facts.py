@@ -22,9 +22,46 @@ _UNKNOWN = 0.5
 """Agreement of a bare yes or no with a reference that does not tell which of them is right."""
 _CONTRADICTED_BY_IMPLICATION = 0.5
 _LONGEST_SENTENCE = 1000
-_MEASURES = frozenset("many much old long tall far heavy big high wide deep fast large often hot cold".split())
+_MEASURES = frozenset(
+    [
+        "many",
+        "much",
+        "old",
+        "long",
+        "tall",
+        "far",
+        "heavy",
+        "big",
+        "high",
+        "wide",
+        "deep",
+        "fast",
+        "large",
+        "often",
+        "hot",
+        "cold",
+    ]
+)
 _VALUES = frozenset(
-    "number year day date month time temperature price weight height length age speed percentage fraction size distance".split()
+    [
+        "number",
+        "year",
+        "day",
+        "date",
+        "month",
+        "time",
+        "temperature",
+        "price",
+        "weight",
+        "height",
+        "length",
+        "age",
+        "speed",
+        "percentage",
+        "fraction",
+        "size",
+        "distance",
+    ]
 )
 Reply = Literal["yes", "no"]
 Fact = TypeVar("Fact", bound=Hashable)

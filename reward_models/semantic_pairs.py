@@ -110,7 +110,8 @@ def photo_pairs(folder: Path) -> list[LabelledAnswer]:
         made += [
             LabelledAnswer(query, answer, other, False)
             for _, other in sorted(asked)
-            if not (set(words(other)) - {"a"}) & set(words(answer)) and not set(read(other).main.colours) & set(read(answer).main.colours)
+            if not (set(words(other)) - {"a"}) & set(words(answer))
+            and not set(read(other).main.colours) & set(read(answer).main.colours)
         ]
     return made
 

@@ -116,6 +116,18 @@ class Picture:
     sha256: str
 
 
+def _refuse_texts_as_lists(owner: object, *names: str) -> None:
+    """Raises TypeError where a field of several values was given one text: it would be read letter by letter."""
+    for name in names:
+        value = getattr(owner, name)
+        if isinstance(value, (str, bytes)):
+            shown = f"{value[:40]!r}{'…' if len(value) > 40 else ''}"
+            raise TypeError(
+                f"{type(owner).__name__}.{name} takes a list or tuple, got the text {shown}, which would be read "
+                f"letter by letter; write {name}=({shown},)"
+            )
+
+
 @dataclass(frozen=True)
 class Concept:
     """A personal concept such as <bo>: its class, its reference pictures and what is known about it."""
@@ -126,6 +138,9 @@ class Concept:
     info: str = ""
     extra_info: tuple[str, ...] = ()
     conversation_type: str = ""
+
+    def __post_init__(self) -> None:
+        _refuse_texts_as_lists(self, "references", "extra_info")
 
 
 @dataclass(frozen=True)
@@ -143,3 +158,6 @@ class Sample:
     choices: tuple[str, ...] = ()
     target: int | None = None
     nouns: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _refuse_texts_as_lists(self, "reference_answers", "choices", "nouns")

@@ -10,7 +10,20 @@ from fractions import Fraction
 from sync_r1.reward_models.answers.number_words import TENS, read_number
 from sync_r1.reward_models.answers.tokens import Token
 
-_MONTH_NAMES = "january february march april may june july august september october november december".split()
+_MONTH_NAMES = [
+    "january",
+    "february",
+    "march",
+    "april",
+    "may",
+    "june",
+    "july",
+    "august",
+    "september",
+    "october",
+    "november",
+    "december",
+]
 _MONTHS = {name: number for number, name in enumerate(_MONTH_NAMES, start=1)}
 _MONTHS |= {name[:3]: number for name, number in _MONTHS.items()} | {"sept": 9}
 _AMBIGUOUS = frozenset({"may", "march", "mar", "dec", "jan", "jun", "sep", "oct", "nov", "apr", "aug", "feb", "jul"})
@@ -18,12 +31,14 @@ _AMBIGUOUS = frozenset({"may", "march", "mar", "dec", "jan", "jun", "sep", "oct"
 _DAYS = {
     name: number
     for number, names in enumerate(
-        "monday mon|tuesday tue tues|wednesday|thursday thu thur thurs|friday fri|saturday|sunday".split("|")
+        ["monday mon", "tuesday tue tues", "wednesday", "thursday thu thur thurs", "friday fri", "saturday", "sunday"]
     )
     for name in names.split()
 }
 _DAYS |= {f"{name}s": number for name, number in _DAYS.items() if name.endswith("day")}
-_BEFORE_MONTH = frozenset("in of since until till during by every last next early late mid this".split())
+_BEFORE_MONTH = frozenset(
+    ["in", "of", "since", "until", "till", "during", "by", "every", "last", "next", "early", "late", "mid", "this"]
+)
 _DECADES = {f"{word[:-1]}ies": value for word, value in TENS.items()}
 
 Parts = tuple[int | None, int | None, int | None]
@@ -80,7 +95,12 @@ def _text(tokens: Sequence[Token], at: int) -> str:
 def _decade(tokens: Sequence[Token], start: int) -> tuple[Date, int] | None:
     at = start + 1 + (_text(tokens, start + 1) == "'")
     value = tokens[start].value
-    if isinstance(value, Fraction) and _text(tokens, at) == "s" and value % 10 == 0 and len(tokens[start].text) in (2, 4):
+    if (
+        isinstance(value, Fraction)
+        and _text(tokens, at) == "s"
+        and value % 10 == 0
+        and len(tokens[start].text) in (2, 4)
+    ):
         if tokens[at].start - tokens[start].end <= 1:
             return Date(decade=int(value)), at + 1
     return None
@@ -94,7 +114,12 @@ def _numeric(tokens: Sequence[Token], start: int) -> tuple[Date, int] | None:
     run = tokens[start : start + 5]
     adjacent = all(a.end == b.start for a, b in zip(run, run[1:]))
     texts = [token.text for token in run]
-    if len(run) >= 3 and _SPLIT.fullmatch(texts[0]) and texts[1] == "." and run[0].end == run[1].start == run[2].start - 1:
+    if (
+        len(run) >= 3
+        and _SPLIT.fullmatch(texts[0])
+        and texts[1] == "."
+        and run[0].end == run[1].start == run[2].start - 1
+    ):
         day, month = texts[0].split(".")
         return _parts(texts[2], month, day, start + 3, either=False)  # 5.3 . 2024: the first dot reads as a decimal
     if len(run) < 5 or not adjacent or texts[1] != texts[3] or texts[1] not in ("-", "/", "."):

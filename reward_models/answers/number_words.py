@@ -15,7 +15,9 @@ _SMALL_WORDS = (
 SMALL = {word: value for value, word in enumerate(_SMALL_WORDS.split())}
 TENS = {
     word: 10 * value
-    for value, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), start=2)
+    for value, word in enumerate(
+        ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"], start=2
+    )
 } | {"fourty": 40}
 SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "lakh": 10**5, "crore": 10**7}
 _LETTER_SCALES = {"k": 10**3, "M": 10**6, "mn": 10**6, "B": 10**9, "bn": 10**9}
@@ -24,8 +26,27 @@ _ALONE = {word: value for word, value in COUNTS.items() if word != "score"}
 
 _ORDINAL_SMALL = dict(
     zip(
-        "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth fifteenth "
-        "sixteenth seventeenth eighteenth nineteenth".split(),
+        [
+            "first",
+            "second",
+            "third",
+            "fourth",
+            "fifth",
+            "sixth",
+            "seventh",
+            "eighth",
+            "ninth",
+            "tenth",
+            "eleventh",
+            "twelfth",
+            "thirteenth",
+            "fourteenth",
+            "fifteenth",
+            "sixteenth",
+            "seventeenth",
+            "eighteenth",
+            "nineteenth",
+        ],
         range(1, 20),
     )
 )
@@ -69,7 +90,7 @@ def read_number(tokens: Sequence[Token], start: int) -> Number | None:
 
 
 def _after_determiner(tokens: Sequence[Token], start: int) -> bool:
-    return start > 0 and tokens[start - 1].text in "the its his her their my our your every".split()
+    return start > 0 and tokens[start - 1].text in ["the", "its", "his", "her", "their", "my", "our", "your", "every"]
 
 
 def _word(tokens: Sequence[Token], at: int) -> str:
@@ -102,7 +123,12 @@ def _slash(tokens: Sequence[Token], start: int) -> Number | None:
     if _word(tokens, start + 1) != "/" or start + 2 >= len(tokens):
         return None
     upper, lower = tokens[start].value, tokens[start + 2].value
-    if isinstance(upper, Fraction) and isinstance(lower, Fraction) and 0 < lower <= 1000 and _word(tokens, start + 3) != "/":
+    if (
+        isinstance(upper, Fraction)
+        and isinstance(lower, Fraction)
+        and 0 < lower <= 1000
+        and _word(tokens, start + 3) != "/"
+    ):
         return Number(upper / lower, start + 3)
     return None
 
@@ -176,7 +202,9 @@ def read_part(tokens: Sequence[Token], start: int) -> Number | None:
     return found if found is not None and not isinstance(found.value, str) and 0 < found.value < 1 else None
 
 
-def _cardinal(tokens: Sequence[Token], start: int, first: int | None = None) -> Number | None:
+def _cardinal(
+    tokens: Sequence[Token], start: int, first: int | None = None, *, years: bool = True
+) -> Number | None:
     """The longest cardinal, ordinal or spoken year in words; `first` stands for an article ("a hundred and two")."""
     total, current, end, limit = 0, first, start, 10**18
     last = "small" if first is not None else ""
@@ -208,7 +236,7 @@ def _cardinal(tokens: Sequence[Token], start: int, first: int | None = None) -> 
     if end == start:
         return None
     value = total + (current or 0)
-    if total == 0 and first is None and 10 <= value < 100 and end - start <= 3:
+    if years and total == 0 and first is None and 10 <= value < 100 and end - start <= 3:
         return _year(tokens, value, end)
     return Number(Fraction(value), end)
 
@@ -230,8 +258,8 @@ def _year(tokens: Sequence[Token], century: int, end: int) -> Number:
     word = _word(tokens, end)
     if word in ("oh", "o") and 0 < SMALL.get(_word(tokens, end + 1), 0) < 10:
         return Number(Fraction(100 * century + SMALL[tokens[end + 1].text]), end + 2)
-    if century <= 20 and (word in TENS or 10 <= SMALL.get(word, 0)):
-        rest = _cardinal(tokens, end)
+    if century <= 20 and (word in TENS or SMALL.get(word, 0) >= 10):
+        rest = _cardinal(tokens, end, years=False)
         if rest is not None and not rest.ordinal and not isinstance(rest.value, str) and 10 <= rest.value < 100:
             return Number(100 * century + rest.value, rest.end)
     return Number(Fraction(century), end)

@@ -104,7 +104,8 @@ def _joined(large: Quantity, small: Quantity) -> Quantity | None:
 
 
 def _one_quantity(tokens: Sequence[Token], start: int) -> Read | None:
-    at, negative, units = start, False, ()
+    at, negative = start, False
+    units: tuple[Unit, ...] = ()
     token = tokens[at]
     if token.text in ("minus", "negative") or (token.text == "-" and _is_sign(tokens, at)):
         negative, at = True, at + 1
@@ -154,7 +155,10 @@ def _unit_at(tokens: Sequence[Token], number: Number) -> tuple[tuple[Unit, ...],
     if at < len(tokens) and tokens[at].text == "-":
         at += 1
     for length in range(LONGEST_NAME, 0, -1):
-        words = [american(token.text.rstrip("'") if token.is_word else token.text.lower()) for token in tokens[at : at + length]]
+        words = [
+            american(token.text.rstrip("'") if token.is_word else token.text.lower())
+            for token in tokens[at : at + length]
+        ]
         if len(words) < length:
             continue
         for name in (" ".join(words), "".join(words)):

@@ -220,7 +220,7 @@ def _begins_clause(found: Sequence[Token], at: int, current: Clause) -> bool:
 
 
 def _extend_denials(clauses: list[Clause]) -> None:
-    """"Not a cat, a dog or a bird": the items of a list after a denied clause are denied with it."""
+    """ "Not a cat, a dog or a bird": the items of a list after a denied clause are denied with it."""
     for clause, following in reversed(list(zip(clauses, clauses[1:]))):
         clause.lists = clause.lists or (following.lists and not following.anew)
     for before, clause in zip(clauses, clauses[1:]):

@@ -81,7 +81,29 @@ UNITS = _table()
 LONGEST_NAME = 3
 """Words in the longest name."""
 AFTER_ARTICLE = frozenset(
-    "kilometer meter centimeter mile inch kilogram kilo gram liter gallon hour minute week month year decade century "
-    "fortnight dollar euro hectare acre".split()
+    [
+        "kilometer",
+        "meter",
+        "centimeter",
+        "mile",
+        "inch",
+        "kilogram",
+        "kilo",
+        "gram",
+        "liter",
+        "gallon",
+        "hour",
+        "minute",
+        "week",
+        "month",
+        "year",
+        "decade",
+        "century",
+        "fortnight",
+        "dollar",
+        "euro",
+        "hectare",
+        "acre",
+    ]
 )
 """Units of which "a" or "an" may mean one ("an hour" is 60 minutes)."""

@@ -26,8 +26,39 @@ COLOURS = {
     for synonym in line.split()
 }
 NEGATIONS = frozenset(
-    "not no never none nothing nobody nowhere neither nor without cannot lacks lack lacked lacking isnt arent wasnt werent "
-    "dont doesnt didnt hasnt havent hadnt cant couldnt wont wouldnt shouldnt aint".split()
+    [
+        "not",
+        "no",
+        "never",
+        "none",
+        "nothing",
+        "nobody",
+        "nowhere",
+        "neither",
+        "nor",
+        "without",
+        "cannot",
+        "lacks",
+        "lack",
+        "lacked",
+        "lacking",
+        "isnt",
+        "arent",
+        "wasnt",
+        "werent",
+        "dont",
+        "doesnt",
+        "didnt",
+        "hasnt",
+        "havent",
+        "hadnt",
+        "cant",
+        "couldnt",
+        "wont",
+        "wouldnt",
+        "shouldnt",
+        "aint",
+    ]
 )
 NO_NEGATION = (
     ("no", "doubt"), ("without", "doubt"), ("without", "a", "doubt"), ("without", "any", "doubt"), ("not", "only"),
@@ -36,20 +67,123 @@ NO_NEGATION = (
 )  # fmt: skip
 """Phrases whose negations deny nothing."""
 FUNCTION_WORDS = frozenset(
-    (
-        "a an the is are was were be it its this that these those of in on at to with by for from and or as his her their "
-        "he she they we i you has have had does do did there can see what which who where when how why answer"
-    ).split()
+    [
+        "a",
+        "an",
+        "the",
+        "is",
+        "are",
+        "was",
+        "were",
+        "be",
+        "it",
+        "its",
+        "this",
+        "that",
+        "these",
+        "those",
+        "of",
+        "in",
+        "on",
+        "at",
+        "to",
+        "with",
+        "by",
+        "for",
+        "from",
+        "and",
+        "or",
+        "as",
+        "his",
+        "her",
+        "their",
+        "he",
+        "she",
+        "they",
+        "we",
+        "i",
+        "you",
+        "has",
+        "have",
+        "had",
+        "does",
+        "do",
+        "did",
+        "there",
+        "can",
+        "see",
+        "what",
+        "which",
+        "who",
+        "where",
+        "when",
+        "how",
+        "why",
+        "answer",
+    ]
 )
 AUXILIARIES = frozenset(
-    "is are was were am be been do does did has have had can could will would shall should may might must".split()
+    [
+        "is",
+        "are",
+        "was",
+        "were",
+        "am",
+        "be",
+        "been",
+        "do",
+        "does",
+        "did",
+        "has",
+        "have",
+        "had",
+        "can",
+        "could",
+        "will",
+        "would",
+        "shall",
+        "should",
+        "may",
+        "might",
+        "must",
+    ]
 )
 SUBJECTS = frozenset(
-    "it it's its he she they there this that these those the i we you his her their he's she's they're there's that's "
-    "rather instead actually only just".split()
+    [
+        "it",
+        "it's",
+        "its",
+        "he",
+        "she",
+        "they",
+        "there",
+        "this",
+        "that",
+        "these",
+        "those",
+        "the",
+        "i",
+        "we",
+        "you",
+        "his",
+        "her",
+        "their",
+        "he's",
+        "she's",
+        "they're",
+        "there's",
+        "that's",
+        "rather",
+        "instead",
+        "actually",
+        "only",
+        "just",
+    ]
 )
 """Words that begin a clause of its own after a comma or "and"."""
-CLAUSE_WORDS = frozenset("but although though whereas while however".split())
-YES = frozenset("yes yeah yep yup".split())
-NO = frozenset("no nope nah".split())
-BEFORE_REPLY = frozenset("i think believe guess would say so oh well um hmm the my answer is".split())
+CLAUSE_WORDS = frozenset(["but", "although", "though", "whereas", "while", "however"])
+YES = frozenset(["yes", "yeah", "yep", "yup"])
+NO = frozenset(["no", "nope", "nah"])
+BEFORE_REPLY = frozenset(
+    ["i", "think", "believe", "guess", "would", "say", "so", "oh", "well", "um", "hmm", "the", "my", "answer", "is"]
+)

@@ -37,6 +37,7 @@ WORD_MATCH_LOW, WORD_MATCH_HIGH = 0.4, 0.9
 """Word cosines up to LOW count as different words, from HIGH on as the same."""
 WORST_WORD_WEIGHT = 0.3
 
+
 @dataclass(frozen=True)
 class StringMetric:
     """What a metric needs, and its value in [0, 1], or None where it does not apply: (sample, answer) -> value."""
