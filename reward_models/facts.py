@@ -91,7 +91,7 @@ class Question:
     """The words of its last sentence."""
 
     def asks_for_fact(self, reference: Statement) -> bool:
-        """Whether a colour, a number, a date or a time is the answer, and the reference has one ("none" is a number)."""
+        """Whether a colour, a number, a date or a time is the answer, and the reference has one ("none" is one)."""
         said, words = reference.main, self.words
         if "how" in words and words & _MEASURES and (said.quantities or reference.only_denies):
             return True

@@ -1,4 +1,4 @@
-"""`semantic` on answers written otherwise: numbers, dates, units, negations and spellings compared by what they mean."""
+"""`semantic` on answers written otherwise: numbers, dates, negations, spellings compared by what they mean."""
 
 from __future__ import annotations
 
@@ -110,11 +110,14 @@ def test_digits_of_any_script_never_raise_and_a_text_agrees_with_itself(text: st
     ],
 )
 def test_a_text_where_a_list_belongs_is_refused_in_words(make: Callable[[], object], field: str) -> None:
-    with pytest.raises(TypeError, match=rf"{field} takes a list or tuple, got the text .* letter by letter; write {field}="):
+    expected = rf"{field} takes a list or tuple, got the text .* letter by letter; write {field}="
+    with pytest.raises(TypeError, match=expected):
         make()
 
 
-@pytest.mark.parametrize("piece", ["a,", "1,22", "twenty ", "one hundred and ", "no, ", "<a", "5/", "5 feet ", "A. ", "not a "])
+@pytest.mark.parametrize(
+    "piece", ["a,", "1,22", "twenty ", "one hundred and ", "no, ", "<a", "5/", "5 feet ", "A. ", "not a "]
+)
 def test_reading_looks_at_each_token_a_bounded_number_of_times(piece: str, monkeypatch: pytest.MonkeyPatch) -> None:
     class Counting(list):  # type: ignore[type-arg]
         looked = 0

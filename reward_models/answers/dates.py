@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 
 from sync_r1.reward_models.answers.number_words import TENS, read_number
 from sync_r1.reward_models.answers.tokens import Token
@@ -95,15 +96,10 @@ def _text(tokens: Sequence[Token], at: int) -> str:
 def _decade(tokens: Sequence[Token], start: int) -> tuple[Date, int] | None:
     at = start + 1 + (_text(tokens, start + 1) == "'")
     value = tokens[start].value
-    if (
-        isinstance(value, Fraction)
-        and _text(tokens, at) == "s"
-        and value % 10 == 0
-        and len(tokens[start].text) in (2, 4)
-    ):
-        if tokens[at].start - tokens[start].end <= 1:
-            return Date(decade=int(value)), at + 1
-    return None
+    if not isinstance(value, Fraction) or value % 10 != 0 or len(tokens[start].text) not in (2, 4):
+        return None
+    adjacent = _text(tokens, at) == "s" and tokens[at].start - tokens[start].end <= 1
+    return (Date(decade=int(value)), at + 1) if adjacent else None
 
 
 _SPLIT = re.compile(r"(\d{1,2})\.(\d{1,2})")
@@ -112,7 +108,7 @@ _SPLIT = re.compile(r"(\d{1,2})\.(\d{1,2})")
 def _numeric(tokens: Sequence[Token], start: int) -> tuple[Date, int] | None:
     """2024-03-05 · 2024/3/5 · 05/03/2024 · 5.3.2024, without blanks in between."""
     run = tokens[start : start + 5]
-    adjacent = all(a.end == b.start for a, b in zip(run, run[1:]))
+    adjacent = all(a.end == b.start for a, b in pairwise(run))
     texts = [token.text for token in run]
     if (
         len(run) >= 3

@@ -17,7 +17,7 @@ def _date_forms(day: datetime.date) -> list[str]:
     day_words, year_words = num2words(day.day, to="ordinal"), num2words(day.year, to="year")
     month = format_date(day, "MMMM", locale="en")
     return [
-        *(format_date(day, style, locale=where) for style in ("medium", "long", "full") for where in ("en_GB", "en_US")),
+        *(format_date(day, style, locale=w) for style in ("medium", "long", "full") for w in ("en_GB", "en_US")),
         day.isoformat(), format_date(day, "dd/MM/yyyy", locale="en_GB"), format_date(day, "d.M.yyyy", locale="de"),
         f"the {num2words(day.day, to='ordinal_num')} of {month} {day.year}", f"{month} {day_words}, {year_words}",
         f"the {day_words} of {month}, {day.year}",
@@ -75,18 +75,23 @@ def times(rng: np.random.Generator) -> Made:
         wrong = [str(rng.choice(_time_forms(other))) for other in near]
         said = ["The train leaves at {}.", "At {}.", "It leaves at {}."]
         yield (
-            "When does the train leave?", said[0].format(forms[0]), [said[n % 3].format(f) for n, f in enumerate(forms[1:])],
+            "When does the train leave?", said[0].format(forms[0]),
+            [said[n % 3].format(f) for n, f in enumerate(forms[1:])],
             [said[n % 3].format(f) for n, f in enumerate(wrong)],
         )  # fmt: skip
 
 
 _MEASURES = (
-    ("length-kilometer", "length-meter", 1000, "length-mile"), ("length-meter", "length-centimeter", 100, "length-foot"),
+    ("length-kilometer", "length-meter", 1000, "length-mile"),
+    ("length-meter", "length-centimeter", 100, "length-foot"),
     ("length-centimeter", "length-millimeter", 10, "length-inch"), ("mass-kilogram", "mass-gram", 1000, "mass-pound"),
-    ("volume-liter", "volume-milliliter", 1000, "volume-gallon"), ("duration-hour", "duration-minute", 60, "duration-day"),
-    ("duration-minute", "duration-second", 60, "duration-hour"), ("duration-year", "duration-month", 12, "duration-week"),
+    ("volume-liter", "volume-milliliter", 1000, "volume-gallon"),
+    ("duration-hour", "duration-minute", 60, "duration-day"),
+    ("duration-minute", "duration-second", 60, "duration-hour"),
+    ("duration-year", "duration-month", 12, "duration-week"),
     ("duration-week", "duration-day", 7, "duration-month"), ("speed-kilometer-per-hour", "", 0, "speed-mile-per-hour"),
-    ("temperature-celsius", "", 0, "temperature-fahrenheit"), ("digital-gigabyte", "digital-megabyte", 1000, "digital-terabyte"),
+    ("temperature-celsius", "", 0, "temperature-fahrenheit"),
+    ("digital-gigabyte", "digital-megabyte", 1000, "digital-terabyte"),
     ("area-square-meter", "", 0, "area-square-kilometer"),
 )  # fmt: skip
 
@@ -113,7 +118,8 @@ def units(rng: np.random.Generator) -> Made:
         wrong.append(format_unit(number * 10, unit, "long", locale="en_US"))
         said = ["The answer is {}.", "It is {}.", "{}"]
         yield (
-            "What does the label say?", f"The label says {forms[0]}.", [fill(said[n % 3], f) for n, f in enumerate(forms[1:])],
+            "What does the label say?", f"The label says {forms[0]}.",
+            [fill(said[n % 3], f) for n, f in enumerate(forms[1:])],
             [fill(said[n % 3], f) for n, f in enumerate(wrong)],
         )  # fmt: skip
 

@@ -78,6 +78,10 @@ def number_formats(rng: np.random.Generator) -> Made:
         yield _counted(rng, forms, [format_decimal(n, locale="en") for n in _near(rng, number)])
 
 
+def _drawn(rng: np.random.Generator, templates: tuple[str, ...]) -> str:
+    return templates[int(rng.integers(len(templates)))]
+
+
 def decimals(rng: np.random.Generator) -> Made:
     """2.5, two point five, 2.50."""
     while True:
@@ -89,10 +93,9 @@ def decimals(rng: np.random.Generator) -> Made:
         rng.shuffle(forms)
         others = [float(number) * 10, float(number) + 1, float(number) + 0.1]
         question, answers = "What is the value?", ("It is {}.", "{}", "The value is {}.")
-        choose = lambda: answers[int(rng.integers(len(answers)))]  # noqa: E731 - a draw for each
         yield (
-            question, f"The value is {forms[0]}.", [fill(choose(), form) for form in forms[1:]],
-            [fill(choose(), f"{round(other, 4):g}") for other in others],
+            question, f"The value is {forms[0]}.", [fill(_drawn(rng, answers), form) for form in forms[1:]],
+            [fill(_drawn(rng, answers), f"{round(other, 4):g}") for other in others],
         )  # fmt: skip
 
 
@@ -150,14 +153,16 @@ def fractions(rng: np.random.Generator) -> Made:
         wrong += [f"{changed}/{lower}"] if changed != upper else []
         said = ["The recipe needs {} of it.", "{}", "It needs {}."]
         yield (
-            "How much does the recipe need?", f"The recipe needs {forms[0]}.", [fill(said[n % 3], f) for n, f in enumerate(forms[1:])],
+            "How much does the recipe need?", f"The recipe needs {forms[0]}.",
+            [fill(said[n % 3], f) for n, f in enumerate(forms[1:])],
             [fill(said[n % 3], f) for n, f in enumerate(wrong)],
         )  # fmt: skip
 
 
-_SYSTEMS = ("arab", "arabext", "beng", "deva", "fullwide", "gujr", "guru", "khmr", "knda", "laoo", "mlym", "mymr", "orya",
-            "tamldec", "telu", "thai", "tibt")  # fmt: skip
-_ZEROS = {"arab": "٠", "arabext": "۰", "beng": "০", "deva": "०", "fullwide": "０", "gujr": "૦", "guru": "੦", "khmr": "០",
+_SYSTEMS = ("arab", "arabext", "beng", "deva", "fullwide", "gujr", "guru", "khmr", "knda", "laoo", "mlym", "mymr",
+            "orya", "tamldec", "telu", "thai", "tibt")  # fmt: skip
+_ZEROS = {"arab": "٠", "arabext": "۰", "beng": "০", "deva": "०", "fullwide": "０",
+          "gujr": "૦", "guru": "੦", "khmr": "០",
           "knda": "೦", "laoo": "໐", "mlym": "൦", "mymr": "၀", "orya": "୦", "tamldec": "௦", "telu": "౦", "thai": "๐",
           "tibt": "༠"}  # fmt: skip
 

@@ -81,8 +81,9 @@ def replies(rng: np.random.Generator) -> Made:
         )[int(rng.integers(4))]  # fmt: skip
 
 
-_SPELLINGS = """colour color|neighbour neighbor|harbour harbor|flavour flavor|behaviour behavior|armour armor|theatre theater
-centre center|fibre fiber|litre liter|tyre tire|aeroplane airplane|moustache mustache|pyjamas pajamas|plough plow
+_SPELLINGS = """colour color|neighbour neighbor|harbour harbor|flavour flavor|behaviour behavior|armour armor
+theatre theater|centre center|fibre fiber|litre liter|tyre tire|aeroplane airplane|moustache mustache|pyjamas pajamas
+plough plow
 doughnut donut|jewellery jewelry|traveller traveler|jeweller jeweler|catalogue catalog|grey-haired gray-haired|kerb curb
 organisation organization|realised realized|organised organized|recognises recognizes|travelling traveling
 labelled labeled|modelling modeling|cancelled canceled|sceptical skeptical|analysed analyzed|favourite favorite

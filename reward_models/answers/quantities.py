@@ -19,7 +19,7 @@ _CURRENCIES = frozenset("$€£¥₹")
 
 @dataclass(frozen=True)
 class Quantity:
-    """One mention. `readings` are (dimension, value in its base unit), what it may mean; `value` is the number itself."""
+    """One mention. `readings` are (dimension, value in its base unit), what it may mean; `value`: the number alone."""
 
     readings: frozenset[tuple[str, Value]]
     value: Value
@@ -71,7 +71,7 @@ def _near(a: Value, b: Value) -> bool:
 
 
 def read_quantity(tokens: Sequence[Token], start: int) -> Read | None:
-    """The quantity that begins at tokens[start], with its sign, its unit and smaller units after it; None if none does."""
+    """The quantity that begins at tokens[start], with its sign, its unit and smaller units after it, or None."""
     clock = read_clock(tokens, start)
     if clock is not None:
         return clock

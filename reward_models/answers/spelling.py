@@ -11,7 +11,9 @@ moustaches mustaches|pyjamas pajamas|plough plow|ploughs plows|doughnut donut|do
 cheque check|cheques checks|kerb curb|kerbs curbs|sceptical skeptical|mould mold|mouldy moldy|moulds molds|storey story
 storeys stories|catalogue catalog|catalogues catalogs|dialogue dialog|dialogues dialogs|analogue analog
 programme program|programmes programs|defence defense|offence offense|licence license|pretence pretense
-practise practice|woollen woolen|skilful skillful|fulfil fulfill|enrol enroll|enrolment enrollment|enrolments enrollments|enrols enrolls|fulfils fulfills|fulfilment fulfillment
+practise practice|woollen woolen|skilful skillful|fulfil fulfill|enrol enroll
+enrolment enrollment|enrolments enrollments
+enrols enrolls|fulfils fulfills|fulfilment fulfillment
 instalment installment|ageing aging
 axe ax|cosy cozy|sulphur sulfur|aluminium aluminum|draught draft|draughts drafts|yoghurt yogurt|yoghurts yogurts
 whisky whiskey|disc disk|discs disks|manoeuvre maneuver|paediatric pediatric|encyclopaedia encyclopedia
@@ -23,10 +25,12 @@ millimetre millimeter|millimetres millimeters|millilitre milliliter|millilitres 
 spectre specter|sabre saber|meagre meager|goitre goiter|ochre ocher|sepulchre sepulcher|louvre louver|mitre miter
 analyse analyze|analysed analyzed|analysing analyzing|paralyse paralyze|paralysed paralyzed|catalyse catalyze
 artefact artifact|artefacts artifacts|chequered checkered|chequer checker|marvellous marvelous|snowplough snowplow
-pedlar peddler|carburettor carburetor|omelette omelet|omelettes omelets|likeable likable|sizeable sizable|judgement judgment
+pedlar peddler|carburettor carburetor|omelette omelet|omelettes omelets|likeable likable|sizeable sizable
+judgement judgment
 acknowledgement acknowledgment|learnt learned|dreamt dreamed|burnt burned|spelt spelled|leapt leaped|whilst while
 amongst among|towards toward|afterwards afterward|backwards backward|forwards forward|mum mom|mummy mommy|arse ass
-liquorice licorice|smoulder smolder|smouldering smoldering|cypher cipher|gaol jail|vice vise|sceptre scepter|theatregoer theatergoer
+liquorice licorice|smoulder smolder|smouldering smoldering|cypher cipher|gaol jail|vice vise
+sceptre scepter|theatregoer theatergoer
 """
 _TABLE = dict(pair.split() for line in _PAIRS.strip().splitlines() for pair in line.split("|"))
 _OUR = re.compile(

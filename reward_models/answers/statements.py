@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 
 from sync_r1.reward_models.answers.dates import Date, read_date
 from sync_r1.reward_models.answers.quantities import Quantity, read_quantity
@@ -221,7 +222,7 @@ def _begins_clause(found: Sequence[Token], at: int, current: Clause) -> bool:
 
 def _extend_denials(clauses: list[Clause]) -> None:
     """ "Not a cat, a dog or a bird": the items of a list after a denied clause are denied with it."""
-    for clause, following in reversed(list(zip(clauses, clauses[1:]))):
+    for clause, following in reversed(list(pairwise(clauses))):
         clause.lists = clause.lists or (following.lists and not following.anew)
-    for before, clause in zip(clauses, clauses[1:]):
+    for before, clause in pairwise(clauses):
         clause.negated = clause.negated or (before.negated and clause.lists and not clause.anew)

@@ -174,7 +174,7 @@ class _Asked:
 
 
 def _to_embed(samples: Sequence[Sample], early: Sequence[Outcome | None], readings: _Readings) -> list[str]:
-    """Sentences and content words of answers and references. A question's words are compared as words, never embedded."""
+    """Sentences and content words of answers and references. A question's words are never embedded."""
     sentences = [
         text
         for sample, outcome in zip(samples, early)
