@@ -180,7 +180,7 @@ def _string(file: StringVariantFile, make: CardMaker) -> Reward:
 def _semantic(file: SemanticVariantFile, make: CardMaker, encoders: Encoders) -> Reward:
     formula, encoder = understanding, encoders.text(file.text_encoder)
     required = formula.SEMANTIC_REQUIRED_FIELDS
-    card = make.card(file.card, version=formula.FORMULA_VERSION, required=required, graphs=[encoder.graph])
+    card = make.card(file.card, version=formula.SEMANTIC_FORMULA_VERSION, required=required, graphs=[encoder.graph])
     return formula.SemanticCorrectness(card, encoder)
 
 

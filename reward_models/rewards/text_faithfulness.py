@@ -85,15 +85,19 @@ class TextFaithfulness(ItemReward):
 def clauses_of(prompt: str) -> list[str]:
     """Split a dense prompt at sentence ends, semicolons and commas; pieces of one word join their neighbour.
 
-    A prompt without any of these is one clause. Commas inside numbers ("20,000") do not split.
+    A prompt without any of these is one clause. Commas inside numbers ("20,000") do not split. Each piece is read once.
     """
-    clauses: list[str] = []
+    clauses: list[list[str]] = []
+    lengths: list[int] = []
     for piece in re.split(r"(?<=[.!?])\s+|;|,(?!\d)|\n", prompt):
         clause = piece.strip(" .!?")
         if not re.search(r"\w", clause):
             continue
-        if clauses and 1 in (len(clause.split()), len(clauses[-1].split())):
-            clauses[-1] += f", {clause}"
+        length = len(clause.split())
+        if clauses and 1 in (length, lengths[-1]):
+            clauses[-1].append(clause)
+            lengths[-1] += length
         else:
-            clauses.append(clause)
-    return clauses or [prompt]
+            clauses.append([clause])
+            lengths.append(length)
+    return [", ".join(pieces) for pieces in clauses] or [prompt]

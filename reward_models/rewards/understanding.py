@@ -7,8 +7,8 @@ components, and variants of their own that run no graph.
 
 from __future__ import annotations
 
+import asyncio
 import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -16,8 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from sync_r1.reward_models.answers import facts, text_metrics
+from sync_r1.reward_models.answers.spelling import stem
+from sync_r1.reward_models.answers.statements import Statement, read
+from sync_r1.reward_models.answers.tokens import plain
 from sync_r1.reward_models.cards import Card
-from sync_r1.reward_models.inputs.encoders import MINILM_MAX_TOKENS, Outputs, TextEncoder, cosine
+from sync_r1.reward_models.inputs.encoders import Outputs, TextEncoder, cosine
 from sync_r1.reward_models.rewards.base import ItemReward
 from sync_r1.reward_models.rewards.fields import finite_score, missing_field
 from sync_r1.reward_models.runner import GraphRunner, RunContext
@@ -25,19 +28,15 @@ from sync_r1.reward_models.types import Failure, FailureCode, NotApplicable, Out
 
 NAME = "understanding-correctness"
 FORMULA_VERSION = "1"
+"""Of the string metrics."""
+SEMANTIC_FORMULA_VERSION = "2"
+"""2: numbers, units, dates, negation and spelling compared by what they mean; a question's words are not embedded."""
 
 # Weights and ramp were chosen on semantic_pairs.json; the card's other two sets of answers had no part in it.
 COSINE_WEIGHT = 0.3
 WORD_MATCH_LOW, WORD_MATCH_HIGH = 0.4, 0.9
 """Word cosines up to LOW count as different words, from HIGH on as the same."""
 WORST_WORD_WEIGHT = 0.3
-_FUNCTION_WORDS = (
-    "a an the is are was were be it its this that these those of in on at to with by for from and or as his her their "
-    "he she they we i you has have had does do did there can see what which who where when how why"
-)
-_NO_CONTENT = frozenset(_FUNCTION_WORDS.split())
-_LONGEST_WORD = 64
-"""Characters; anything longer is noise that no word can match."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ class StringCorrectness(ItemReward):
 
     async def score_batch(self, samples: Sequence[Sample], runner: GraphRunner, context: RunContext) -> list[Outcome]:
         """See `Reward.score`."""
-        return [self._score(sample) for sample in samples]
+        return await asyncio.to_thread(lambda: [self._score(sample) for sample in samples])
 
     def _score(self, sample: Sample) -> Outcome:
         metric = STRING_METRICS[self.card.variant]
@@ -102,11 +101,12 @@ class StringCorrectness(ItemReward):
 class SemanticCorrectness(ItemReward):
     """value = facts · (0.3 · cosine + 0.7 · word match), the best over the right answers; an empty answer is 0.
 
-    `facts` is the product of three agreements (numbers, colours, negation); `word match` is the F1 of soft matches
-    between content words, as BERTScore (arXiv 1904.09675) but with whole-word embeddings. The answer need not repeat
-    the question's words and loses nothing if it does (those of `choices` excepted); where the question asks for a
-    colour or a number and the reference has one, that fact is the answer. Components: cosine (clipped to [0, 1]),
-    word_match, numbers, colours, negation, bleu, exact, and where they apply yes_no, choice and selection.
+    `facts` is the product of four agreements (numbers with their units, dates, colours, negation); `word match` is the
+    F1 of soft matches between content words, as BERTScore (arXiv 1904.09675) but with whole-word embeddings. The answer
+    need not repeat the question's words and loses nothing if it does (those of `choices` excepted); where the question
+    asks for a colour, a number or a date and the reference has one, that fact is the answer, and a bare yes or no
+    answers a question that asks for nothing else. Components: cosine (clipped to [0, 1]), word_match, numbers, dates,
+    colours, negation, bleu, exact, and where they apply yes_no, choice and selection.
     """
 
     card: Card
@@ -119,105 +119,133 @@ class SemanticCorrectness(ItemReward):
 
     async def score_batch(self, samples: Sequence[Sample], runner: GraphRunner, context: RunContext) -> list[Outcome]:
         """See `Reward.score`. Each distinct sentence and each distinct content word is embedded once."""
-        failures = [missing_field(sample, SEMANTIC_REQUIRED_FIELDS) or self._refused(sample) for sample in samples]
-        texts: list[str] = []
-        for sample, failure in zip(samples, failures):
-            if failure is None and sample.answer:
-                sentences = (sample.answer, *_references(sample))
-                texts += sentences
-                texts += [word for text in (*sentences, sample.question) for word in content_words(text)]
+        early = await asyncio.to_thread(
+            lambda: [missing_field(sample, SEMANTIC_REQUIRED_FIELDS) or self._refused(sample) for sample in samples]
+        )
+        readings = _Readings()
+        texts = await asyncio.to_thread(_to_embed, samples, early, readings)
         embeddings = await self.encoder.run(texts, runner, context)
-        return [failure or self._score(sample, embeddings) for sample, failure in zip(samples, failures)]
+        return await asyncio.to_thread(
+            lambda: [done or self._score(sample, embeddings, readings) for sample, done in zip(samples, early)]
+        )
 
     def _refused(self, sample: Sample) -> Failure | None:
         fields = [("answer", sample.answer or "")]
         fields += [(f"reference_answers[{i}]", text) for i, text in enumerate(sample.reference_answers)]
         for field, text in fields:
-            refusal = self.encoder.refusal(text)
+            refusal = self.encoder.refusal(plain(text))
             if refusal:
                 return Failure(FailureCode.BAD_TEXT, f"`{field}` cannot be scored: {refusal}", field)
-        # The question's words are read one by one. MiniLM's reader takes characters apart, each into four at most.
-        for word in content_words(sample.question):
-            if 4 * len(word) > MINILM_MAX_TOKENS - 2 and (refusal := self.encoder.unreadable(word)):
-                return Failure(FailureCode.BAD_TEXT, f"`question` cannot be read: {refusal}", "question")
         return None
 
-    def _score(self, sample: Sample, embeddings: dict[str, Outputs]) -> Outcome:
+    def _score(self, sample: Sample, embeddings: dict[str, Outputs], readings: _Readings) -> Outcome:
         answer = sample.answer or ""
         strings = _string_components(sample, answer)
         if not answer.strip():
             return finite_score(0.0, strings, self.graphs)
+        asked = _asked(sample, readings)
         value, best = max(
-            (_compare(sample, reference, answer, embeddings) for reference in _references(sample)),
+            (_compare(asked, _Pair(reference, answer), embeddings, readings) for reference in _references(sample)),
             # A NaN must win, or a broken graph would go unnoticed.
             key=lambda scored: math.inf if math.isnan(scored[0]) else scored[0],
         )
         return finite_score(value, best | strings, self.graphs)
 
 
-def content_words(text: str) -> list[str]:
-    """The distinct words of a text that carry its meaning: no function words, no facts checked by name, no `<name>`.
+class _Readings(dict[str, Statement]):
+    """Text -> what it states; each text of a call is read once (a group repeats its question and references)."""
 
-    A concept's name stands in every sentence about it, so matching it would hide what the sentences do not share.
-    """
-    return [
-        word
-        for word in dict.fromkeys(text_metrics.words(re.sub(r"<[^<>\s]+>", " ", text)))
-        if word not in _NO_CONTENT and not facts.is_fact_word(word) and len(word) <= _LONGEST_WORD
+    def __missing__(self, text: str) -> Statement:
+        self[text] = read(text)
+        return self[text]
+
+
+@dataclass(frozen=True)
+class _Pair:
+    reference: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a sample asks; `stems` are those of the question's words that an answer may repeat freely."""
+
+    question: facts.Question
+    stems: frozenset[str]
+
+
+def _to_embed(samples: Sequence[Sample], early: Sequence[Outcome | None], readings: _Readings) -> list[str]:
+    """Sentences and content words of answers and references. A question's words are never embedded."""
+    sentences = [
+        text
+        for sample, outcome in zip(samples, early)
+        if outcome is None and (sample.answer or "").strip()
+        for text in (sample.answer or "", *_references(sample))
     ]
+    return [*map(plain, sentences), *(word for text in dict.fromkeys(sentences) for word in readings[text].main.words)]
+
+
+def _asked(sample: Sample, readings: _Readings) -> _Asked:
+    question = facts.read_question(sample.question, readings[sample.question], choices=bool(sample.choices))
+    # A question of task r lists every item; what tells items apart must not pass as repeating the question.
+    items = [set(readings[item].main.words) for item in sample.choices]
+    offered = items[0].union(*items) - items[0].intersection(*items) if items else set[str]()
+    return _Asked(question, frozenset(stem(word) for word in readings[sample.question].words if word not in offered))
 
 
 def _compare(
-    sample: Sample, reference: str, answer: str, embeddings: dict[str, Outputs]
+    asked: _Asked, pair: _Pair, embeddings: dict[str, Outputs], readings: _Readings
 ) -> tuple[float, dict[str, float]]:
     """Value and components of one answer against one right answer."""
-    wanted, given = content_words(reference), content_words(answer)
-    # A question of task r lists every item; what tells items apart must not pass as repeating the question.
-    items = [set(content_words(item)) for item in sample.choices]
-    offered = items[0].union(*items) - items[0].intersection(*items) if items else set[str]()
-    asked = [word for word in content_words(sample.question) if word not in offered]
-    similarity = float(np.maximum(0.0, cosine(embeddings[reference]["embedding"], embeddings[answer]["embedding"])))
-    precision = _coverage(given, [*wanted, *asked], embeddings)
-    if _asks_for_fact(sample.question, reference):
+    reference, answer = readings[pair.reference], readings[pair.answer]
+    wanted, given = reference.main.words, answer.main.words
+    similarity = cosine(embeddings[plain(pair.reference)]["embedding"], embeddings[plain(pair.answer)]["embedding"])
+    similarity = float(np.maximum(0.0, similarity))
+    new = [word for word in wanted if stem(word) not in asked.stems]
+    agreement = facts.compare(reference, answer, asked.question)
+    precision = _coverage(given, wanted, embeddings, asked.stems)
+    if agreement.settled:
+        precision = recall = closeness = 1.0
+    elif asked.question.asks_for_fact(reference) or (reference.main.has_facts and not new):
         # "What colour is the hat?" - "Green." says all of "The hat is green.", however far apart the sentences are.
-        recall, closeness = 1.0, precision
+        recall, closeness = 1.0, max(precision, similarity)
     else:
-        new = [word for word in wanted if word not in asked]
         recall, closeness = _coverage(new or wanted, given, embeddings), similarity
     word_match = 2 * precision * recall / (precision + recall) if precision + recall != 0 else 0.0
     agreements = {
-        "numbers": facts.numbers_agree(reference, answer),
-        "colours": facts.colours_agree(reference, answer),
-        "negation": facts.negation_agrees(reference, answer),
+        "numbers": agreement.numbers,
+        "dates": agreement.dates,
+        "colours": agreement.colours,
+        "negation": agreement.negation,
     }
     value = math.prod(agreements.values()) * (COSINE_WEIGHT * closeness + (1 - COSINE_WEIGHT) * word_match)
+    # A settled answer has no use for the sentences' closeness, but a graph that is broken must show.
+    value = value if math.isfinite(similarity) else similarity
     return value, {"cosine": similarity, "word_match": word_match, **agreements}
 
 
-def _coverage(wanted: Sequence[str], given: Sequence[str], embeddings: dict[str, Outputs]) -> float:
+def _coverage(
+    wanted: Sequence[str], given: Sequence[str], embeddings: dict[str, Outputs], free: frozenset[str] = frozenset()
+) -> float:
     """How well the words of `wanted` are matched by the closest of `given`, in [0, 1]: 0.7 mean + 0.3 minimum.
 
-    1 if nothing is wanted. The minimum makes one wrong word among many right ones count.
+    1 if nothing is wanted; words whose stems are `free` count as matched. The minimum makes one wrong word among many
+    right ones count.
     """
-    if not wanted:
+    compared = [word for word in wanted if stem(word) not in free]
+    if not compared:
         return 1.0
-    if not given:
-        return 0.0
-    closest_W = (_vectors(wanted, embeddings) @ _vectors(given, embeddings).T).max(axis=1)
-    match_W = np.clip((closest_W - WORD_MATCH_LOW) / (WORD_MATCH_HIGH - WORD_MATCH_LOW), 0, 1)
+    match_W = np.ones(len(wanted))
+    if given:
+        closest_W = (_vectors(compared, embeddings) @ _vectors(given, embeddings).T).max(axis=1)
+        match_W[: len(compared)] = np.clip((closest_W - WORD_MATCH_LOW) / (WORD_MATCH_HIGH - WORD_MATCH_LOW), 0, 1)
+    else:
+        match_W[: len(compared)] = 0.0
     return float((1 - WORST_WORD_WEIGHT) * np.mean(match_W) + WORST_WORD_WEIGHT * np.min(match_W))
 
 
 def _vectors(words: Sequence[str], embeddings: dict[str, Outputs]) -> npt.NDArray[np.float64]:
     return np.stack([embeddings[word]["embedding"].astype(np.float64) for word in words])
-
-
-def _asks_for_fact(question: str, reference: str) -> bool:
-    asked, known = set(text_metrics.words(question)), facts.facts(reference)
-    return bool(
-        (known.colours and asked & {"colour", "colours", "color", "colors"})
-        or (known.numbers and {"how", "many"} <= asked)
-    )
 
 
 def _references(sample: Sample) -> list[str]:

@@ -1,6 +1,6 @@
 """Do `dlib_face`, `ocr` and `technical` measure what their names say? Figures for their cards.
 
-    python -m sync_r1.reward_models.validity_library
+    python -m sync_r1.reward_models.validity.library
 
 On pictures that ship inside scikit-image: 100 faces of 25 x 25 grey pixels and 100 patches without one (LFW), five
 photographs. Nobody says which of the faces are of one person, so *same* is a face against itself, altered, and *other*
@@ -233,7 +233,7 @@ async def measure() -> dict[str, object]:
             "technical": await measure_distortion(measured),
         }
     return {
-        "command": "python -m sync_r1.reward_models.validity_library",
+        "command": "python -m sync_r1.reward_models.validity.library",
         **{name: {key: round(value, 4) for key, value in group.items()} for name, group in figures.items()},
     }
 

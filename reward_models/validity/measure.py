@@ -39,6 +39,8 @@ from sync_r1.reward_models.validity.semantic_pairs import (
 )
 
 TIMEOUT_S = 600.0
+ZERO = 0.01
+"""A right answer up to here counts as scored nothing."""
 
 
 def auc(high_N: npt.NDArray[np.float64], low_M: npt.NDArray[np.float64]) -> float:
@@ -144,6 +146,25 @@ async def measure_answers(profile: Profile, answers: Sequence[LabelledAnswer], v
     }
 
 
+async def measure_families(profile: Profile) -> dict[str, dict[str, float]]:
+    """`semantic` on the held-out half of each generated family: AUC, and right answers that score (nearly) nothing."""
+    # num2words and babel are development dependencies; only this measurement needs them.
+    from sync_r1.reward_models.answers.families import FAMILIES, family
+
+    figures = {}
+    for name in FAMILIES:
+        pairs = family(name, held_out=True)
+        samples = [Sample(question=p.question, answer=p.answer, reference_answers=(p.reference,)) for p in pairs]
+        values_N = await score_all(profile.rewards["understanding-correctness"], "semantic", samples, profile)
+        right_N = np.array([pair.right for pair in pairs])
+        figures[name] = {
+            "held_out_auc": auc(values_N[right_N], values_N[~right_N]),
+            "right_at_zero": float((values_N[right_N] <= ZERO).sum()),
+            "pairs": float(len(pairs)),
+        }
+    return figures
+
+
 async def score_all(
     served: ServedReward, variant: str, samples: Sequence[Sample], profile: Profile
 ) -> npt.NDArray[np.float64]:
@@ -186,6 +207,7 @@ async def measure(photos_folder: Path) -> dict[str, object]:
             variant: {name: _rounded(await measure_answers(profile, group, variant)) for name, group in answers.items()}
             for variant in ("semantic", "bleu", "exact")
         },
+        "semantic_families": {name: _rounded(f) for name, f in (await measure_families(profile)).items()},
         **{
             variant: _rounded(await measure_answers(profile, group, variant))
             for variant, group in (

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sync_r1.reward_models.answers.facts import facts
+from sync_r1.reward_models.answers.statements import read
 from sync_r1.reward_models.answers.text_metrics import words
 
 
@@ -110,7 +110,8 @@ def photo_pairs(folder: Path) -> list[LabelledAnswer]:
         made += [
             LabelledAnswer(query, answer, other, False)
             for _, other in sorted(asked)
-            if not (set(words(other)) - {"a"}) & set(words(answer)) and not facts(other).colours & facts(answer).colours
+            if not (set(words(other)) - {"a"}) & set(words(answer))
+            and not set(read(other).main.colours) & set(read(answer).main.colours)
         ]
     return made
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 
-from sync_r1.reward_models.answers.facts import colours_agree, negation_agrees, numbers_agree
+from sync_r1.reward_models.answers.facts import agreement
 from sync_r1.reward_models.answers.text_metrics import char_bleu, choice, exact, selection, selection_released, yes_no
 
 TEXTS = st.text(alphabet="abcd e.'", max_size=30)
@@ -89,7 +89,7 @@ def test_choice_finds_the_stand_alone_letter(reference: str, answer: str, score:
 
 
 @pytest.mark.parametrize(
-    ("reference", "answer", "agreement"),
+    ("reference", "answer", "agrees"),
     [
         ("two balls", "2 balls", 1),
         ("two balls", "three balls", 0),
@@ -100,20 +100,20 @@ def test_choice_finds_the_stand_alone_letter(reference: str, answer: str, score:
         ("a dog", "a dog", 1),
     ],
 )
-def test_numbers_are_compared_by_value(reference: str, answer: str, agreement: float) -> None:
-    assert numbers_agree(reference, answer) == agreement
+def test_numbers_are_compared_by_value(reference: str, answer: str, agrees: float) -> None:
+    assert agreement(reference, answer).numbers == agrees
 
 
 def test_colours_are_compared_as_sets_with_synonyms() -> None:
-    assert colours_agree("a gray hat", "the hat is grey") == 1
-    assert colours_agree("a red hat", "a blue hat") == 0
-    assert colours_agree("reddish brown", "brown with red") == 1
-    assert colours_agree("a red hat", "a hat") == 0
-    assert colours_agree("red", "red green blue yellow") == 0.25, "naming every colour is not knowing one"
+    assert agreement("a gray hat", "the hat is grey").colours == 1
+    assert agreement("a red hat", "a blue hat").colours == 0
+    assert agreement("reddish brown", "brown with red").colours == 1
+    assert agreement("a red hat", "a hat").colours == 0
+    assert agreement("red", "red green blue yellow").colours == 0.25, "naming every colour is not knowing one"
 
 
 def test_negation_is_noticed_in_every_form() -> None:
     for negated in ("no hat", "it isn't a hat", "it is not a hat", "without a hat", "it never wears a hat", "no ."):
-        assert negation_agrees("it wears a hat", negated) == 0
-    assert negation_agrees("there is no hat", "it does not wear a hat") == 1
-    assert negation_agrees("a knot", "another note") == 1
+        assert agreement("it wears a hat", negated).negation == 0
+    assert agreement("there is no hat", "it does not wear a hat").negation == 1
+    assert agreement("a knot", "another note").negation == 1
