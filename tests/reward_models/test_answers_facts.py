@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sync_r1.reward_models import text_metrics, validity
-from sync_r1.reward_models.answers import statements
+from sync_r1.reward_models import validity
+from sync_r1.reward_models.answers import statements, text_metrics
 from sync_r1.reward_models.answers.facts import agreement
 from sync_r1.reward_models.answers.families import FAMILIES, family
 from sync_r1.reward_models.answers.tokens import tokens
