@@ -15,8 +15,10 @@ train: $(STAMP)
 	$(BIN)/sync-r1 train --config trainer_client/configs/pocket.yaml --out runs/pocket \
 		$(if $(wildcard runs/pocket/config.json),--resume) $(ARGS)
 
+# Tests mostly wait (for services, for processes that end), so three workers share two cores; a file's tests stay together.
+TESTERS ?= 3
 test: lint
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile $(ARGS)
 
 test-all: lint
 	$(BIN)/python -m pytest -m "slow or not slow" $(ARGS)
