@@ -20,13 +20,15 @@ from typing import TYPE_CHECKING
 import grpc
 import grpc.aio
 
+from sync_r1.reward_models.errors import SyncR1Error
+
 if TYPE_CHECKING:
     from sync_r1.trainer_client.sdk.stats import Attempt
 
 PUSHBACK_TRAILER = "grpc-retry-pushback-ms"
 
 
-class RewardClientError(Exception):
+class RewardClientError(SyncR1Error):
     """Base of every error the SDK raises about a call."""
 
     attempts: tuple[Attempt, ...] = ()

@@ -12,13 +12,14 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from sync_r1.reward_models.errors import SyncR1Error
 from sync_r1.reward_models.types import Concept, Failure, FailureCode, Picture, Sample
 from sync_r1.trainer_client.sdk.pictures import picture
 
 BATCH = 64
 
 
-class ScoreFileError(ValueError):
+class ScoreFileError(SyncR1Error, ValueError):
     """The input or the output file is not what it should be; the message names file and line."""
 
 
@@ -51,7 +52,7 @@ class SampleRow(_Row):
     nouns: tuple[str, ...] = ()
 
 
-class Unreadable(Exception):
+class Unreadable(SyncR1Error):
     """A row's picture cannot be read; `failure` says which and why."""
 
     def __init__(self, failure: Failure) -> None:

@@ -15,13 +15,15 @@ from pathlib import Path
 
 import grpc
 
+from sync_r1.reward_models.errors import SyncR1Error
+
 ENVIRONMENT = {
     "token": "SYNC_R1_TOKEN", "token_file": "SYNC_R1_TOKEN_FILE",
     "ca": "SYNC_R1_TLS_CA", "cert": "SYNC_R1_TLS_CERT", "key": "SYNC_R1_TLS_KEY",
 }  # fmt: skip
 
 
-class SecurityError(ValueError):
+class SecurityError(SyncR1Error, ValueError):
     """TLS files or a token that cannot be used; the message names the file or variable and the cure."""
 
 
