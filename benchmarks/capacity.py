@@ -51,7 +51,7 @@ def main() -> None:
         "items per core and second",
     )  # fmt: skip
     report = Report("capacity", "What an item costs, in CPU", columns)
-    with up.start("pocket", threads=len(os.sched_getaffinity(0))) as running:
+    with up.start("pocket", triton=up.TritonOptions(threads=len(os.sched_getaffinity(0)))) as running:
         for reward in running.endpoints:
             for items in arguments.items:
                 front, triton, client = asyncio.run(cpu_ms(running, reward, items, arguments.side, arguments.calls))

@@ -138,7 +138,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="ONNX Runtime's threads, both sides")
     arguments = parser.parse_args()
     sizes = (arguments.rounds, arguments.batches, arguments.items, arguments.concurrency, arguments.threads)
-    with up.start("pocket", rewards=[REWARD], threads=arguments.threads) as running:
+    with up.start("pocket", rewards=[REWARD], triton=up.TritonOptions(threads=arguments.threads)) as running:
         service, local = asyncio.run(measure(running.endpoints[REWARD], *sizes))
     report = Report("throughput", "Through service and Triton against in process", ("measurement", "median [95 %]"))
     report.rows.append(("service, pictures/s", figure_of(service)))

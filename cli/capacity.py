@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sync_r1.cli.screen import console, errors_shown
+from sync_r1.reward_models.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -45,27 +46,34 @@ def measure(
     from sync_r1.trainer_client.sdk.speed import measure as measure_service
 
     sizes = items or [8, 32, 64]
-    here = float(len(os.sched_getaffinity(0)))
-    way = partial(
-        measure_service, sizes=sizes, seconds=seconds, side=side, parallel=parallel, cores=cores or here, gpus=gpus
+    local_cores = float(len(os.sched_getaffinity(0)))
+    measure_endpoint = partial(
+        measure_service,
+        sizes=sizes,
+        seconds=seconds,
+        side=side,
+        parallel=parallel,
+        cores=cores or local_cores,
+        gpus=gpus,
     )
     load = os.getloadavg()[0]
-    if load > here / 2:
+    if load > local_cores / 2:
         console().print(
-            f"[yellow]warning:[/] this machine has a load of {load:.1f} on {here:g} cores already; what is measured "
-            "on it now is too low"
+            f"[yellow]warning:[/] this machine has a load of {load:.1f} on {local_cores:g} cores already; what is "
+            "measured on it now is too low"
         )
-    with errors_shown():
+    with errors_shown(out):
         speeds: list[Speed] = []
         if endpoints:
             for endpoint in endpoints:
-                speeds += _measured(endpoint, way, max(sizes))
+                speeds += _measured(endpoint, measure_endpoint, max(sizes))
         else:
             from sync_r1.services.local import up
 
+            triton = up.TritonOptions(threads=int(local_cores))
             for reward in _rewards(profile):  # one at a time: each has all cores
-                with up.start(profile, rewards=[reward], threads=int(here)) as running:
-                    speeds += _measured(running.endpoints[reward], way, max(sizes))
+                with up.start(profile, rewards=[reward], triton=triton) as running:
+                    speeds += _measured(running.endpoints[reward], measure_endpoint, max(sizes))
         out.write_bytes(SPEEDS.dump_json(speeds, indent=2) + b"\n")
     _show_speeds(speeds)
     console().print(f"written: {out}")
@@ -92,16 +100,16 @@ def plan(
     from sync_r1.trainer_client.planning.replicas import plan as plan_rewards
     from sync_r1.trainer_client.sdk.speed import SPEEDS
 
-    with errors_shown():
+    with errors_shown(speeds):
         try:
             measured = SPEEDS.validate_json(speeds.read_bytes())
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "the file"
             said = f"{where}: {first['msg']}"
-            raise ValueError(f"{speeds} was not written by `sync-r1 capacity measure`: {said}") from None
+            raise UserError(f"{speeds} was not written by `sync-r1 capacity measure`: {said}") from None
         if not measured:
-            raise ValueError(f"{speeds} holds no measurement")
+            raise UserError(f"{speeds} holds no measurement")
         together = burst or (images if overlap_s == 0 else max(1, images // 8))
         demand = Demand(images, overlap_s, stall_s, together, headroom, spare)
         needs = plan_rewards(demand, measured)
@@ -114,7 +122,9 @@ def _rewards(profile: str) -> list[str]:
     return list(load_profile(profile).rewards)
 
 
-def _measured(endpoint: str, way: Callable[[RewardClient], Awaitable[list[Speed]]], largest: int) -> list[Speed]:
+def _measured(
+    endpoint: str, measure_endpoint: Callable[[RewardClient], Awaitable[list[Speed]]], largest: int
+) -> list[Speed]:
     """By a client that does not cut requests of `largest` items."""
     import asyncio
     from dataclasses import replace
@@ -126,7 +136,7 @@ def _measured(endpoint: str, way: Callable[[RewardClient], Awaitable[list[Speed]
 
     async def run() -> list[Speed]:
         async with RewardClient(endpoint, settings) as client:
-            return await way(client)
+            return await measure_endpoint(client)
 
     return asyncio.run(run())
 

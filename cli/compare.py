@@ -10,6 +10,7 @@ import typer
 
 from sync_r1.cli.screen import console, errors_shown
 from sync_r1.cli.serve_commands import AlsoOption, ProfileOption
+from sync_r1.reward_models.errors import UserError
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -52,10 +53,10 @@ def compare(
 
     if endpoint and start_up:
         raise typer.BadParameter("say either --endpoint HOST:PORT, or --up REWARD to start a service")
-    with errors_shown():
+    with errors_shown(source, json_file, html_file):
         sides = [parse_side(text) for text in (a, b)]
         if not (endpoint or start_up or all(side.endpoint for side in sides)):
-            raise ValueError("a side names no endpoint; give --endpoint HOST:PORT, or --up REWARD to start a service")
+            raise UserError("a side names no endpoint; give --endpoint HOST:PORT, or --up REWARD to start a service")
         with _service(start_up, profile, also or []) as running:
             where = running.endpoints[start_up] if running is not None else endpoint
             rows, (one, other) = _scored([replace(side, endpoint=side.endpoint or where) for side in sides], source)

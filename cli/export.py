@@ -9,6 +9,7 @@ import typer
 
 from sync_r1.cli.screen import console, errors_shown
 from sync_r1.cli.serve_commands import ProfileOption
+from sync_r1.reward_models.errors import UserError
 
 
 def export(
@@ -38,14 +39,14 @@ def export(
         raise typer.BadParameter("--weights and --sha256 go with a MODEL")
     if model and not weights:
         raise typer.BadParameter("a MODEL needs --weights: a file, a folder, OWNER/NAME of the hub, or random")
-    with errors_shown():
+    with errors_shown(out, *(weights or ())):
         if not model:
             _export_packages(profile, out)
             return
         try:
             from sync_r1.reward_models.published import convert
         except ModuleNotFoundError as error:
-            raise RuntimeError(f"exporting needs {error.name!r}; install the `export` extra") from error
+            raise UserError(f"exporting needs {error.name!r}; install the `export` extra") from error
         from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
         from sync_r1.reward_models.graphs.spec import graph_store

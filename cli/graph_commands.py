@@ -9,6 +9,7 @@ import typer
 
 from sync_r1.cli.screen import console, errors_shown
 from sync_r1.cli.serve_commands import AlsoOption, ProfileOption
+from sync_r1.reward_models.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,7 +51,7 @@ def repository(
 
     if bool(bundle) != bool(digest):
         raise typer.BadParameter("--bundle and --digest belong together: a bundle is only trusted by its digest")
-    with errors_shown():
+    with errors_shown(out, profile, *(also or ())):
         profiles = [load_profile(name) for name in (profile, *(also or ()))]
         graphs = graphs_of(profiles, reward)
         if bundle:
@@ -76,7 +77,7 @@ def bundle(
     from sync_r1.reward_models.backends.graph_store import ensure_graphs
     from sync_r1.reward_models.profiles import load_profile
 
-    with errors_shown():
+    with errors_shown(out, profile, *(also or ())):
         profiles = [load_profile(name) for name in (profile, *(also or ()))]
         for one in profiles:
             ensure_graphs(one)
@@ -87,11 +88,11 @@ def bundle(
 def graphs_of(profiles: Sequence[Profile], rewards: Sequence[str] | None) -> list[str]:
     """Names of the graphs that these rewards run in any of their variants; of all graphs where none is named.
 
-    Raises ValueError naming the rewards there are.
+    Raises UserError naming the rewards there are.
     """
     if not rewards:
         return sorted({name for profile in profiles for name in profile.graphs})
     if unknown := set(rewards) - set(profiles[0].rewards):
-        raise ValueError(f"there is no reward {', '.join(sorted(unknown))}; there are {', '.join(profiles[0].rewards)}")
+        raise UserError(f"there is no reward {', '.join(sorted(unknown))}; there are {', '.join(profiles[0].rewards)}")
     variants = [v for profile in profiles for name in rewards for v in profile.rewards[name].variants.values()]
     return sorted({graph for variant in variants for graph in variant.graphs})

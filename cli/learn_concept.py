@@ -46,7 +46,8 @@ def learn_concept(
         image_tokenizer=magvit,
         text_tokenizer=phi,
     )
-    with errors_shown(), TemporaryDirectory() as rendered, _progress(1) as report:
+    named = (out, images, info, data, policy, magvit, phi)
+    with errors_shown(*named), TemporaryDirectory() as rendered, _progress(1) as report:
         concepts = _concepts(images, info, data, Path(rendered))
         for learned in learn_concepts(concepts, out, policy=section, seed=seed, progress=report):
             before, after = learned.before, learned.after

@@ -20,6 +20,7 @@ from sync_r1.cli import (
 )
 from sync_r1.cli.screen import console as _console
 from sync_r1.cli.screen import errors_shown as _errors_shown
+from sync_r1.reward_models.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,10 +88,10 @@ def up(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
-    service = ServiceConfig(metrics_port=metrics_port or None, routes=routes)
+    service = ServiceConfig(port=port, metrics_port=metrics_port or None, routes=routes)
     with (
-        _errors_shown(),
-        _started(profile, port=port, threads=threads, also=also or (), service=service, judges=judges) as running,
+        _errors_shown(endpoints_file, profile, routes, judges, *(also or ())),
+        _started(profile, threads=threads, also=also or (), service=service, judges=judges) as running,
     ):
         started.set()
         _show_endpoints(running)
@@ -168,7 +169,7 @@ def score(
         async with RewardClient(where, settings_from_environment()) as client:
             served = (await client.describe(timeout_s=10.0)).reward
             if served != reward:
-                raise ValueError(f"{where} serves {served}, not {reward}")
+                raise UserError(f"{where} serves {served}, not {reward}")
             return await files.score(
                 client, variant=variant, rescore=rescore,
                 on_progress=lambda done, total: progress.update(bar, completed=done, total=total),
@@ -178,7 +179,7 @@ def score(
     services: AbstractContextManager[Up | None] = nullcontext()
     if start_up:
         services = _started(profile, rewards=[reward], judges=judges)
-    with _errors_shown(), ScoreFiles(source, target) as files, services as running:
+    with _errors_shown(source, target, profile, judges), ScoreFiles(source, target) as files, services as running:
         where = endpoint or (running.endpoints[reward] if running is not None else "")
         with Progress(console=console) as progress:
             result = asyncio.run(run(where, files, progress))
@@ -197,7 +198,6 @@ def score(
 def _started(
     profile: str,
     *,
-    port: int = 0,
     threads: int | None = None,
     rewards: list[str] | None = None,
     also: Sequence[str] = (),
@@ -208,8 +208,8 @@ def _started(
 
     console = _console()
     return services.start(
-        profile, also=also, first_port=port, threads=threads, rewards=rewards, service=service,
-        judges=judges, on_step=lambda step: console.print(f"starting {step} …"),
+        profile, also=also, rewards=rewards, service=service, judges=judges,
+        triton=services.TritonOptions(threads=threads), on_step=lambda step: console.print(f"starting {step} …"),
     )  # fmt: skip
 
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from sync_r1.reward_models.errors import is_deliberate
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,14 +22,16 @@ def console() -> Console:
 
 
 @contextmanager
-def errors_shown() -> Iterator[None]:
-    """Errors that we raise on purpose become one sentence and exit code 1; bugs keep their trace."""
-    from sync_r1.reward_models.types import RewardError
-    from sync_r1.trainer_client.sdk.errors import RewardClientError
+def errors_shown(*files: Path | str | None) -> Iterator[None]:
+    """A deliberate error becomes one sentence and exit code 1; a bug keeps its trace (`is_deliberate`).
 
+    `files`: what the command was told to read or write, None where it was not.
+    """
     try:
         yield
-    except (RewardError, RewardClientError, RuntimeError, ValueError, OSError) as error:
+    except Exception as error:
+        if not is_deliberate(error, [file for file in files if file]):
+            raise
         from rich.markup import escape  # "[size, size, 3]" of a message is no markup
 
         console().print(f"[bold red]error:[/bold red] {escape(str(error))}", highlight=False, soft_wrap=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from sync_r1.cli.screen import console, errors_shown
+from sync_r1.reward_models.errors import UserError
 
 if TYPE_CHECKING:
     from sync_r1.services.config import Limits
@@ -100,7 +101,7 @@ def serve(
 
     if (tls_cert is None) != (tls_key is None) or (tls_client_ca is not None and tls_cert is None):
         raise typer.BadParameter("--tls-cert and --tls-key belong together, and --tls-client-ca needs both")
-    with errors_shown():
+    with errors_shown(profile, routes, judges, tls_cert, tls_key, tls_client_ca, tokens):
         try:
             tls = TlsConfig(cert=tls_cert, key=tls_key, client_ca=tls_client_ca) if tls_cert and tls_key else None
             service = ServiceConfig(
@@ -111,7 +112,7 @@ def serve(
                 routes=routes, limits=_limits(limit or ()),
             )  # fmt: skip
         except ValidationError as error:
-            raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+            raise UserError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
         config = ServeConfig(
             reward=reward, triton=triton, profile=profile, also=tuple(also or ()), shared_memory=shared_memory,
             judges=judges, service=service,
@@ -122,7 +123,7 @@ def serve(
 def _limits(pairs: Sequence[str]) -> Limits:
     """The limits of `--limit NAME=NUMBER`; no request may hold more items than the service may.
 
-    Raises ValueError naming the option and the names there are.
+    Raises UserError naming the option and the names there are.
     """
     from pydantic import ValidationError
 
@@ -137,7 +138,7 @@ def _limits(pairs: Sequence[str]) -> Limits:
         first = error.errors()[0]
         where = " ".join(["--limit", *map(str, first["loc"])])
         known = ", ".join(Limits.model_fields)
-        raise ValueError(f"{where}: {first['msg'].removeprefix('Value error, ')}; limits are {known}") from None
+        raise UserError(f"{where}: {first['msg'].removeprefix('Value error, ')}; limits are {known}") from None
 
 
 def token() -> None:

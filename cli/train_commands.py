@@ -15,11 +15,13 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from sync_r1.cli.screen import errors_shown
+
 if TYPE_CHECKING:
     from sync_r1.trainer_client.config import TrainConfig
     from sync_r1.trainer_client.training.loop import Progress as Report
 
-# Of several processes (torchrun, accelerate launch) the first one talks; errors are shown by whoever meets them.
+# Of several processes (torchrun, accelerate launch) the first one talks; `errors_shown` shows those of every one.
 console = Console(quiet=os.environ.get("RANK", "0") != "0")
 
 _PLANNED_PROCESSES = 8
@@ -55,7 +57,7 @@ def train(
     if check:
         _check(settings, world)
         return
-    with _errors_shown(), _progress(settings.steps) as report:
+    with errors_shown(out, endpoints, *_named(settings)), _interruptible(), _progress(settings.steps) as report:
         start, end = run_training(settings, out, resume=resume, endpoints_file=endpoints, progress=report)
     _show(start.means if start else {}, end.means, end.se)
     console.print(f"report: {out / 'report.html'}")
@@ -83,7 +85,8 @@ def evaluate(
     from sync_r1.trainer_client.jobs.evaluate import run_evaluation, write_bench_items
 
     settings = _settings(config, [*(overrides or []), f"policy={policy}", f"benchmark={data}"])
-    with _errors_shown(), _progress(1) as report:
+    named = (out, outputs, items, endpoints, *_named(settings))
+    with errors_shown(*named), _progress(1) as report:
         if items is not None:
             console.print(f"{write_bench_items(settings, items, out)} items: {items}")
             return
@@ -109,7 +112,7 @@ def densify(
     """Copy a benchmark and add a dense description of every fact's picture, as UnifyBench++ has them."""
     from sync_r1.trainer_client.tasks.densify import ChatEndpoint, densify_benchmark
 
-    with _errors_shown():
+    with errors_shown(data, out):
         writer = ChatEndpoint(endpoint, model) if endpoint else None
         count = densify_benchmark(data, out, writer, on_progress=lambda line: console.print(escape(line)))
         console.print(f"{count} descriptions: {out}")
@@ -119,7 +122,7 @@ def report(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> Non
     """Write a run's self-contained HTML report."""
     from sync_r1.trainer_client.reports.run_page import write_report
 
-    with _errors_shown():
+    with errors_shown(run):
         console.print(f"report: {write_report(run)}")
 
 
@@ -129,7 +132,7 @@ def _check(settings: TrainConfig, world: int | None) -> None:
     from sync_r1.trainer_client.config import ConfigError, processes_error
     from sync_r1.trainer_client.planning.plan import make_plan
 
-    with _errors_shown():
+    with errors_shown(*_named(settings)):
         if world is not None and (why := processes_error(settings, world)):
             raise ConfigError(why)
         plan = make_plan(settings, _PLANNED_PROCESSES if world is None else world)
@@ -143,30 +146,24 @@ def _settings(config: Path | None, overrides: list[str]) -> TrainConfig:
     import sync_r1.trainer_client.config as configuration
 
     default = Path(configuration.__file__).parent / "configs" / "pocket.yaml"
-    with _errors_shown():
+    with errors_shown(config):
         return configuration.load_config(config or default, overrides)
 
 
 @contextmanager
-def _errors_shown() -> Iterator[None]:
-    """Errors that say what to do are shown without a traceback; anything else is a bug and keeps it."""
-    from sync_r1.trainer_client.sdk.errors import RewardClientError
-
-    expected = {
-        "ConfigError", "UnifyBenchError", "OutputsError", "DensifyError", "ServicesError", "TrainingError",
-        "CheckpointError", "JournalError", "ReportError",
-    }  # fmt: skip
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C ends a run that can be continued with exit code 130 (as shells do), and says how."""
     try:
         yield
-    except Exception as error:
-        if type(error).__name__ not in expected and not isinstance(error, RewardClientError):
-            raise
-        console.quiet = False
-        console.print(f"[bold red]error:[/] {error}", highlight=False)
-        sys.exit(1)
     except KeyboardInterrupt:
         console.print("stopped; continue with --resume")
         sys.exit(130)
+
+
+def _named(settings: TrainConfig) -> tuple[str, ...]:
+    """The files and folders that a configuration names."""
+    policy = settings.policy
+    return (policy.weights, policy.image_tokenizer, policy.text_tokenizer, settings.benchmark, settings.profile)
 
 
 @contextmanager

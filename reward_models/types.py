@@ -27,11 +27,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sync_r1.reward_models.errors import SyncR1Error
+
 Pixels = npt.NDArray[np.uint8]
 """A decoded picture: uint8, (height, width, 3), RGB."""
 
 
-class RewardError(Exception):
+class RewardError(SyncR1Error):
     """Base of everything this package raises on purpose."""
 
 

@@ -22,6 +22,7 @@ from typing import Annotated
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from sync_r1.reward_models.errors import SyncR1Error
 from sync_r1.reward_models.profiles import ServedReward
 from sync_r1.reward_models.releases import Release
 from sync_r1.reward_models.rewards.base import Reward
@@ -58,7 +59,7 @@ class RouteEntry(BaseModel):
 _FILE = TypeAdapter(dict[str, RouteEntry])
 
 
-class RoutesError(ValueError):
+class RoutesError(SyncR1Error, ValueError):
     """The file cannot be used; the message says where and what was expected."""
 
 

@@ -14,14 +14,13 @@ import gc
 import logging
 import os
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from sync_r1.reward_models.profiles import ServedReward, load_profile
-from sync_r1.reward_models.types import RewardError
+from sync_r1.reward_models.errors import UserError, exit_on_error
+from sync_r1.reward_models.profiles import Profile, ServedReward, load_profile
 from sync_r1.services.config import ServiceConfig, host_and_port
 from sync_r1.services.runners.router import with_judges
 from sync_r1.services.runners.triton import TritonRunner
@@ -54,10 +53,14 @@ class ServeConfig(BaseModel):
 
 
 def served_reward(profile_name: str, reward: str) -> ServedReward:
-    """A reward of a profile. Raises ProfileError; ValueError naming those the profile has."""
-    profile = load_profile(profile_name)
+    """A reward of a profile. Raises ProfileError; UserError naming those the profile has."""
+    return reward_of(load_profile(profile_name), reward)
+
+
+def reward_of(profile: Profile, reward: str) -> ServedReward:
+    """The reward of that name. Raises UserError naming those the profile has."""
     if reward not in profile.rewards:
-        raise ValueError(f"profile {profile.name} has no reward {reward!r}; it has {', '.join(profile.rewards)}")
+        raise UserError(f"profile {profile.name} has no reward {reward!r}; it has {', '.join(profile.rewards)}")
     return profile.rewards[reward]
 
 
@@ -124,11 +127,13 @@ def main() -> None:
     """Entry point of the module."""
     parser = argparse.ArgumentParser(description="Serve one reward until SIGTERM.")
     parser.add_argument("config", help="what to serve: a ServeConfig as JSON")
-    config = parser.parse_args().config
-    try:
-        asyncio.run(serve(ServeConfig.model_validate_json(config)))
-    except (RewardError, ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    given = parser.parse_args().config
+    with exit_on_error():
+        try:
+            config = ServeConfig.model_validate_json(given)
+        except ValidationError as error:
+            raise UserError(f"the argument is no ServeConfig: {error}") from None
+        asyncio.run(serve(config))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`RewardServer`: the life of one reward service, from its first breath to a clean end.
+"""`RewardServer`: the life of one reward service, from listening to a drained end.
 
     start    listen (TLS if told so; health on a port of its own if told so) → look at Triton → SERVING
     drain    NOT_SERVING → wait drain_s → refuse new calls, let admitted ones finish within grace_s → close
@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import grpc
 from grpc_health.v1 import health_pb2_grpc
 
+from sync_r1.reward_models.errors import SyncR1Error
 from sync_r1.reward_models.profiles import ServedReward
 from sync_r1.reward_models.runner import GraphRunner
 from sync_r1.services.access.interceptor import Gate, receive_limit
@@ -37,6 +38,10 @@ _ONE_OWNER = ("grpc.so_reuseport", 0)  # two services on one port must not share
 async def always_ready() -> bool:
     """For runners inside this process."""
     return True
+
+
+class ListenError(SyncR1Error, OSError):
+    """The address cannot be listened on; the message names it."""
 
 
 class RewardServer:
@@ -152,4 +157,4 @@ def _listen(server: grpc.aio.Server, address: str, credentials: grpc.ServerCrede
             return int(server.add_insecure_port(address))
         return int(server.add_secure_port(address, credentials))
     except RuntimeError as error:
-        raise OSError(f"cannot listen on {address}: is another program using that port?") from error
+        raise ListenError(f"cannot listen on {address}: is another program using that port?") from error

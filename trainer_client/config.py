@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from sync_r1.reward_models.errors import SyncR1Error
 from sync_r1.trainer_client.config_keys import migrate, renamed_keys
 from sync_r1.trainer_client.sdk.presets import preset_named
 from sync_r1.trainer_client.sdk.reward_use import reward_of
@@ -23,7 +24,7 @@ IMAGE_REWARDS = ("concept-consistency", "text-faithfulness", "aesthetic")
 ANSWER_REWARD = "understanding-correctness"
 
 
-class ConfigError(ValueError):
+class ConfigError(SyncR1Error, ValueError):
     """The configuration says something it cannot mean; the message names the key, what was expected and what came."""
 
 

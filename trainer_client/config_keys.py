@@ -11,6 +11,8 @@ import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from sync_r1.reward_models.errors import SyncR1Error
+
 FORMAT = 2
 """Of the `config.json` that this version writes, under the key `format`; without that key it is 1."""
 
@@ -33,7 +35,7 @@ SELECTOR_KEYS: dict[str, frozenset[str]] = {
 """By `selector.kind`, the keys of `selector` that mean something for it."""
 
 
-class FormatError(ValueError):
+class FormatError(SyncR1Error, ValueError):
     """A format that this version does not read; the message says which it reads."""
 
 

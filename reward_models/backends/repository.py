@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+from sync_r1.reward_models.errors import UserError
 from sync_r1.reward_models.graphs.spec import DynamicBatching, GraphSpec, TensorSpec, data_path
 from sync_r1.reward_models.profiles import Profile
 from sync_r1.reward_models.types import ProfileError
@@ -45,7 +46,7 @@ def write_repository(
     the Python backend, whose ONNX graphs run on the CPU.
     """
     if device == "gpu" and backend == "python":
-        raise ValueError("the Python backend runs graphs on the CPU only; a GPU needs --backend onnxruntime")
+        raise UserError("the Python backend runs graphs on the CPU only; a GPU needs --backend onnxruntime")
     versions = _versions((profile, *also))
     directory.mkdir(parents=True, exist_ok=True)
     for name in graphs if graphs is not None else versions:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from sync_r1.reward_models.errors import SyncR1Error
 from sync_r1.reward_models.graphs.spec import data_path, disabled_optimizers, graph_sha256, pin_path
 from sync_r1.reward_models.releases import file_sha256
 
@@ -27,6 +28,10 @@ PARITY_TOLERANCE = 1e-4
 OPSET = 17
 ONE_FILE_BYTES = 1_900_000_000
 """An ONNX file may have at most 2 GB; above this the tensors go to a file of their own."""
+
+
+class ExportError(SyncR1Error, RuntimeError):
+    """A graph cannot be made of these weights, or does not compute what torch does; nothing is kept of it."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,7 @@ class Exportable:
 def write_onnx(made: Exportable, file: Path) -> dict[str, Any]:
     """Write `file`, what belongs beside it and its pin; return the pin.
 
-    Everything is written to a temporary folder first and renamed into place, the pin last. Raises RuntimeError when
+    Everything is written to a temporary folder first and renamed into place, the pin last. Raises ExportError when
     ONNX Runtime and torch differ by more than the tolerance.
     """
     import onnx
@@ -93,7 +98,10 @@ def write_onnx(made: Exportable, file: Path) -> dict[str, Any]:
         got = session.run(list(made.outputs), {name: array.numpy() for name, array in made.example.items()})
         difference = _difference(got, expected)
         if not difference <= made.tolerance:
-            raise RuntimeError(f"{file.name}: ONNX Runtime differs from torch by {difference:.2e} > {made.tolerance}")
+            raise ExportError(
+                f"{file.name}: ONNX Runtime differs from torch by {difference:.2e}, expected at most {made.tolerance}; "
+                "the graph is not kept. Check the versions of torch, onnx and onnxruntime against requirements.lock"
+            )
         del session
         return _place(made, draft, file, {"opset": OPSET, "largest_difference_from_torch": difference})
 

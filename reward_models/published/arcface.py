@@ -17,6 +17,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
+from sync_r1.reward_models.graphs.export import ExportError
 from sync_r1.reward_models.graphs.spec import pin_path
 from sync_r1.reward_models.published.weights import WeightsError
 from sync_r1.reward_models.releases import file_sha256
@@ -93,7 +94,10 @@ def write(file: Path, source: Path, described: str, digest: str) -> dict[str, An
     got = _session(draft).run(["embedding"], {"pixels": pixels})[0]
     difference = float((np.abs(got - expected) / np.maximum(1.0, np.abs(expected))).max())
     if not difference <= TOLERANCE:
-        raise RuntimeError(f"{file.name}: the graph differs from {source} by {difference:.2e}")
+        raise ExportError(
+            f"{file.name}: the graph differs from {source} by {difference:.2e}, expected at most {TOLERANCE}; check "
+            "the version of onnxruntime against requirements.lock"
+        )
     pin = {
         "sha256": file_sha256(draft), "source": described, "source_weights_sha256": digest,
         "precision": "fp32", "largest_difference_from_torch": difference,

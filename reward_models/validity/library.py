@@ -25,6 +25,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from sync_r1.reward_models.backends.graph_store import ensure_graphs
 from sync_r1.reward_models.backends.local import LocalRunner
+from sync_r1.reward_models.errors import UserError
 from sync_r1.reward_models.images import from_raw
 from sync_r1.reward_models.profiles import Profile, load_profile
 from sync_r1.reward_models.runner import RunContext
@@ -75,7 +76,7 @@ FACE_CHANGES: dict[str, Alter] = {
 def _data() -> Path:
     spec = importlib.util.find_spec("skimage")
     if spec is None or spec.origin is None:
-        raise SystemExit("scikit-image, whose pictures are measured on, is not installed; install the `scorers` extra")
+        raise UserError("scikit-image, whose pictures are measured on, is not installed; install the `scorers` extra")
     return Path(spec.origin).parent / "data"
 
 

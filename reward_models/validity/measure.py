@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from sync_r1.reward_models.backends.graph_store import ensure_graphs
 from sync_r1.reward_models.backends.local import LocalRunner
+from sync_r1.reward_models.errors import UserError
 from sync_r1.reward_models.images import decode
 from sync_r1.reward_models.profiles import Profile, ServedReward, load_profile
 from sync_r1.reward_models.runner import RunContext
@@ -74,7 +75,7 @@ def read_photos(folder: Path) -> Photos:
                 photos.pictures.append(picture)
                 photos.subjects.append(name)
     if not photos.pictures:
-        raise SystemExit(f"{folder / 'concept' / 'train'} has no NAME/info.json with NAME/*.png beside it")
+        raise UserError(f"{folder / 'concept' / 'train'} has no NAME/info.json with NAME/*.png beside it")
     return photos
 
 

@@ -11,13 +11,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import ClassVar
 
+from sync_r1.reward_models.errors import SyncR1Error
+
 _MIN_PUSHBACK_MS = 50
 _MAX_PUSHBACK_MS = 5000
 _BYTES_PUSHBACK_MS = 200
 _PEAK_S = 60
 
 
-class Overloaded(Exception):
+class Overloaded(SyncR1Error):
     """Not admitted; `pushback_ms` says after how many milliseconds to try again."""
 
     reason: ClassVar[str] = "inflight"

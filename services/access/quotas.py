@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from sync_r1.reward_models.errors import SyncR1Error
 from sync_r1.services.access.admission import Overloaded
 from sync_r1.services.config import Limits
 
@@ -26,7 +27,7 @@ class OverQuota(Overloaded):
     reason = "quota"
 
 
-class BeyondQuota(Exception):
+class BeyondQuota(SyncR1Error):
     """One request that is more than the team may ever have in work: it could wait for ever."""
 
 

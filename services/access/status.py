@@ -22,6 +22,7 @@ from typing import NoReturn
 
 import grpc
 
+from sync_r1.reward_models.errors import SyncR1Error
 from sync_r1.reward_models.types import (
     GraphDeadline,
     GraphOverloaded,
@@ -39,23 +40,23 @@ REFUSED = "sync-r1-refused"
 """Trailer of RESOURCE_EXHAUSTED: which bound it was, inflight, bytes, quota or queue (Triton's); or `draining`."""
 
 
-class InvalidRequest(Exception):
+class InvalidRequest(SyncR1Error):
     """The request as a whole cannot be served; the message names the field, what was expected and what came."""
 
 
-class Unauthenticated(Exception):
+class Unauthenticated(SyncR1Error):
     """The call says nothing about whose it is, or nothing that could be read."""
 
 
-class UnknownToken(Exception):
+class UnknownToken(SyncR1Error):
     """The call's token is not an active one."""
 
 
-class Draining(Exception):
+class Draining(SyncR1Error):
     """This replica takes no more calls."""
 
 
-class BodyTooSlow(Exception):
+class BodyTooSlow(SyncR1Error):
     """The body of the call did not arrive in time."""
 
 

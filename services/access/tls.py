@@ -17,13 +17,14 @@ from typing import Any
 
 import grpc
 
+from sync_r1.reward_models.errors import SyncR1Error
 from sync_r1.services.config import TlsConfig
 from sync_r1.services.file_stamp import Stamp, stamp
 
 logger = logging.getLogger(__name__)
 
 
-class CertificateError(ValueError):
+class CertificateError(SyncR1Error, ValueError):
     """The files cannot be used; the message names them and says what was expected."""
 
 

@@ -25,6 +25,7 @@ from typing import Annotated
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from sync_r1.reward_models.errors import SyncR1Error
 from sync_r1.services.access.quotas import Team
 from sync_r1.services.file_stamp import stamp
 
@@ -62,7 +63,7 @@ class TokensFile(BaseModel):
         return self
 
 
-class TokensError(ValueError):
+class TokensError(SyncR1Error, ValueError):
     """The file cannot be used; the message says where and what was expected."""
 
 

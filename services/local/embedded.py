@@ -23,6 +23,7 @@ from types import TracebackType
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from sync_r1.reward_models.errors import SyncR1Error
 from sync_r1.services.local import processes
 
 _START_ATTEMPTS = 3
@@ -30,7 +31,7 @@ _START_ATTEMPTS = 3
 _LOAD_FAILURE = re.compile(r"failed to load '([^']+)' version (\d+): \w+: (.*?)\.?(?:\\n|\"?$)", re.MULTILINE)
 
 
-class TritonStartError(RuntimeError):
+class TritonStartError(SyncR1Error, RuntimeError):
     """The embedded Triton could not be started; the message says why and carries the end of its log."""
 
 

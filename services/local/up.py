@@ -24,19 +24,20 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from sync_r1.reward_models.backends.graph_store import ensure_graphs
 from sync_r1.reward_models.backends.repository import write_repository
+from sync_r1.reward_models.errors import SyncR1Error
 from sync_r1.reward_models.graphs.spec import GraphSpec, data_path
 from sync_r1.reward_models.library.catalogue import check as check_archive
-from sync_r1.reward_models.profiles import load_profile
+from sync_r1.reward_models.profiles import Profile, load_profile
 from sync_r1.services.config import ServiceConfig, host_and_port
 from sync_r1.services.local import processes
 from sync_r1.services.local.embedded import EmbeddedTriton
-from sync_r1.services.serve import ServeConfig
+from sync_r1.services.serve import ServeConfig, reward_of
 
 START_S, LOADED_BYTES_PER_S = 120.0, 10e6
 """How long a start may take without any weights; how fast they are at least read, checked, loaded and warmed up."""
 
 
-class UpError(RuntimeError):
+class UpError(SyncR1Error, RuntimeError):
     """A service did not start or has ended; the message carries the end of its log."""
 
 
@@ -70,75 +71,93 @@ class Up:
             raise UpError(f"the embedded Triton ended. The end of its log:\n{self._triton.log_tail()}")
 
 
+@dataclass(frozen=True)
+class TritonOptions:
+    """How the embedded Triton runs."""
+
+    threads: int | None = None
+    """ONNX Runtime's threads per graph; None leaves it to ONNX Runtime."""
+    timeout_s: float | None = None
+    """How long it may take to start, and then the services; START_S and the time to load the graphs by default."""
+
+
 @contextlib.contextmanager
 def start(
     profile: str = "pocket",
     *,
     also: Sequence[str] = (),
-    first_port: int = 0,
-    threads: int | None = None,
     rewards: Sequence[str] | None = None,
     service: ServiceConfig | None = None,
     judges: Path | None = None,
-    timeout_s: float | None = None,
+    triton: TritonOptions = TritonOptions(),
     on_step: Callable[[str], None] = lambda step: None,
 ) -> Iterator[Up]:
     """Start Triton and the services of a profile; end them, drained, when the block is left.
 
-    `also`: further profiles, whose releases are served side by side. `first_port`: the services listen on it and the
-    ports after it, in the profile's order; 0 takes free ones.
-    `threads`: ONNX Runtime's threads per graph. `rewards`: only these. `judges`: the file of the judges' endpoints.
-    `timeout_s`: how long Triton may take, and then the services; START_S and the time to load the graphs by default.
+    `also`: further profiles, whose releases are served side by side. `rewards`: only these. `service`: how
+    each is served; `port` and `metrics_port` are the first one's, the others have the ports after it in the profile's
+    order, 0 takes free ones. `judges`: the file of the judges' endpoints.
     `on_step` is told what is being done, one line each. Raises UpError, TritonStartError, or what making the graphs
     raises. Call it from a thread that outlives the block (see `processes.py`).
     """
-    loaded, others = load_profile(profile), [load_profile(name) for name in also]
-    names = list(loaded.rewards) if rewards is None else list(rewards)
+    profiles = [load_profile(name) for name in (profile, *also)]
+    names = list(profiles[0].rewards) if rewards is None else list(rewards)
     directory = Path(tempfile.mkdtemp(prefix="sync-r1-up-"))
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, directory, ignore_errors=True)
         on_step("graphs")
-        rewards_used = [
-            reward for one in (loaded, *others) for name in names for reward in one.rewards[name].variants.values()
-        ]
-        graphs = sorted({graph for reward in rewards_used for graph in reward.graphs})
-        used = [one.graphs[name] for one in (loaded, *others) for name in graphs if name in one.graphs]
-        for one in (loaded, *others):
-            ensure_graphs(one, graphs=[graph for graph in graphs if graph in one.graphs])
-        for graph in used:
-            if graph.library:  # Triton runs here, with the packages of this Python
-                check_archive(graph.library, graph.file)
-        if timeout_s is None:
-            timeout_s = _start_s(used)
-        write_repository(loaded, directory / "models", backend="python", graphs=graphs, threads=threads, also=others)
+        used = _graphs(profiles, names)
+        start_s = _start_s(used) if triton.timeout_s is None else triton.timeout_s
+        graphs = sorted({graph.name for graph in used})
+        models, threads = directory / "models", triton.threads
+        write_repository(profiles[0], models, backend="python", graphs=graphs, threads=threads, also=profiles[1:])
         on_step("Triton")
-        triton = stack.enter_context(EmbeddedTriton(directory / "models", ready_timeout_s=timeout_s))
-        running = Up(triton.url, _triton=triton)
+        embedded = stack.enter_context(EmbeddedTriton(models, ready_timeout_s=start_s))
+        running = Up(embedded.url, _triton=embedded)
         stack.callback(_stop, running)
         on_step("services")
-        base = service or ServiceConfig()
+        common = ServeConfig(
+            reward="", profile=profile, also=tuple(also), triton=embedded.url, shared_memory=True,
+            judges=judges.resolve() if judges is not None else None, service=service or ServiceConfig(),
+        )  # fmt: skip
         for index, name in enumerate(names):
-            port = first_port + index if first_port else 0
-            metrics_port = base.metrics_port + index if base.metrics_port else base.metrics_port
-            if metrics_port:
-                running.metrics[name] = host_and_port(base.host, metrics_port)
-            config = ServeConfig(
-                reward=name,
-                profile=profile,
-                also=tuple(also),
-                triton=triton.url,
-                shared_memory=True,
-                judges=judges.resolve() if judges is not None else None,
-                announce=directory / f"{name}.address",
-                service=base.model_copy(update={"port": port, "metrics_port": metrics_port}),
-            )
-            command = [sys.executable, "-m", "sync_r1.services.serve", config.model_dump_json()]
-            log = directory / f"{name}.log"
-            running._services[name] = (processes.spawn(command, log=log, environment=os.environ), log)
-        deadline = time.monotonic() + timeout_s
+            _spawn(running, name, _numbered(common, index), directory)
+        deadline = time.monotonic() + start_s
         for name in names:
             running.endpoints[name] = _wait_serving(running, name, directory / f"{name}.address", deadline)
         yield running
+
+
+def _graphs(profiles: Sequence[Profile], rewards: Sequence[str]) -> list[GraphSpec]:
+    """The graphs of these rewards in each of the profiles, all of them made. Raises UserError for an unknown reward."""
+    served = [reward_of(profile, name) for profile in profiles for name in rewards]
+    names = sorted({graph for one in served for variant in one.variants.values() for graph in variant.graphs})
+    for profile in profiles:
+        ensure_graphs(profile, graphs=[name for name in names if name in profile.graphs])
+    used = [profile.graphs[name] for profile in profiles for name in names if name in profile.graphs]
+    for graph in used:
+        if graph.library:  # Triton runs here, with the packages of this Python
+            check_archive(graph.library, graph.file)
+    return used
+
+
+def _numbered(common: ServeConfig, index: int) -> ServeConfig:
+    """The configuration of the service with this number: its ports follow those of the first one."""
+    service = common.service
+    port = service.port + index if service.port else 0
+    metrics_port = service.metrics_port + index if service.metrics_port else service.metrics_port
+    numbered = service.model_copy(update={"port": port, "metrics_port": metrics_port})
+    return common.model_copy(update={"service": numbered})
+
+
+def _spawn(running: Up, name: str, config: ServeConfig, directory: Path) -> None:
+    """Start the process of one service; `running` then knows it, and where its metrics are."""
+    if config.service.metrics_port:
+        running.metrics[name] = host_and_port(config.service.host, config.service.metrics_port)
+    config = config.model_copy(update={"reward": name, "announce": directory / f"{name}.address"})
+    command = [sys.executable, "-m", "sync_r1.services.serve", config.model_dump_json()]
+    log = directory / f"{name}.log"
+    running._services[name] = (processes.spawn(command, log=log, environment=os.environ), log)
 
 
 def _start_s(graphs: Sequence[GraphSpec]) -> float:

@@ -17,8 +17,10 @@ from urllib.parse import urlsplit
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
+from sync_r1.reward_models.errors import SyncR1Error
 
-class JudgesError(ValueError):
+
+class JudgesError(SyncR1Error, ValueError):
     """The file cannot be used; the message says where and what was expected."""
 
 

@@ -95,7 +95,7 @@ def profile(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def running(profile: str) -> Iterator[Up]:
     rewards = ("concept-consistency", "text-faithfulness", "aesthetic")
-    with up.start(profile, rewards=rewards, timeout_s=240) as started:
+    with up.start(profile, rewards=rewards, triton=up.TritonOptions(timeout_s=240)) as started:
         yield started
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from sync_r1.reward_models.errors import UserError
 from sync_r1.reward_models.types import Failure, Outcome, Sample, Score
 from sync_r1.trainer_client.sdk.client import RewardClient
 from sync_r1.trainer_client.sdk.combination import Floats, Ints
@@ -114,10 +115,10 @@ class Comparison:
 
 
 def parse_side(text: str) -> Side:
-    """`VARIANT`, `VARIANT@RELEASE`, `@RELEASE`, `HOST:PORT` or `HOST:PORT/VARIANT@RELEASE`. Raises ValueError."""
+    """`VARIANT`, `VARIANT@RELEASE`, `@RELEASE`, `HOST:PORT` or `HOST:PORT/VARIANT@RELEASE`. Raises UserError."""
     match = _SIDE.fullmatch(text)
     if match is None or not text:
-        raise ValueError(
+        raise UserError(
             f"{text!r} names nothing to compare; expected VARIANT, VARIANT@RELEASE, @RELEASE, HOST:PORT or "
             "HOST:PORT/VARIANT@RELEASE, a release by four digits of its digest or more"
         )
@@ -133,11 +134,11 @@ async def score_sides(
     """(the rows of `source`, what each side says of them). `clients` are those of the sides' endpoints.
 
     A row that is no sample, or whose picture cannot be read, is a failure on both sides. Raises ScoreFileError,
-    ValueError when the sides are of two rewards, and what `RewardClient.score` raises where no row is at fault.
+    UserError when the sides are of two rewards, and what `RewardClient.score` raises where no row is at fault.
     """
     described = [await client.describe() for client in clients]
     if len(rewards := {one.reward for one in described}) > 1:
-        raise ValueError(f"expected two scorings of one reward, but {' and '.join(sorted(rewards))} answer")
+        raise UserError(f"expected two scorings of one reward, but {' and '.join(sorted(rewards))} answer")
     asked = [resolve(side, one) for side, one in zip(sides, described)]
     scorings = [
         IsolatedScoring(client, one.variant(variant), release)

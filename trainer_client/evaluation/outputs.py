@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from sync_r1.reward_models.errors import SyncR1Error
 from sync_r1.trainer_client.evaluation.bench_items import ANSWER_TASKS, PICTURE_TASKS, Item, Key
 from sync_r1.trainer_client.policies.base import Policy, Question
 from sync_r1.trainer_client.tasks.tasks import load_pixels, prompt_of
@@ -29,7 +30,7 @@ from sync_r1.trainer_client.tasks.tasks import load_pixels, prompt_of
 OUTPUTS_FILE = "outputs.jsonl"
 
 
-class OutputsError(ValueError):
+class OutputsError(SyncR1Error, ValueError):
     """The outputs do not fit the benchmark; the message names file, line and key, and what was expected."""
 
 

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from sync_r1.reward_models.errors import SyncR1Error
+
 START_TIMEOUT_S = 3600.0
 """`up` bounds its own steps by what it has to export and load, and ends with a reason; this is for one that hangs."""
 STOP_TIMEOUT_S = 20.0
@@ -27,7 +29,7 @@ os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
 """
 
 
-class ServicesError(RuntimeError):
+class ServicesError(SyncR1Error, RuntimeError):
     """The services could not be started; the message has the end of their log."""
 
 

@@ -22,6 +22,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sync_r1.reward_models.errors import SyncR1Error
 from sync_r1.trainer_client.sdk.speed import Speed
 
 RATIO_TARGET = 0.5
@@ -29,7 +30,7 @@ RATIO_TARGET = 0.5
 _LATE = 0.01
 
 
-class CapacityError(ValueError):
+class CapacityError(SyncR1Error, ValueError):
     """No number of replicas does it; the message says why and what would."""
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from sync_r1.reward_models.errors import SyncR1Error
 from sync_r1.trainer_client.reports import run_training as training
 from sync_r1.trainer_client.reports.charts import interval_chart
 from sync_r1.trainer_client.reports.run_rewards import hygiene
@@ -46,7 +47,7 @@ _PICTURES = (
 )
 
 
-class ReportError(RuntimeError):
+class ReportError(SyncR1Error, RuntimeError):
     """The folder holds no run; the message says what is missing."""
 
 

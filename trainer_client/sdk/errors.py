@@ -28,6 +28,8 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import grpc.aio
 
+from sync_r1.reward_models.errors import SyncR1Error
+
 if TYPE_CHECKING:
     from sync_r1.trainer_client.sdk.stats import Attempt
 
@@ -39,7 +41,7 @@ service says itself differs, and so does a replica that only falls silent ("ping
 _PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")  # in the order in which gRPC reads them
 
 
-class RewardClientError(Exception):
+class RewardClientError(SyncR1Error):
     """Base of every error the SDK raises about a call."""
 
     attempts: tuple[Attempt, ...] = ()
@@ -48,7 +50,7 @@ class RewardClientError(Exception):
     """Whether a service had to look at the call; False for a connection that never came about."""
 
 
-class ClientMisused(RuntimeError):
+class ClientMisused(SyncR1Error, RuntimeError):
     """The client is used where it cannot work, or was closed under a call; the message says what to do instead."""
 
 

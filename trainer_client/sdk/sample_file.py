@@ -18,6 +18,7 @@ from typing import BinaryIO
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from sync_r1.reward_models.errors import SyncR1Error
 from sync_r1.reward_models.types import Failure, FailureCode
 from sync_r1.trainer_client.sdk.row_identity import text_digest
 
@@ -34,7 +35,7 @@ _BYTE_ORDER_MARKS = {
 _UNIQUE = "ids must be unique, and a row without one gets its line's number"
 
 
-class ScoreFileError(ValueError):
+class ScoreFileError(SyncR1Error, ValueError):
     """The input or the output file is not what it should be; the message names file, line and cure."""
 
 

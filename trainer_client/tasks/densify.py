@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 import httpx
 
+from sync_r1.reward_models.errors import SyncR1Error
 from sync_r1.trainer_client.tasks.unifybench import BenchConcept, Condition, load_unifybench
 
 TIMEOUT_S = 60.0
@@ -55,7 +56,7 @@ _NAMED = re.compile(rf"\b(?:an?|the) ({_WORD}(?:,? {_WORD})*)")
 log = logging.getLogger(__name__)
 
 
-class DensifyError(RuntimeError):
+class DensifyError(SyncR1Error, RuntimeError):
     """The benchmark cannot be densified; the message says which description failed and why."""
 
 

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from sync_r1.reward_models.errors import SyncR1Error
 from sync_r1.reward_models.pocket.world.scenes import Scene
 
 T = TypeVar("T")
@@ -23,7 +24,7 @@ _GENERATED_KINDS = ("rec", "vqa", "text_only")
 Text = Annotated[str, Field(min_length=1)]
 
 
-class UnifyBenchError(ValueError):
+class UnifyBenchError(SyncR1Error, ValueError):
     """A file of the benchmark is missing or says something else than the layout; the message names file and key."""
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sync_r1.reward_models.errors import SyncR1Error
 from sync_r1.trainer_client.durable_files import sync
 from sync_r1.trainer_client.policies.base import Policy
 from sync_r1.trainer_client.rollouts.selectors import Selector
@@ -31,7 +32,7 @@ _SUMS = "SHA256SUMS"
 log = logging.getLogger(__name__)
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(SyncR1Error, RuntimeError):
     """A checkpoint cannot be read; the message says which file and why."""
 
 

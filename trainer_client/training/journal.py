@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from sync_r1.reward_models.errors import SyncR1Error
 from sync_r1.reward_models.types import Failure, FailureCode, NotApplicable, Picture, Sample
 from sync_r1.trainer_client.durable_files import append_line, cut_torn_line
 from sync_r1.trainer_client.sdk.combination import Floats
@@ -28,7 +29,7 @@ from sync_r1.trainer_client.sdk.ensemble import EnsembleResult, RewardResult
 from sync_r1.trainer_client.sdk.errors import RewardClientError
 
 
-class JournalError(RuntimeError):
+class JournalError(SyncR1Error, RuntimeError):
     """The journal cannot be read, or holds scores of other samples; the message says what to do."""
 
 

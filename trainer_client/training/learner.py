@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sync_r1.reward_models.errors import SyncR1Error
 from sync_r1.trainer_client.config import ImageOptimiserConfig, ObjectiveConfig, OptimiserConfig
 from sync_r1.trainer_client.policies.base import ImageState, Policy
 from sync_r1.trainer_client.rollouts.sampler import Trajectory, collate_answers
@@ -25,7 +26,7 @@ from sync_r1.trainer_client.training.sync_grpo import Credit, ModalityLoss, moda
 Modality = Literal["answer", "image"]
 
 
-class NonFiniteUpdate(ArithmeticError):
+class NonFiniteUpdate(SyncR1Error, ArithmeticError):
     """A loss or the gradient is infinite or not a number; the message has the figures."""
 
 

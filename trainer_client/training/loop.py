@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from sync_r1.reward_models.errors import SyncR1Error
 from sync_r1.trainer_client.config import ANSWER_REWARD, IMAGE_REWARDS, TrainConfig
 from sync_r1.trainer_client.durable_files import append_line, write_text
 from sync_r1.trainer_client.evaluation.held_out import Evaluation, Judge, evaluate
@@ -76,7 +77,7 @@ _SEEDS_APART = 1_000_003
 log = logging.getLogger(__name__)
 
 
-class TrainingError(RuntimeError):
+class TrainingError(SyncR1Error, RuntimeError):
     """The run cannot go on; the message says why and what to do."""
 
 

@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from sync_r1.reward_models.errors import UserError, exit_on_error
 from sync_r1.reward_models.pocket.clip import ARTEFACTS, load_pocket_clip
 from sync_r1.reward_models.pocket.oracle import OracleNet
 from sync_r1.reward_models.pocket.training.aesthetic import train_aesthetic
@@ -42,6 +43,7 @@ POOL_SIZE = 12288
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Parse the command line and do the parts."""
     parser = argparse.ArgumentParser(description="Train the pocket profile's reward models and its oracle.")
     parser.add_argument("--only", choices=PARTS, help="do this part alone (default: all, in this order)")
     parser.add_argument("--threads", type=int, default=2, help="cores to use (default 2)")
@@ -53,6 +55,11 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--folder", type=Path, default=ARTEFACTS, help="where artefacts are read and written")
     options = parser.parse_args(arguments)
+    with exit_on_error(options.folder):
+        _run(options, arguments or sys.argv[1:])
+
+
+def _run(options: argparse.Namespace, arguments: list[str]) -> None:
     torch.set_num_threads(options.threads)
     folder: Path = options.folder
     reconstruct = load_function(options.reconstruct_with) if options.reconstruct_with else None
@@ -81,7 +88,7 @@ def main(arguments: list[str] | None = None) -> None:
     if "validity" in parts:
         began = time.monotonic()
         report = {
-            "command": " ".join(["python -m sync_r1.reward_models.pocket.train", *(arguments or sys.argv[1:])]),
+            "command": " ".join(["python -m sync_r1.reward_models.pocket.train", *arguments]),
             **measure(reconstruct=reconstruct, folder=folder),
         }
         (folder / "validity.json").write_text(json.dumps(report, indent=1) + "\n")
@@ -89,12 +96,14 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def load_function(named: str) -> Reconstruct:
-    """The callable at "package.module:function". Raises `ValueError` on another form, `ImportError` or
-    `AttributeError` if absent."""
+    """The callable at "package.module:function". Raises UserError on another form, or if it is absent."""
     module, separator, function = named.partition(":")
     if not (module and separator and function):
-        raise ValueError(f"--reconstruct-with takes PACKAGE.MODULE:FUNCTION; got {named!r}")
-    found: Reconstruct = getattr(importlib.import_module(module), function)
+        raise UserError(f"--reconstruct-with takes PACKAGE.MODULE:FUNCTION; got {named!r}")
+    try:
+        found: Reconstruct = getattr(importlib.import_module(module), function)
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise UserError(f"--reconstruct-with: there is no {named}: {error}") from error
     return found
 
 

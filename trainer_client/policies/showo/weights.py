@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from sync_r1.reward_models.errors import SyncR1Error
 from sync_r1.trainer_client.policies.showo.image_tokenizer import Magvit, MagvitConfig
 from sync_r1.trainer_client.policies.showo.image_tokenizer_layers import StageSizes
 from sync_r1.trainer_client.policies.showo.network import SPECIAL_TOKENS, Showo, ShowoConfig
@@ -34,7 +35,7 @@ WEIGHT_FILES = ("model.safetensors", "pytorch_model.safetensors", "pytorch_model
 _SAMPLING = {"steps": int, "guidance": float, "noise": float}
 
 
-class WeightsError(ValueError):
+class WeightsError(SyncR1Error, ValueError):
     """A folder of weights is not what it should be; the message names file, key and cure."""
 
 
