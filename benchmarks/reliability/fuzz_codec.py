@@ -18,7 +18,7 @@ with atheris.instrument_imports(include=["PIL", "sync_r1.services.front.codec", 
     from sync_r1.reward_models.types import Failure, FailureCode, Sample
     from sync_r1.services.access.status import InvalidRequest
     from sync_r1.services.config import Limits
-    from sync_r1.services.front import codec
+    from sync_r1.services.front import codec, responses
     from sync_r1.services.front.reference_cache import ReferenceCache
 
 LIMITS = Limits(max_items=16, max_inflight_items=16, max_references=4, max_text_bytes=256, max_pixels=1 << 20)
@@ -47,7 +47,7 @@ def one_input(data: bytes) -> None:
             assert outcome.code is not FailureCode.INTERNAL, outcome.message
             assert outcome.field, outcome.message
             assert outcome.message
-    codec.response(request, [o for o in outcomes if not isinstance(o, Sample)], reward="", variant="", release="")
+    responses.response(request, [o for o in outcomes if not isinstance(o, Sample)], reward="", variant="", release="")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Between the contract's messages and the domain's words, in both directions.
 
     ScoreRequest ─ parse ─▶ checked message ─ Codec.samples ─▶ Sample | Failure | MissingReferences per item
-    ScoreResponse ◀─ response ─ Score | NotApplicable | Failure | MissingReferences per item
+    ScoreResponse ◀─ responses.response ─ Score | NotApplicable | Failure | MissingReferences per item
 
 What is wrong with the request as a whole raises InvalidRequest; what is wrong with one item is that item's outcome.
 Pictures are decoded in threads, never on the event loop.
@@ -22,17 +22,7 @@ from google.protobuf.message import DecodeError
 
 from sync_r1.protos.rewards.v1 import rewards_pb2
 from sync_r1.reward_models.images import ImageError, ImageLimits, decode, from_raw
-from sync_r1.reward_models.types import (
-    Concept,
-    Failure,
-    FailureCode,
-    GraphDeadline,
-    NotApplicable,
-    Outcome,
-    Picture,
-    Sample,
-    Score,
-)
+from sync_r1.reward_models.types import Concept, Failure, FailureCode, GraphDeadline, Picture, Sample
 from sync_r1.services.access.status import InvalidRequest
 from sync_r1.services.config import Limits
 from sync_r1.services.front.reference_cache import ReferenceCache
@@ -50,9 +40,6 @@ class MissingReferences:
 _Place = tuple[int, int]  # (item, index of its reference, or _IMAGE)
 _Decoded = Picture | ImageError
 _IMAGE = -1
-_CODES: dict[FailureCode, Any] = {
-    code: rewards_pb2.FailureCode.Value(f"FAILURE_CODE_{code.value}") for code in FailureCode
-}
 
 
 def parse(body: bytes, limits: Limits) -> Any:
@@ -247,28 +234,6 @@ def whole_groups(
         lacking.get(message.group, item) if isinstance(item, Sample) else item
         for item, message in zip(decoded, messages)
     ]
-
-
-def response(
-    request: Any, outcomes: Sequence[Outcome | MissingReferences], *, reward: str, variant: str, release: str
-) -> Any:
-    """The response's message, one outcome for each sample of the request, in order; without timings."""
-    message = rewards_pb2.ScoreResponse(reward=reward, variant=variant, release=release)
-    for sample, outcome in zip(request.samples, outcomes):
-        target = message.outcomes.add(id=sample.id)
-        if isinstance(outcome, Score):
-            target.score.value, target.score.reason = outcome.value, outcome.reason
-            for name, value in outcome.components.items():
-                target.score.components.add(name=name, value=value)
-        elif isinstance(outcome, NotApplicable):
-            target.not_applicable.reason = outcome.reason
-        elif isinstance(outcome, MissingReferences):
-            target.missing_references.sha256.extend(outcome.sha256)
-        else:
-            failure = target.failure
-            failure.code = _CODES[outcome.code]
-            failure.message, failure.field, failure.retryable = outcome.message, outcome.field, outcome.retryable
-    return message
 
 
 def _inline_pictures(message: Any, looks_at: frozenset[str], max_references: int) -> Iterator[tuple[int, Any]]:

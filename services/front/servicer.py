@@ -24,7 +24,7 @@ from sync_r1.services.access.admission import Admission
 from sync_r1.services.access.interceptor import caller
 from sync_r1.services.access.quotas import Team
 from sync_r1.services.config import Limits, ServiceConfig
-from sync_r1.services.front import codec
+from sync_r1.services.front import codec, responses
 from sync_r1.services.front.reference_cache import ReferenceCache
 from sync_r1.services.front.shadow import ShadowRunner
 from sync_r1.services.health import SERVICE
@@ -100,7 +100,7 @@ class RewardServicer:
                 admitted_ns = time.perf_counter_ns()
                 runner = _TimedRunner(self._runner)
                 outcomes = await _within(run, self._call(request.samples, route.reward, runner, run, team))
-            response = codec.response(
+            response = responses.response(
                 request, outcomes, reward=self._routes.reward, variant=route.variant, release=route.release.digest
             )
         except Exception as error:
