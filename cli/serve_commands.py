@@ -30,6 +30,52 @@ RewardArgument = Annotated[
     str, typer.Argument(help="concept-consistency, text-faithfulness, understanding-correctness or aesthetic.")
 ]
 
+SharedMemoryOption = Annotated[
+    bool, typer.Option("--shared-memory", help="Hand pictures over in shared memory: Triton is on this machine.")
+]
+HostOption = Annotated[
+    str, typer.Option("--host", help="Where to listen; other than loopback needs TLS and callers' credentials.")
+]
+TlsCertOption = Annotated[
+    Path | None, typer.Option("--tls-cert", exists=True, dir_okay=False, help="Its certificate chain, PEM.")
+]
+TlsKeyOption = Annotated[
+    Path | None, typer.Option("--tls-key", exists=True, dir_okay=False, help="Its private key, PEM.")
+]
+TlsClientCaOption = Annotated[
+    Path | None, typer.Option("--tls-client-ca", exists=True, dir_okay=False, help="Clients of these CAs only, PEM")
+]
+TokensOption = Annotated[
+    Path | None, typer.Option("--tokens", exists=True, dir_okay=False, help="YAML: teams, token hashes, quotas.")
+]
+InsecureOption = Annotated[
+    bool, typer.Option("--insecure", help="Listen where other machines reach it, although it is not protected.")
+]
+HealthPortOption = Annotated[
+    int | None, typer.Option("--health-port", min=0, max=65535, help="grpc.health.v1 in plain text, for a kubelet.")
+]
+MetricsPortOption = Annotated[
+    int | None, typer.Option("--metrics-port", min=0, max=65535, help="Prometheus page /metrics.")
+]
+DrainOption = Annotated[
+    float, typer.Option("--drain-seconds", min=0, help="From NOT_SERVING to refusing calls, on SIGTERM.")
+]
+ConnectionAgeOption = Annotated[
+    float, typer.Option("--max-connection-age-s", min=1, help="Then clients are asked to connect anew.")
+]
+InflightBytesOption = Annotated[
+    int, typer.Option("--max-inflight-bytes", min=1024, help="Bytes of requests in memory at once.")
+]
+DecodedBytesOption = Annotated[
+    int, typer.Option("--max-decoded-bytes", min=1024, help="Bytes of decoded pictures in work at once.")
+]
+LogMetadataOption = Annotated[
+    bool, typer.Option("--log-metadata", help="Log what callers put into the metadata of samples.")
+]
+OtlpOption = Annotated[
+    str, typer.Option("--otlp-endpoint", help="http(s)://HOST:PORT of an OpenTelemetry collector (OTLP over gRPC).")
+]
+
 
 def serve(
     reward: RewardArgument,
@@ -38,53 +84,23 @@ def serve(
     also: AlsoOption = None,
     routes: RoutesOption = None,
     judges: JudgesOption = None,
-    shared_memory: Annotated[
-        bool, typer.Option("--shared-memory", help="Hand pictures over in shared memory: Triton is on this machine.")
-    ] = False,
-    host: Annotated[
-        str, typer.Option("--host", help="Where to listen; other than loopback needs TLS and callers' credentials.")
-    ] = "127.0.0.1",
+    shared_memory: SharedMemoryOption = False,
+    host: HostOption = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 9001,
-    tls_cert: Annotated[
-        Path | None, typer.Option("--tls-cert", exists=True, dir_okay=False, help="Its certificate chain, PEM.")
-    ] = None,
-    tls_key: Annotated[
-        Path | None, typer.Option("--tls-key", exists=True, dir_okay=False, help="Its private key, PEM.")
-    ] = None,
-    tls_client_ca: Annotated[
-        Path | None, typer.Option("--tls-client-ca", exists=True, dir_okay=False, help="Clients of these CAs only, PEM")
-    ] = None,
-    tokens: Annotated[
-        Path | None, typer.Option("--tokens", exists=True, dir_okay=False, help="YAML: teams, token hashes, quotas.")
-    ] = None,
-    insecure: Annotated[
-        bool, typer.Option("--insecure", help="Listen where other machines reach it, although it is not protected.")
-    ] = False,
-    health_port: Annotated[
-        int | None, typer.Option("--health-port", min=0, max=65535, help="grpc.health.v1 in plain text, for a kubelet.")
-    ] = None,
-    metrics_port: Annotated[
-        int | None, typer.Option("--metrics-port", min=0, max=65535, help="Prometheus page /metrics.")
-    ] = None,
-    drain_seconds: Annotated[
-        float, typer.Option("--drain-seconds", min=0, help="From NOT_SERVING to refusing calls, on SIGTERM.")
-    ] = 0.0,
-    max_connection_age_s: Annotated[
-        float, typer.Option("--max-connection-age-s", min=1, help="Then clients are asked to connect anew.")
-    ] = 600.0,
-    max_inflight_bytes: Annotated[
-        int, typer.Option("--max-inflight-bytes", min=1024, help="Bytes of requests in memory at once.")
-    ] = 512 * 1024 * 1024,
-    max_decoded_bytes: Annotated[
-        int, typer.Option("--max-decoded-bytes", min=1024, help="Bytes of decoded pictures in work at once.")
-    ] = 768 * 1024 * 1024,
-    otlp_endpoint: Annotated[
-        str, typer.Option("--otlp-endpoint", help="http(s)://HOST:PORT of an OpenTelemetry collector (OTLP over gRPC).")
-    ] = "",
+    tls_cert: TlsCertOption = None,
+    tls_key: TlsKeyOption = None,
+    tls_client_ca: TlsClientCaOption = None,
+    tokens: TokensOption = None,
+    insecure: InsecureOption = False,
+    health_port: HealthPortOption = None,
+    metrics_port: MetricsPortOption = None,
+    drain_seconds: DrainOption = 0.0,
+    max_connection_age_s: ConnectionAgeOption = 600.0,
+    max_inflight_bytes: InflightBytesOption = 512 * 1024 * 1024,
+    max_decoded_bytes: DecodedBytesOption = 768 * 1024 * 1024,
+    otlp_endpoint: OtlpOption = "",
     log_format: Annotated[Literal["text", "json"], typer.Option("--log-format")] = "text",
-    log_metadata: Annotated[
-        bool, typer.Option("--log-metadata", help="Log what callers put into the metadata of samples.")
-    ] = False,
+    log_metadata: LogMetadataOption = False,
     limit: Annotated[
         list[str] | None,
         typer.Option("--limit", help="NAME=NUMBER of a limit that Describe publishes, as max_inflight_items=512."),

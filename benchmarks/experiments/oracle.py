@@ -1,7 +1,7 @@
 """Is the oracle right about what policies draw? `python -m benchmarks.experiments.oracle`
 
 Renderings are not what it is asked about in training, so here it judges policy samples that were labelled by eye
-before its verdicts were seen (`policy_samples/`). Pictures that the eye could not decide are left out and counted.
+before its verdicts were seen (`policy_samples/`). Pictures that nobody could label are left out and counted.
 """
 
 from __future__ import annotations

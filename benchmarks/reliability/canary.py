@@ -1,29 +1,27 @@
 """A new release by weight: 90/10, 50/50, back, 0/100, default, behind a real Envoy and under load
 
-The route is the one of `k8s/components/canary/reward/route.yaml`, put into Envoy's words by `virtual_host` and changed
-while Envoy runs, as Envoy Gateway does it. The two releases score the same picture differently (by `MORE`), so a score
-says which release it is of, and must agree with the release that its answer names.
+The route is the one of `k8s/components/canary/reward/route.yaml`, put into Envoy's words by `canary_route.py` and
+changed while Envoy runs, as Envoy Gateway does it. The two releases score the same picture differently (by `MORE`),
+so a score says which release it is of, and must agree with the release that its answer names.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import math
-import os
 import signal
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import grpc
-import yaml
 
 from benchmarks.reliability import coded
+from benchmarks.reliability.canary_route import route_of, write_routes
 from benchmarks.reliability.envoy import all_healthy, bootstrap, started, stats
 from benchmarks.reliability.fleet import START_S, Fleet, Replica, all_ready, free_port, total, until
 from benchmarks.reliability.record import Result
@@ -33,7 +31,6 @@ from sync_r1.services.config import ServiceConfig
 from sync_r1.services.local.embedded import EmbeddedTriton
 from sync_r1.trainer_client import RewardClient
 
-ROUTE = Path(__file__).parents[2] / "k8s" / "components" / "canary" / "reward" / "route.yaml"
 NEW, MORE = "new.onnx", 1 << 23
 ITEMS, CALLERS = 8, 6
 CALLS, SHORT_CALLS = 1_200, 160
@@ -42,44 +39,6 @@ _PAUSE_S = 0.1
 _SIGMAS = 4.5  # one measurement in 150,000 lies further out
 WEIGHTS = ((100, 0), (90, 10), (50, 50), (100, 0), (50, 50), (0, 100))
 """Stable, canary. The fourth is a roll-back; after the last one the stable replicas get the new release."""
-
-
-def virtual_host(route: Mapping[str, Any], clusters: Mapping[str, str]) -> dict[str, Any]:
-    """A GRPCRoute's rules as Envoy has them. `clusters`: name of a Service -> name of Envoy's cluster.
-
-    Raises ValueError for what the route says and this does not know.
-    """
-    routes = []
-    for rule in route["spec"]["rules"]:
-        if unknown := set(rule) - {"name", "matches", "backendRefs"}:
-            raise ValueError(f"rule {rule.get('name')}: {sorted(unknown)} is not translated")
-        weights = [
-            {"name": clusters[backend["name"]], "weight": backend.get("weight", 1)} for backend in rule["backendRefs"]
-        ]
-        action = {"weighted_clusters": {"clusters": weights}, "timeout": "130s"}
-        for match in rule.get("matches", [{}]):
-            headers = [
-                {"name": header["name"], "string_match": {"exact": header["value"]}}
-                for header in match.get("headers", [])
-                if header["type"] == "Exact" or _unknown(header)
-            ]
-            routes.append({"match": {"prefix": "/", "grpc": {}, "headers": headers}, "route": action})
-    return {"name": "rewards", "domains": ["*"], "routes": routes}
-
-
-def _unknown(header: Mapping[str, Any]) -> bool:
-    raise ValueError(f"header {header['name']}: a match of type {header['type']} is not translated")
-
-
-def route_of(weights: tuple[int, int], digests: tuple[str, str]) -> dict[str, Any]:
-    """The project's GRPCRoute with these weights and digests (stable, canary), as an overlay patches it."""
-    route: dict[str, Any] = yaml.safe_load(ROUTE.read_text())
-    canary, stable, weighted = route["spec"]["rules"]
-    canary["matches"][0]["headers"][0]["value"] = digests[1]
-    stable["matches"][0]["headers"][0]["value"] = digests[0]
-    for backend, weight in zip(weighted["backendRefs"], weights):
-        backend["weight"] = weight
-    return route
 
 
 @dataclass
@@ -129,15 +88,6 @@ class Canary:
     def offset(self, digest: str) -> float:
         """What this release adds to a picture's number."""
         return {self.digests[0]: 0.0, self.digests[1]: float(MORE)}[digest]
-
-
-def write_routes(path: Path, route: Mapping[str, Any]) -> None:
-    """Put it in place at once: Envoy looks when a file is moved."""
-    host = virtual_host(route, {"stable": "stable", "canary": "canary"})
-    kind = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
-    draft = path.with_suffix(".draft")
-    draft.write_text(json.dumps({"resources": [{"@type": kind, "name": "rewards", "virtual_hosts": [host]}]}))
-    os.replace(draft, path)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 import grpc
 
 from benchmarks.reliability import coded
-from benchmarks.reliability.fleet import Fleet, Inside, Replica, family, fleet, inside, total, until
+from benchmarks.reliability.fleet import Fleet, Replica, fleet, total, until
+from benchmarks.reliability.process_use import Inside, family, inside
 from benchmarks.reliability.record import Result
 from sync_r1.protos.rewards.v1 import rewards_pb2_grpc
 from sync_r1.services.config import Limits, ServiceConfig

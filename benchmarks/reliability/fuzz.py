@@ -24,7 +24,8 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.reliability import coded
-from benchmarks.reliability.fleet import Cores, Fleet, fleet, shown, total
+from benchmarks.reliability.fleet import Fleet, fleet, total
+from benchmarks.reliability.process_use import Cores, shown
 from benchmarks.reliability.record import Result
 from sync_r1.protos.rewards.v1 import rewards_pb2
 

@@ -17,7 +17,8 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.reliability import coded
-from benchmarks.reliability.fleet import Cores, Fleet, family, fleet, inside, shown
+from benchmarks.reliability.fleet import Fleet, fleet
+from benchmarks.reliability.process_use import Cores, family, inside, shown
 from benchmarks.reliability.record import Result
 from benchmarks.reliability.sdk_load import SETTINGS
 from sync_r1.reward_models.types import Sample, Score

@@ -21,7 +21,8 @@ import numpy as np
 
 from benchmarks.harness import figure, ratio
 from benchmarks.reliability import coded
-from benchmarks.reliability.fleet import Replica, all_ready, cpu_s, fleet
+from benchmarks.reliability.fleet import Replica, all_ready, fleet
+from benchmarks.reliability.process_use import cpu_s
 from benchmarks.reliability.record import Result
 from benchmarks.throughput import jpeg
 from sync_r1.protos.rewards.v1 import rewards_pb2, rewards_pb2_grpc

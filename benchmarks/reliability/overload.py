@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 import grpc
 
 from benchmarks.reliability import coded
-from benchmarks.reliability.fleet import Cores, Fleet, Replica, fleet, percentile, shown
+from benchmarks.reliability.fleet import Fleet, Replica, fleet, percentile
+from benchmarks.reliability.process_use import Cores, shown
 from benchmarks.reliability.record import Result
 from sync_r1.protos.rewards.v1 import rewards_pb2_grpc
 from sync_r1.services.config import Limits, ServiceConfig

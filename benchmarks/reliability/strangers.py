@@ -20,7 +20,8 @@ from tempfile import TemporaryDirectory
 import grpc
 
 from benchmarks.reliability import coded
-from benchmarks.reliability.fleet import Replica, fleet, forget_peak, inside, peak_mb, percentile
+from benchmarks.reliability.fleet import Replica, fleet, percentile
+from benchmarks.reliability.process_use import forget_peak, inside, peak_mb
 from benchmarks.reliability.record import Result
 from sync_r1.protos.rewards.v1 import rewards_pb2_grpc
 from sync_r1.services.access.interceptor import SCORE

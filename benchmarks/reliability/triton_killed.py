@@ -18,7 +18,8 @@ from functools import partial
 import grpc
 
 from benchmarks.reliability import coded
-from benchmarks.reliability.fleet import Fleet, fleet, free_port, inside, until
+from benchmarks.reliability.fleet import Fleet, fleet, free_port, until
+from benchmarks.reliability.process_use import inside
 from benchmarks.reliability.record import Result
 from sync_r1.protos.rewards.v1 import rewards_pb2_grpc
 

@@ -21,7 +21,7 @@ _PACKAGE = Path(__file__).parent.parent
 
 @dataclass(frozen=True)
 class CardMaker:
-    """Makes the card of one variant; `builders` in `variants.py` add what their formula needs."""
+    """Makes the card of one variant; the functions of `variants.py` add what their formula needs."""
 
     reward: str
     variant: str

@@ -61,22 +61,39 @@ def _embedding(width: int) -> TensorSpec:
 _OPEN_CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
 
 
+@dataclass(frozen=True)
+class _OpenClipForm:
+    """How a model of open_clip differs from the plain one of LAION."""
+
+    files: tuple[str, ...] = _OPEN_CLIP_FILES
+    quick_gelu: bool = False
+    """GELU as OpenAI approximated it."""
+    preprocessing: Preprocessing = CROPPED
+    siglip: bool = False
+    """SigLIP's tokenizer, and its mean and deviation of pixels."""
+
+
+_OPENAI = _OpenClipForm(quick_gelu=True)
+
+
 def _open_clip(
     name: str,
     architecture: str,
     width: int,
     source: str,
     licence: str,
-    *,
-    files: tuple[str, ...] = _OPEN_CLIP_FILES,
-    quick_gelu: bool = False,
-    preprocessing: Preprocessing = CROPPED,
-    siglip: bool = False,
+    form: _OpenClipForm = _OpenClipForm(),
 ) -> PublishedModel:
     """A model with an image and a text tower; `width` is that of the embedding."""
+    siglip, preprocessing = form.siglip, form.preprocessing
     mean, std = (HALF, HALF) if siglip else (CLIP_MEAN, CLIP_STD)
-    padded = preprocessing.resize == "pad_bicubic"
-    config = {"architecture": architecture, "quick_gelu": quick_gelu, "mean": mean, "std": std, "float_pixels": padded}
+    config = {
+        "architecture": architecture,
+        "quick_gelu": form.quick_gelu,
+        "mean": mean,
+        "std": std,
+        "float_pixels": (padded := preprocessing.resize == "pad_bicubic"),
+    }
     tokens = TensorSpec("tokens", "int64", (64 if siglip else 77,))
     pixels = _pixels(224, "float32" if padded else "uint8")
     graphs = {
@@ -85,7 +102,7 @@ def _open_clip(
             name, f"{name}_text", (tokens,), (_embedding(width),), tokenizer="siglip" if siglip else "clip"
         ),
     }
-    return PublishedModel(name, "openclip", config, source, licence, graphs, {"clip": files})
+    return PublishedModel(name, "openclip", config, source, licence, graphs, {"clip": form.files})
 
 
 def _vision(
@@ -107,16 +124,16 @@ def _vision(
 
 
 _MODELS = (
-    _open_clip("clip_vit_b_32", "ViT-B-32", 512, "timm/vit_base_patch32_clip_224.openai", "MIT", quick_gelu=True),
-    _open_clip("clip_vit_l_14", "ViT-L-14", 768, "timm/vit_large_patch14_clip_224.openai", "MIT", quick_gelu=True),
+    _open_clip("clip_vit_b_32", "ViT-B-32", 512, "timm/vit_base_patch32_clip_224.openai", "MIT", _OPENAI),
+    _open_clip("clip_vit_l_14", "ViT-L-14", 768, "timm/vit_large_patch14_clip_224.openai", "MIT", _OPENAI),
     _open_clip("clip_vit_h_14", "ViT-H-14", 1024, "laion/CLIP-ViT-H-14-laion2B-s32B-b79K", "MIT"),
     _open_clip(
         "siglip_vit_b_16", "ViT-B-16-SigLIP", 768, "timm/ViT-B-16-SigLIP", "Apache-2.0",
-        preprocessing=SQUASHED, siglip=True,
+        _OpenClipForm(preprocessing=SQUASHED, siglip=True),
     ),
     _open_clip(
         "hps_v2_1", "ViT-H-14", 1024, "xswu/HPSv2", "Apache-2.0",
-        files=("HPS_v2.1_compressed.pt",), preprocessing=PADDED,
+        _OpenClipForm(files=("HPS_v2.1_compressed.pt",), preprocessing=PADDED),
     ),
     PublishedModel(
         "laion_v2", "openclip",

@@ -85,7 +85,7 @@ def test_somebody_at_a_terminal_sees_the_trace_of_a_bug() -> None:
 def test_a_file_that_the_user_named_and_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     taken = tmp_path / "a-file"
     taken.write_text("")
-    assert_one_sentence(invoke("repository", "--out", taken / "below"), str(taken))
+    assert_one_sentence(invoke("repository", "--out", taken / "below", "--reward", "text-faithfulness"), str(taken))
 
 
 def test_only_a_file_that_the_user_named_is_the_users(tmp_path: Path) -> None:

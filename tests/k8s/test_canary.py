@@ -15,7 +15,7 @@ import yaml
 from k8s_manifests import K8S, REWARDS, ROOT, manifests
 from k8s_policies import POLICIES
 
-from benchmarks.reliability import canary
+from benchmarks.reliability import canary, canary_route
 
 DIGESTS = ("a" * 64, "b" * 64)
 CLUSTERS = {"stable": "stable", "canary": "canary"}
@@ -29,7 +29,7 @@ def test_a_new_release_is_introduced_rolled_back_and_made_the_default_under_load
 
 
 def test_pins_stand_before_weights_and_each_leads_to_its_own_side() -> None:
-    host = canary.virtual_host(canary.route_of((90, 10), DIGESTS), CLUSTERS)
+    host = canary_route.virtual_host(canary_route.route_of((90, 10), DIGESTS), CLUSTERS)
     new, old, weighted = host["routes"]
     for route, digest, side in ((new, DIGESTS[1], "canary"), (old, DIGESTS[0], "stable")):
         assert route["match"]["headers"] == [{"name": "sync-r1-release", "string_match": {"exact": digest}}]
@@ -41,14 +41,14 @@ def test_pins_stand_before_weights_and_each_leads_to_its_own_side() -> None:
 
 
 def test_a_route_that_says_more_than_is_tested_is_refused() -> None:
-    route = canary.route_of((90, 10), DIGESTS)
+    route = canary_route.route_of((90, 10), DIGESTS)
     route["spec"]["rules"][2]["filters"] = [{"type": "RequestMirror"}]
     with pytest.raises(ValueError, match=r"by-weight.*filters"):
-        canary.virtual_host(route, CLUSTERS)
-    route = canary.route_of((90, 10), DIGESTS)
+        canary_route.virtual_host(route, CLUSTERS)
+    route = canary_route.route_of((90, 10), DIGESTS)
     route["spec"]["rules"][0]["matches"][0]["headers"][0]["type"] = "RegularExpression"
     with pytest.raises(ValueError, match="RegularExpression"):
-        canary.virtual_host(route, CLUSTERS)
+        canary_route.virtual_host(route, CLUSTERS)
 
 
 def test_the_bounds_of_a_share_hold_what_is_fair_and_not_what_is_not() -> None:

@@ -22,7 +22,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from k8s_manifests import REWARDS, fronts, manifests
 from podman_pods import Pod, pod_of, podman
 
-from benchmarks.reliability import canary, envoy
+from benchmarks.reliability import canary, canary_route, envoy
 from benchmarks.reliability.fleet import free_port
 from sync_r1.protos.rewards.v1 import rewards_pb2, rewards_pb2_grpc
 from sync_r1.reward_models.backends.local import LocalRunner
@@ -227,7 +227,7 @@ def test_replicas_restarted_one_after_the_other_under_load_lose_nothing(pods: di
 def test_envoy_parts_the_calls_between_two_releases_by_weight(pods: dict[str, Pod], tmp_path: Path) -> None:
     port, admin = free_port(), free_port()
     digests = ("0" * 64, "1" * 64)  # no call is pinned here; the canary drill pins
-    canary.write_routes(tmp_path / "routes.json", canary.route_of((75, 25), digests))
+    canary_route.write_routes(tmp_path / "routes.json", canary_route.route_of((75, 25), digests))
     source = {"path_config_source": {"path": str(tmp_path / "routes.json")}, "resource_api_version": "V3"}
     config = envoy.bootstrap(
         port, admin, {"rds": {"route_config_name": "rewards", "config_source": source}},
