@@ -23,7 +23,7 @@ from sync_r1.reward_models.rewards.text_faithfulness import clauses_of
 from sync_r1.reward_models.runner import RunContext
 from sync_r1.reward_models.types import Outcome, Sample, Score
 
-FIGURES = json.loads(Path(validity.__file__).with_name("validity.json").read_text())["semantic_families"]
+FIGURES = json.loads(Path(validity.__file__).with_name("validity.json").read_text()).get("semantic_families", {})
 ScoreAll = Callable[[list[Sample]], Awaitable[list[Outcome]]]
 
 
@@ -79,7 +79,8 @@ async def test_semantic_tells_right_from_near_miss_in_every_held_out_family(name
     measured = validity.auc(values[right], values[~right])
     assert measured >= 0.95
     assert (values[right] > validity.ZERO).all(), [p for p, v in zip(pairs, values) if p.right and v <= validity.ZERO]
-    assert measured == pytest.approx(FIGURES[name]["held_out_auc"], abs=2e-3), "the card is out of date: measure again"
+    on_card = FIGURES.get(name, {}).get("held_out_auc")
+    assert measured == pytest.approx(on_card, abs=2e-3), "the card is out of date: run its validity_command"
 
 
 def test_held_out_pairs_share_no_reference_with_the_pairs_that_rules_were_made_on() -> None:
