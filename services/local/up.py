@@ -30,6 +30,7 @@ from sync_r1.reward_models.profiles import load_profile
 from sync_r1.services.config import ServiceConfig, host_and_port
 from sync_r1.services.local import processes
 from sync_r1.services.local.embedded import EmbeddedTriton
+from sync_r1.services.local.supervisor import TritonSupervisor
 from sync_r1.services.serve import ServeConfig
 
 START_S, LOADED_BYTES_PER_S = 120.0, 10e6
@@ -50,6 +51,7 @@ class Up:
     """HOST:PORT of each service's metrics; empty where no ports were given for them."""
     _services: dict[str, tuple[subprocess.Popen[bytes], Path]] = field(default_factory=dict)
     _triton: EmbeddedTriton | None = None
+    _supervisor: TritonSupervisor | None = None
 
     @property
     def pids(self) -> dict[str, int]:
@@ -62,12 +64,12 @@ class Up:
         return self._triton.pid if self._triton is not None else None
 
     def check(self) -> None:
-        """Raise UpError if a service or Triton has ended by itself."""
+        """Raise UpError if a service has ended by itself, or Triton was given up (`supervisor.py`)."""
         for name, (process, log) in self._services.items():
             if process.poll() is not None:
                 raise UpError(f"{name} ended ({process.returncode}). The end of its log:\n{processes.tail(log)}")
-        if self._triton is not None and not self._triton.running:
-            raise UpError(f"the embedded Triton ended. The end of its log:\n{self._triton.log_tail()}")
+        if self._supervisor is not None and self._supervisor.failure:
+            raise UpError(self._supervisor.failure)
 
 
 @contextlib.contextmanager
@@ -85,6 +87,7 @@ def start(
 ) -> Iterator[Up]:
     """Start Triton and the services of a profile; end them, drained, when the block is left.
 
+    Triton is restarted a bounded number of times when it, or a Python process of one of its graphs, has ended.
     `also`: further profiles, whose releases are served side by side. `first_port`: the services listen on it and the
     ports after it, in the profile's order; 0 takes free ones.
     `threads`: ONNX Runtime's threads per graph. `rewards`: only these. `judges`: the file of the judges' endpoints.
@@ -113,7 +116,8 @@ def start(
         write_repository(loaded, directory / "models", backend="python", graphs=graphs, threads=threads, also=others)
         on_step("Triton")
         triton = stack.enter_context(EmbeddedTriton(directory / "models", ready_timeout_s=timeout_s))
-        running = Up(triton.url, _triton=triton)
+        supervisor = stack.enter_context(TritonSupervisor(triton, on_step))
+        running = Up(triton.url, _triton=triton, _supervisor=supervisor)
         stack.callback(_stop, running)
         on_step("services")
         base = service or ServiceConfig()
