@@ -112,14 +112,18 @@ class _Connection:
         """End the calls under way, as CANCELLED, and the channel."""
         for call in self._under_way:
             call._cython_call.cancel("the connection is dead")
-        await self._idle.wait()
-        await self.close()
+        try:
+            await self._idle.wait()
+        finally:
+            await self.close()
 
     async def finish(self) -> None:
         """Let the calls under way finish, then end the channel."""
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), _FINISH_S)
-        await self.close()
+        try:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), _FINISH_S)
+        finally:
+            await self.close()
 
     async def close(self) -> None:
         await self._channel.close()

@@ -125,7 +125,9 @@ async def test_a_lost_machine_is_noticed_by_its_silence_and_calls_on_it_end(toy_
         await asyncio.sleep(0.3)
         cable.lose()
         # Two looks of 2 s, one a second, then a new connection: within 10 s at a front's interval.
-        assert [await runner.ready(pins) for _ in range(3)] == [False, False, True]
+        looks = [await runner.ready(pins) for _ in range(4)]
+        assert looks[:2] == [False, False]
+        assert any(looks[2:])
         with pytest.raises(GraphUnavailable):
             await slow
         result = await runner.run(_context(), "probe", {"pixels": _pixels(7)})

