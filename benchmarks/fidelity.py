@@ -150,7 +150,8 @@ def profile_variant(name: str) -> tuple[Reward, Release]:
     """A variant of `full` by "reward/variant", and a release that names its graphs (their files may not exist)."""
     served = load_profile("full").rewards[name.split("/")[0]]
     reward = served.variants[name.split("/")[1]]
-    pins = tuple(GraphPin(graph, served.graphs[graph].version, "") for graph in reward.graphs)
+    graphs = [served.graphs[name] for name in reward.graphs]
+    pins = tuple(graph.pin if graph.file.is_file() else GraphPin(graph.name, graph.version, "") for graph in graphs)
     return reward, Release(served.name, reward.card.variant, reward.card.formula_version, pins)
 
 

@@ -118,7 +118,7 @@ def front(file: Path, triton: str, shared_memory: bool, folder: Path) -> Iterato
         process.wait(10)
 
 
-def direct_call(url: str) -> Callable[[npt.NDArray[np.uint8]], list[float]]:
+def direct_call(url: str, version: int) -> Callable[[npt.NDArray[np.uint8]], list[float]]:
     """Score a batch with tritonclient."""
     from tritonclient import grpc as triton
 
@@ -127,7 +127,7 @@ def direct_call(url: str) -> Callable[[npt.NDArray[np.uint8]], list[float]]:
     def call(pixels: npt.NDArray[np.uint8]) -> list[float]:
         tensor = triton.InferInput("pixels", pixels.shape, "UINT8")
         tensor.set_data_from_numpy(pixels)
-        result = client.infer(_GRAPH, [tensor], model_version="1", client_timeout=30)
+        result = client.infer(_GRAPH, [tensor], model_version=str(version), client_timeout=30)
         return [float(value) for value in result.as_numpy("value")[:, 0]]
 
     return call
@@ -195,7 +195,7 @@ def main() -> None:
         write_repository(profile_of(file), folder / "models", backend="python")
         triton = stack.enter_context(EmbeddedTriton(folder / "models"))
         ways = {
-            "direct": direct_call(triton.url),
+            "direct": direct_call(triton.url, profile_of(file).graphs[_GRAPH].pin.triton_version),
             "front, messages": front_call(stack.enter_context(front(file, triton.url, False, folder))),
             "front, shared memory": front_call(stack.enter_context(front(file, triton.url, True, folder))),
         }

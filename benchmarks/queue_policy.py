@@ -66,14 +66,15 @@ SETTINGS = (
 )
 
 
-def write_models(folder: Path, settings: Sequence[Setting]) -> Path:
-    """A repository with the coded graph once for each setting; a batch takes `WORK_S`."""
+def write_models(folder: Path, settings: Sequence[Setting]) -> tuple[Path, str]:
+    """A repository with the coded graph once for each setting, and its sha256; a batch takes `WORK_S`."""
     file, written = coded.write_models(folder, WORK_S)
     spec: GraphSpec = coded.profile_of(file).graphs[coded.GRAPH]
-    version = written / coded.GRAPH / "1"
+    number = str(spec.pin.triton_version)
+    version = written / coded.GRAPH / number
     repository = folder / "settings"
     for setting in settings:
-        target = repository / setting.graph / "1"
+        target = repository / setting.graph / number
         target.mkdir(parents=True)
         for part in version.iterdir():
             (target / part.name).symlink_to(part)
@@ -84,12 +85,12 @@ def write_models(folder: Path, settings: Sequence[Setting]) -> Path:
         line = f"  max_queue_delay_microseconds: {setting.max_queue_delay_us}\n"
         assert line in text
         (target.parent / "config.pbtxt").write_text(text.replace(line, line + policy))
-    return repository
+    return repository, spec.sha256
 
 
-async def latencies_s(runner: TritonRunner, graph: str, callers: int, seconds: float) -> list[float]:
+async def latencies_s(runner: TritonRunner, pin: GraphPin, callers: int, seconds: float) -> list[float]:
     """Of every call that `callers` made, one after another each, within so many seconds."""
-    release = Release("coded", "number", "1", (GraphPin(graph, 1, "0" * 64),))
+    release = Release("coded", "number", "1", (pin,))
     pixels = coded.pixels(1)[None].copy()
     over_s = time.monotonic() + seconds
     took_s: list[float] = []
@@ -97,7 +98,7 @@ async def latencies_s(runner: TritonRunner, graph: str, callers: int, seconds: f
     async def caller() -> None:
         while time.monotonic() < over_s:
             started_s = time.monotonic()
-            result = await runner.run(RunContext(release, started_s + 30, "q"), graph, {"pixels": pixels})
+            result = await runner.run(RunContext(release, started_s + 30, "q"), pin.name, {"pixels": pixels})
             took_s.append(time.monotonic() - started_s)
             assert result.outputs["value"][0, 0] == 1
 
@@ -106,16 +107,17 @@ async def latencies_s(runner: TritonRunner, graph: str, callers: int, seconds: f
 
 
 async def measure(
-    url: str, settings: Sequence[Setting], callers: Sequence[int], seconds: float
+    url: str, sha256: str, settings: Sequence[Setting], callers: Sequence[int], seconds: float
 ) -> dict[tuple[str, int], list[float]]:
     """(setting, callers) -> the calls' seconds."""
     runner = TritonRunner(url)
     found = {}
     try:
         for setting in settings:
-            await latencies_s(runner, setting.graph, setting.instances, 0.2)  # warm
+            pin = GraphPin(setting.graph, 1, sha256)
+            await latencies_s(runner, pin, setting.instances, 0.2)  # warm
             for count in callers:
-                found[setting.name, count] = await latencies_s(runner, setting.graph, count, seconds)
+                found[setting.name, count] = await latencies_s(runner, pin, count, seconds)
     finally:
         await runner.close()
     return found
@@ -133,9 +135,9 @@ def main() -> None:
     parser.add_argument("--callers", type=int, nargs="+", default=[2, 4, 16])
     arguments = parser.parse_args()
     with TemporaryDirectory(prefix="sync-r1-queue-") as folder:
-        repository = write_models(Path(folder), SETTINGS)
+        repository, sha256 = write_models(Path(folder), SETTINGS)
         with EmbeddedTriton(repository) as triton:
-            found = asyncio.run(measure(triton.url, SETTINGS, arguments.callers, arguments.seconds))
+            found = asyncio.run(measure(triton.url, sha256, SETTINGS, arguments.callers, arguments.seconds))
     columns = ("queue policy", "callers", "calls", "calls/s", "p50, ms", "p99, ms", "longest, ms", "slept through")
     report = Report("queue_policy", "Triton's queue policy and its batcher's sleep", columns)
     for (name, callers), took_s in found.items():

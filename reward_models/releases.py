@@ -14,11 +14,21 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class GraphPin:
-    """One model version on Triton and the sha256 (64 hex digits) of its weights file."""
+    """One graph: the version that its profile gives it, and the sha256 (64 hex digits) of its weights."""
 
     name: str
     version: int
     sha256: str
+
+    @property
+    def triton_version(self) -> int:
+        """The version number under which Triton serves these weights and no others: 1 to 2^52 - 1, from their sha256.
+
+        So Triton itself refuses a call that is meant for other weights, whichever replica it reaches and whenever its
+        files were exchanged. Triton takes numbers up to 2^63 - 1; 13 hex digits stay exact where a tool reads JSON's
+        numbers as doubles, and two of 1,000 files share one in 1 of 9,000,000,000 cases.
+        """
+        return max(1, int(self.sha256[:13], 16))
 
 
 @dataclass(frozen=True)
@@ -36,11 +46,11 @@ class Release:
         fields = asdict(self) | {"graphs": sorted((graph.name, graph.version, graph.sha256) for graph in self.graphs)}
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
-    def version_of(self, graph: str) -> int:
-        """The pinned version of `graph`. Raises KeyError naming the graphs the release has."""
+    def pin_of(self, graph: str) -> GraphPin:
+        """The pin of `graph`. Raises KeyError naming the graphs the release has."""
         for pin in self.graphs:
             if pin.name == graph:
-                return pin.version
+                return pin
         raise KeyError(f"release {self.digest[:12]} has no graph {graph!r}; it has {[pin.name for pin in self.graphs]}")
 
 

@@ -82,9 +82,10 @@ def write_models(folder: Path, sleep_s: float = 0.0) -> tuple[Path, Path]:
     """The ONNX file and a Triton repository around it, both in `folder`; each batch takes `sleep_s` longer."""
     file, repository = folder / "coded.onnx", folder / "models"
     write_graph(file)
-    write_repository(profile_of(file), repository, backend="python")
+    profile = profile_of(file)
+    write_repository(profile, repository, backend="python")
     if sleep_s:
-        model = repository / GRAPH / "1" / "model.py"
+        model = repository / GRAPH / str(profile.graphs[GRAPH].pin.triton_version) / "model.py"
         model.write_text(model.read_text() + _SLEEPING.format(seconds=sleep_s))
     return file, repository
 

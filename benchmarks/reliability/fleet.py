@@ -173,12 +173,14 @@ async def all_ready(replicas: list[Replica]) -> None:
 class Cable:
     """A TCP relay to one target. `cut`: it takes connections and bytes and passes nothing on (half-open).
 
-    `delay_s`: every piece arrives that much later.
+    `delay_s`: every piece arrives that much later. `lead_to`: from now on to another target. `lose`: as if the machine
+    behind the connections of now were gone, without any RST; later ones are sound.
     """
 
     def __init__(self, target: str) -> None:
         self._host, _, self._port = target.partition(":")
         self._writers: set[asyncio.StreamWriter] = set()
+        self._lost: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self.cut, self.delay_s, self.target = False, 0.0, ""
 
@@ -201,6 +203,15 @@ class Cable:
             writer.close()
         self._writers.clear()
 
+    def lead_to(self, target: str) -> None:
+        """Close the connections; those that are made from now on go there."""
+        self._host, _, self._port = target.partition(":")
+        self.mend()
+
+    def lose(self) -> None:
+        """The connections of now pass nothing on any more."""
+        self._lost |= self._writers
+
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             there, back = await asyncio.open_connection(self._host, int(self._port))
@@ -218,7 +229,7 @@ class Cable:
             while data := await source.read(1 << 16):
                 if self.delay_s:
                     await asyncio.sleep(self.delay_s)
-                if not self.cut:
+                if not self.cut and sink not in self._lost:
                     sink.write(data)
                     await sink.drain()
         sink.close()

@@ -122,7 +122,9 @@ async def send(running: Fleet, count: int, make: Callable[[np.random.Generator],
                 seen.sent += 1
                 if seen.sent % 100 == 0:
                     sound = coded.request([seen.sent])
-                    seen.wrong += coded.wrong([seen.sent], await score(sound.SerializeToString(), timeout=_HANG_S))
+                    number = seen.sent
+                    answer = await score(sound.SerializeToString(), timeout=_HANG_S)
+                    seen.wrong += coded.wrong([number], answer)  # "+= await" would lose what others added meanwhile
                 body, started_s = make(rng), time.monotonic()
                 try:
                     response = await score(body, timeout=_HANG_S)

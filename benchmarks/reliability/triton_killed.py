@@ -54,7 +54,8 @@ async def attack(running: Fleet, kills: int) -> Seen:
                 items = range(first, first + ITEMS)
                 seen.under_way += 1
                 try:
-                    seen.wrong += coded.wrong(items, await stub.Score(coded.request(items), timeout=_TIMEOUT_S))
+                    answer = await stub.Score(coded.request(items), timeout=_TIMEOUT_S)
+                    seen.wrong += coded.wrong(items, answer)  # "+= await" would lose what others added meanwhile
                     seen.statuses["OK"] += 1
                 except grpc.aio.AioRpcError as error:
                     seen.statuses[error.code().name] += 1

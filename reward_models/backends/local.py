@@ -81,11 +81,14 @@ class LocalRunner:
         if spec.judge is not None:
             raise GraphError(f"graph {graph!r} is a judge: only a service that was told its endpoint can ask it")
         try:
-            pinned = context.release.version_of(graph)
+            pinned = context.release.pin_of(graph)
         except KeyError as error:
             raise GraphError(str(error.args[0])) from error
-        if pinned != spec.version:
-            raise GraphError(f"graph {graph!r}: the release pins version {pinned}, here is version {spec.version}")
+        if pinned != spec.pin:
+            raise GraphError(
+                f"graph {graph!r}: the release pins version {pinned.version} (sha256 {pinned.sha256[:12]}…), here is "
+                f"version {spec.version} (sha256 {spec.sha256[:12]}…)"
+            )
         return spec
 
     def _run(self, spec: GraphSpec, inputs: Tensors, batch: int, options: Any) -> dict[str, npt.NDArray[Any]]:
@@ -103,7 +106,7 @@ class LocalRunner:
     def _engine(self, spec: GraphSpec) -> _Engine:
         with self._lock:
             if spec.name not in self._engines:
-                _ = spec.sha256  # missing or changed files are told apart from graphs that do not load
+                spec.check_unchanged()  # missing or changed files are told apart from graphs that do not load
                 try:
                     self._engines[spec.name] = _load(spec, self._threads)
                 except Exception as error:  # as in `_run`

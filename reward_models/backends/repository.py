@@ -53,10 +53,10 @@ def write_repository(
         if versions[name][0].judge is not None:
             continue
         for graph in versions[name]:
-            _ = graph.sha256
-            version = directory / name / str(graph.version)
+            version = directory / name / str(graph.pin.triton_version)
             version.mkdir(parents=True, exist_ok=True)
             _place(graph, version)
+            graph.check_unchanged()  # what was placed is what the version's number says
             if backend == "python" or _in_python(graph):
                 shutil.copyfile(Path(__file__).with_name("triton_model.py"), version / "model.py")
         config = model_config(*versions[name], backend=backend, threads=threads or 1, device=device)
@@ -90,7 +90,9 @@ def _in_python(graph: GraphSpec) -> bool:
 
 def model_config(graph: GraphSpec, *others: GraphSpec, backend: Backend, threads: int, device: Device = "cpu") -> str:
     """The text of one `config.pbtxt`; nothing is left to Triton's auto-completion. `others`: further versions."""
-    versions = ", ".join(str(version) for version in sorted(one.version for one in (graph, *others)))
+    # Two versions of the profiles may have equal weights; Triton knows them by these.
+    weights = dict(sorted((one.pin.triton_version, one.sha256) for one in (graph, *others)))
+    versions = ", ".join(map(str, weights))
     batching = graph.batching
     # A queue policy makes Triton's batcher sleep through a request that arrives while the only instance is busy, for up
     # to 500 ms (it stops prefetching and then is not woken). Measured on the embedded Triton with two callers of one
@@ -106,6 +108,8 @@ def model_config(graph: GraphSpec, *others: GraphSpec, backend: Backend, threads
         parameters["engine"] = "torch"
     if graph.library:
         parameters["library"] = graph.library
+    # Which weights each version is, for the message of a front that expected others (`services/runners/triton.py`).
+    parameters |= {sha256_parameter(version): sha256 for version, sha256 in weights.items()}
     # On a CPU, ONNX Runtime's last level of optimisation crashes on some graphs (see `disabled_optimizers`).
     careful = device == "cpu" and not _in_python(graph) and any(one.disabled_optimizers for one in (graph, *others))
     optimisation = "optimization { graph { level: 1 } }\n" if careful else ""
@@ -134,6 +138,11 @@ model_warmup [
   }}
 ]
 """
+
+
+def sha256_parameter(version: int) -> str:
+    """The parameter of a graph's configuration that holds the sha256 of one version's weights."""
+    return f"sha256.{version}"
 
 
 def _parameters(parameters: Mapping[str, str]) -> str:
@@ -173,7 +182,7 @@ def _place(graph: GraphSpec, folder: Path) -> None:
         (graph.file, f"model{graph.file.suffix}"),
     ):
         if file.is_file():
-            _place_file(file, folder / name, stored=bool(graph.package or graph.published or graph.library))
+            _place_file(file, folder / name, stored=graph.exported)
 
 
 def _place_file(file: Path, target: Path, *, stored: bool) -> None:

@@ -12,6 +12,7 @@ element size of numpy 2 arrays, and `Tensor(name, array)` would send empty outpu
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable
@@ -43,6 +44,7 @@ class TritonPythonModel:
         config = json.loads(args["model_config"])
         folder = os.path.join(args["model_repository"], args["model_version"])
         parameters = {name: entry["string_value"] for name, entry in config["parameters"].items()}
+        _check_weights(folder, parameters.get(f"sha256.{args['model_version']}", ""))
         self.inputs = [entry["name"] for entry in config["input"]]
         self.outputs = [entry["name"] for entry in config["output"]]
         threads = int(parameters["threads"])
@@ -93,6 +95,23 @@ class TritonPythonModel:
         return answers
 
 
+def _check_weights(folder: str, expected: str) -> None:
+    """Raise RuntimeError unless the weights are those that the configuration says, as `spec.graph_sha256` counts."""
+    digests = []
+    files = [file for file in Path(folder).glob("model.*") if file.suffix not in (".py", ".data")]
+    for file in (*files, *Path(folder).glob("*.onnx.data")):
+        with file.open("rb") as opened:
+            digest = hashlib.sha256()
+            while chunk := opened.read(1 << 20):
+                digest.update(chunk)
+        digests.append(digest.hexdigest())
+    found = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    if found != expected:
+        raise RuntimeError(
+            f"other weights than this version's lie in its folder: sha256 {found[:12]}…, expected {expected[:12]}…"
+        )
+
+
 def _onnx(file: str, outputs: list[str], threads: int, gpu: int | None, careful: bool) -> Run:
     import onnxruntime
 
@@ -110,6 +129,12 @@ def _onnx(file: str, outputs: list[str], threads: int, gpu: int | None, careful:
     if gpu is not None:
         providers.insert(0, ("CUDAExecutionProvider", {"device_id": gpu}))
     session = onnxruntime.InferenceSession(file, options, providers=providers)
+    # ONNX Runtime goes on with the CPU, and only logs it, where the GPU cannot be used.
+    if gpu is not None and session.get_providers()[0] != "CUDAExecutionProvider":
+        raise RuntimeError(
+            f"GPU {gpu} was asked for, but ONNX Runtime has only {', '.join(session.get_providers())}; "
+            "write the repository for the CPU, or install onnxruntime-gpu and the driver it needs"
+        )
     return lambda inputs: session.run(outputs, inputs)
 
 

@@ -108,6 +108,11 @@ class GraphSpec:
         return pixels.dtype == dtype and len(pixels.shape) == 3 and pixels.shape[0] == pixels.shape[1]
 
     @property
+    def exported(self) -> bool:
+        """Whether its file was made here or by `sync-r1 export`, with a pin beside it, and is not checked in."""
+        return bool(self.package or self.published or self.library)
+
+    @property
     def picture_size(self) -> int:
         """Side of the pictures it takes, pixels."""
         return self.inputs[0].shape[0]
@@ -116,13 +121,19 @@ class GraphSpec:
     def sha256(self) -> str:
         """sha256 of the weights file, or of what a judge is asked; 64 hex digits.
 
-        Raises GraphFileMissing when it, or a file that it needs beside it, is absent or not the one pinned at export.
+        Raises GraphFileMissing when it, or a file that it needs beside it, is absent or not the one pinned at export,
+        and when an exported file lacks its pin.
         """
         if self.judge is not None:
             return self.judge.sha256
         if not self.file.is_file():
             raise GraphFileMissing(f"graph {self.name!r}: there is no file {self.file}; {self._cure}")
         digest, facts = graph_sha256(self.file), self.facts
+        if self.exported and "sha256" not in facts:
+            raise GraphFileMissing(
+                f"graph {self.name!r}: {self.file} has no pin, so nothing says that it is what was exported; delete it "
+                f"and {self._cure}, or copy {pin_path(self.file).name} from where it was exported too"
+            )
         pinned = facts.get("sha256", digest)
         if pinned != digest:
             raise GraphFileMissing(
@@ -137,6 +148,14 @@ class GraphSpec:
                     f"delete {self.file.name} and export again"
                 )
         return digest
+
+    def check_unchanged(self) -> None:
+        """Read the weights file again. Raises GraphFileMissing when it is not the one that `sha256` was taken of."""
+        if self.judge is None and (now := graph_sha256(self.file) if self.file.is_file() else "") != self.sha256:
+            raise GraphFileMissing(
+                f"graph {self.name!r}: {self.file} was exchanged while it was being used: its sha256 was "
+                f"{self.sha256[:12]}… and is {now[:12] or 'that of no file'}…; start again"
+            )
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -32,10 +32,13 @@ _COMPILED_SHAPES = 64
 def load(file: Path, *, threads: int = 1, gpu: int | None = None, max_batch: int = 1024) -> Run:
     """The graph in `file`, ready to run: on the GPU of that number, or on the CPU with `threads` threads.
 
-    Raises WeightsError for a file without a recipe or with other tensors than its recipe has.
+    Raises WeightsError for a file without a recipe or with other tensors than its recipe has, and for a GPU that is not
+    there: it never runs on the CPU instead.
     """
     from safetensors.torch import load_file
 
+    if gpu is not None and gpu >= (found := torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        raise WeightsError(f"{file.name} was to run on GPU {gpu}, but torch finds {found} GPUs here")
     recipe = read_recipe(file)
     graph = build_graph(recipe)
     module = graph.module.to(DTYPES[recipe["precision"]]).eval().requires_grad_(False)

@@ -7,6 +7,7 @@ image. It has the Python backend alone, so its model repository is written with 
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import re
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import threading
 import time
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +29,12 @@ from sync_r1.reward_models.errors import SyncR1Error
 from sync_r1.services.local import processes
 
 _START_ATTEMPTS = 3
+# Another program took the port between our choosing it and Triton's binding it; a starved stub did not let go of a lock
+# in time, upon which Triton ends itself.
+_START_AGAIN = ("Address already in use", "boost::interprocess::lock_exception")
+_STUB = "triton_python_b"  # the kernel keeps 15 letters of a process's name
+_ENDED, _STOPPED = "ZX", "Tt"
+"""States of a process in /proc."""
 # What Triton logs of a model that it gives up, up to the first line's end of what Python raised.
 _LOAD_FAILURE = re.compile(r"failed to load '([^']+)' version (\d+): \w+: (.*?)\.?(?:\\n|\"?$)", re.MULTILINE)
 
@@ -57,13 +65,14 @@ class EmbeddedTriton:
         self._directory: Path | None = None
         self._log = Path()
         self._url = ""
+        self._given_up = threading.Event()
 
     @property
     def url(self) -> str:
         """`127.0.0.1:PORT` of Triton's gRPC endpoint."""
-        if self._process is None:
+        if not self._url:
             raise RuntimeError("the embedded Triton is not running; call start() first")
-        return self._url
+        return self._url  # also while it is restarted
 
     @property
     def pid(self) -> int:
@@ -76,6 +85,30 @@ class EmbeddedTriton:
     def running(self) -> bool:
         """Whether `tritonserver` is alive."""
         return self._process is not None and self._process.poll() is None
+
+    def trouble(self) -> str:
+        """Why it cannot do its work, in half a sentence: it or a Python process of a graph ended; empty if none did."""
+        if self._process is None or (code := self._process.poll()) is not None:
+            return f"the embedded Triton ended with code {code if self._process is not None else 0}"
+        if _state(self._process.pid)[1] in _STOPPED:
+            return "the embedded Triton is stopped"
+        for pid in _children(self._process.pid):
+            name, state = _state(pid)
+            if name.startswith(_STUB) and state in (*_ENDED, *_STOPPED):
+                return f"a Python process of the embedded Triton {'is stopped' if state in _STOPPED else 'was killed'}"
+        return ""
+
+    def restart(self) -> None:
+        """End it at once, and start it again on the same port. Raises TritonStartError."""
+        self._fixed_port = int(self._url.rpartition(":")[2])
+        if self._process is not None:
+            processes.stop(self._process, grace_s=0.0)
+        self.stop()
+        self.start()
+
+    def give_up_starting(self) -> None:
+        """Let a start that is under way in another thread end with TritonStartError, and each later one."""
+        self._given_up.set()
 
     def log_tail(self, lines: int = 30) -> str:
         """The last lines that Triton wrote."""
@@ -92,14 +125,16 @@ class EmbeddedTriton:
                 self._log = self._directory / f"triton-{attempt}.log"
                 if self._start_once(backends, self._log):
                     return self
-                # Another program took the port between our choosing it and Triton's binding it: choose again.
-            raise TritonStartError(f"its port was taken in each of {_START_ATTEMPTS} attempts:\n{self.log_tail()}")
+            raise TritonStartError(
+                f"the embedded Triton could not start in {_START_ATTEMPTS} attempts. The end of its log:\n"
+                f"{self.log_tail()}"
+            )
         except BaseException:
             self.stop()
             raise
 
     def _start_once(self, backends: Path, log: Path) -> bool:
-        """True when ready, False when its port was taken meanwhile; raises TritonStartError for anything else."""
+        """True when ready, False when another attempt may do; raises TritonStartError for anything else."""
         port = self._fixed_port or _free_port()
         self._url = f"127.0.0.1:{port}"
         command = [
@@ -121,9 +156,9 @@ class EmbeddedTriton:
         # By default a channel that was refused for minutes tries again after two minutes, when the bound may be over.
         with grpc.insecure_channel(self._url, options=[("grpc.max_reconnect_backoff_ms", 1000)]) as channel:
             service = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-            while time.monotonic() < deadline:
+            while time.monotonic() < deadline and not self._given_up.is_set():
                 if self._process.poll() is not None:
-                    if "Address already in use" in log.read_text(errors="replace"):
+                    if any(words in log.read_text(errors="replace") for words in _START_AGAIN):
                         return False
                     raise TritonStartError(_why_it_ended(log, self._process.returncode))
                 try:
@@ -161,6 +196,25 @@ class EmbeddedTriton:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+def _children(pid: int) -> list[int]:
+    """Processes that the threads of this one have started."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):  # it ends
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(OSError):
+                found += map(int, (thread / "children").read_text().split())
+    return found
+
+
+def _state(pid: int) -> tuple[str, str]:
+    """Name and state letter of a process; a process that is gone has ended."""
+    try:
+        name, _, rest = Path(f"/proc/{pid}/stat").read_text().partition("(")[2].rpartition(")")
+    except OSError:
+        return "", "X"
+    return name, rest.split()[0]
 
 
 def _why_it_ended(log: Path, code: int) -> str:

@@ -31,6 +31,7 @@ from sync_r1.reward_models.profiles import Profile, load_profile
 from sync_r1.services.config import ServiceConfig, host_and_port
 from sync_r1.services.local import processes
 from sync_r1.services.local.embedded import EmbeddedTriton
+from sync_r1.services.local.supervisor import TritonSupervisor
 from sync_r1.services.serve import ServeConfig, reward_of
 
 START_S, LOADED_BYTES_PER_S = 120.0, 10e6
@@ -51,6 +52,7 @@ class Up:
     """HOST:PORT of each service's metrics; empty where no ports were given for them."""
     _services: dict[str, tuple[subprocess.Popen[bytes], Path]] = field(default_factory=dict)
     _triton: EmbeddedTriton | None = None
+    _supervisor: TritonSupervisor | None = None
 
     @property
     def pids(self) -> dict[str, int]:
@@ -63,12 +65,12 @@ class Up:
         return self._triton.pid if self._triton is not None else None
 
     def check(self) -> None:
-        """Raise UpError if a service or Triton has ended by itself."""
+        """Raise UpError if a service has ended by itself, or Triton was given up (`supervisor.py`)."""
         for name, (process, log) in self._services.items():
             if process.poll() is not None:
                 raise UpError(f"{name} ended ({process.returncode}). The end of its log:\n{processes.tail(log)}")
-        if self._triton is not None and not self._triton.running:
-            raise UpError(f"the embedded Triton ended. The end of its log:\n{self._triton.log_tail()}")
+        if self._supervisor is not None and self._supervisor.failure:
+            raise UpError(self._supervisor.failure)
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,7 @@ def start(
 ) -> Iterator[Up]:
     """Start Triton and the services of a profile; end them, drained, when the block is left.
 
+    Triton is restarted a bounded number of times when it, or a Python process of one of its graphs, has ended.
     `also`: further profiles, whose releases are served side by side. `rewards`: only these. `service`: how
     each is served; `port` and `metrics_port` are the first one's, the others have the ports after it in the profile's
     order, 0 takes free ones. `judges`: the file of the judges' endpoints.
@@ -113,7 +116,8 @@ def start(
         write_repository(profiles[0], models, backend="python", graphs=graphs, threads=threads, also=profiles[1:])
         on_step("Triton")
         embedded = stack.enter_context(EmbeddedTriton(models, ready_timeout_s=start_s))
-        running = Up(embedded.url, _triton=embedded)
+        supervisor = stack.enter_context(TritonSupervisor(embedded, on_step))
+        running = Up(embedded.url, _triton=embedded, _supervisor=supervisor)
         stack.callback(_stop, running)
         on_step("services")
         common = ServeConfig(

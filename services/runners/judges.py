@@ -116,7 +116,7 @@ class JudgeRunner:
         """See `GraphRunner.run`; inputs and outputs are those of `reward_models/graphs/judges.py`."""
         started_ns = time.perf_counter_ns()
         try:
-            version = context.release.version_of(graph)
+            version = context.release.pin_of(graph).version
             judge, endpoint = self._judges[graph, version], self._endpoints[graph]
         except KeyError as error:
             raise GraphError(f"judge {graph!r} in the version that the release pins is not served: {error}") from error

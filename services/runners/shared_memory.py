@@ -19,6 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from tritonclient.grpc import service_pb2
 
+from sync_r1.services.runners.triton_link import TritonLink
+
 _DIRECTORY = Path("/dev/shm")
 # Below this a message costs less than the bookkeeping.
 _MIN_BYTES = 64 * 1024
@@ -46,7 +48,7 @@ class RegionPool:
     pixels: any bytes are valid ones, and the answer goes nowhere. Other types (token ids index tables) never go in.
     """
 
-    def __init__(self, triton: Any) -> None:
+    def __init__(self, triton: TritonLink) -> None:
         self._triton = triton
         self._regions: list[Region] = []
         self._total = 0
@@ -74,7 +76,7 @@ class RegionPool:
     async def close(self) -> None:
         """Unregister all regions; a Triton that is gone already is fine."""
         requests = [service_pb2.SystemSharedMemoryUnregisterRequest(name=region.name) for region in self._regions]
-        calls = [self._triton.SystemSharedMemoryUnregister(request, timeout=5.0) for request in requests]
+        calls = [self._triton.ask("SystemSharedMemoryUnregister", request, timeout_s=5.0) for request in requests]
         await asyncio.gather(*calls, return_exceptions=True)
         self.forget()
 
@@ -98,7 +100,7 @@ class RegionPool:
             os.posix_fallocate(descriptor, 0, size)  # a full /dev/shm is an error now, not a SIGBUS at the first write
             region = Region(name, size, mmap.mmap(descriptor, size))
             request = service_pb2.SystemSharedMemoryRegisterRequest(name=name, key=f"/{name}", offset=0, byte_size=size)
-            await self._triton.SystemSharedMemoryRegister(request, timeout=timeout_s)
+            await self._triton.ask("SystemSharedMemoryRegister", request, timeout_s=timeout_s)
         except OSError:
             self._total -= size
             return None

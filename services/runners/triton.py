@@ -5,18 +5,23 @@ tritonclient's detours over numpy objects. The release decides the model version
 `shared_memory=True` (Triton on this machine, in one trust domain with us) pictures are handed over in shared memory
 instead (`shared_memory.py`).
 
+The version that Triton is asked for is derived from the release's sha256 of the weights (`GraphPin.triton_version`), so
+a Triton that has other weights under the graph's name refuses the call; its configuration says which, for the message.
+
 What Triton says becomes one of four errors, because it uses UNAVAILABLE for a full queue, a queue timeout and for
 stopping alike, and a caller must not treat these alike:
 
     queue full                        GraphOverloaded
     our deadline, its queue timeout   GraphDeadline
-    nobody answers, stopping, model not loaded  GraphUnavailable
+    nobody answers, stopping, other weights, a dead Python process  GraphUnavailable
     anything else                     GraphError
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import time
 from collections.abc import Collection
 from typing import Any
@@ -24,13 +29,18 @@ from typing import Any
 import grpc
 import numpy as np
 import numpy.typing as npt
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.grpc import model_config_pb2, service_pb2
 
+from sync_r1.reward_models.backends.repository import sha256_parameter
 from sync_r1.reward_models.releases import GraphPin, Release
 from sync_r1.reward_models.runner import RunContext, RunResult, Tensors, joined
 from sync_r1.reward_models.types import GraphDeadline, GraphError, GraphOverloaded, GraphUnavailable
+from sync_r1.services.runners.canaries import CANARY_S, Canaries
 from sync_r1.services.runners.shared_memory import Region, RegionPool
+from sync_r1.services.runners.triton_link import LOOK_S, TritonLink
 from sync_r1.services.telemetry.tracing import outgoing, tracer
+
+logger = logging.getLogger(__name__)
 
 # KServe's names of the types that graphs use.
 _KSERVE_OF: dict[np.dtype[Any], str] = {
@@ -44,12 +54,13 @@ _KSERVE_OF: dict[np.dtype[Any], str] = {
 }
 _NUMPY_OF: dict[str, np.dtype[Any]] = {name: dtype for dtype, name in _KSERVE_OF.items()}
 
-# A 512 x 512 picture has 0.8 MB; a batch of 128 of them passes. gRPC's own default is 4 MiB.
-_MAX_MESSAGE_BYTES = 256 * 1024 * 1024
-
 _QUEUE_FULL = ("exceeds maximum queue size", "max queue size")
 _QUEUE_TIMEOUT = ("request timeout expired", "timeout expired", "timed out")
-_NOT_LOADED = ("unknown model", "is not found", "not ready", "is not loaded", "shared memory region")
+_NOT_LOADED = ("unknown model", "is not found", "not ready", "is not loaded", "no available versions")
+_LOST_REGION = "unable to find shared memory region"
+_DEAD_PROCESS = "is not healthy"
+"""Of "Stub process 'probe_0_0' is not healthy": an instance's Python process was killed (Triton starts no other) or
+gets no time on the processor."""
 
 
 class TritonRunner:
@@ -60,36 +71,28 @@ class TritonRunner:
 
     def __init__(self, url: str, *, shared_memory: bool = False) -> None:
         self._url = url
-        self._channel = grpc.aio.insecure_channel(
-            url,
-            options=[
-                ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
-                ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
-                # Fronts must notice a restarted Triton in a second, not after gRPC's default of up to two minutes.
-                ("grpc.initial_reconnect_backoff_ms", 100),
-                ("grpc.max_reconnect_backoff_ms", 1000),
-                ("grpc.use_local_subchannel_pool", 1),
-            ],
-        )
-        self._triton = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
-        self._pool = RegionPool(self._triton) if shared_memory else None
-        self._max_batch: dict[tuple[str, int], int] = {}
+        self._link = TritonLink(url)
+        self._pool = RegionPool(self._link) if shared_memory else None
+        self._configs: dict[tuple[str, int], Any] = {}
+        self._canaries = Canaries(self._canary)
+        self._not_ready = ""
 
     async def run(self, context: RunContext, graph: str, inputs: Tensors) -> RunResult:
         """See `GraphRunner.run`. Parts of a batch over the graph's max_batch_size run at the same time."""
         started_ns = time.perf_counter_ns()
-        version = _pinned_version(context.release, graph)
+        pin = _pin(context.release, graph)
         batch = _batch_size(graph, inputs)
-        limit = await self._max_batch_size(context, graph, version)
+        config = await self._config(pin, _remaining_s(context.deadline_s, graph))
+        limit = max(1, config.max_batch_size)
         if batch <= limit:
-            outputs = await self._infer(context, graph, version, inputs)
+            outputs = await self._infer(context, pin, inputs)
         else:
             parts = [
                 {name: array[start : start + limit] for name, array in inputs.items()}
                 for start in range(0, batch, limit)
             ]
             # Triton queues the parts; a failing one cancels the rest, since the call as a whole has failed.
-            tasks = [asyncio.ensure_future(self._infer(context, graph, version, part)) for part in parts]
+            tasks = [asyncio.ensure_future(self._infer(context, pin, part)) for part in parts]
             try:
                 results = await asyncio.gather(*tasks)
             finally:
@@ -99,43 +102,74 @@ class TritonRunner:
         for name, array in outputs.items():
             if len(array) != batch:
                 raise GraphError(f"graph {graph}: {batch} rows went in, but output {name!r} has {len(array)}")
-        return RunResult(outputs, version, time.perf_counter_ns() - started_ns)
+        return RunResult(outputs, pin.version, time.perf_counter_ns() - started_ns)
 
-    async def ready(self, pins: Collection[GraphPin], timeout_s: float = 2.0) -> bool:
-        """Whether all these graphs are loaded in their pinned versions; False also when nobody answers."""
-        try:
-            for pin in pins:
-                request = service_pb2.ModelReadyRequest(name=pin.name, version=str(pin.version))
-                if not (await self._triton.ModelReady(request, timeout=timeout_s)).ready:
-                    return False
-            return bool((await self._triton.ServerLive(service_pb2.ServerLiveRequest(), timeout=timeout_s)).live)
-        except grpc.aio.AioRpcError:
-            return False
+    async def ready(self, pins: Collection[GraphPin], timeout_s: float = LOOK_S) -> bool:
+        """Whether all these graphs are loaded with their pinned weights, and lately ran; False when nobody answers.
+
+        Triton calls a graph ready whose Python process is dead; what proves that it runs is an answer, of a call or of
+        a canary (`canaries.py`). Logs why not, once.
+        """
+        reason = await self._why_not_ready(pins, timeout_s)
+        if reason and reason != self._not_ready:
+            logger.warning("not ready: %s", reason)
+        self._not_ready = reason
+        return not reason
+
+    async def _why_not_ready(self, pins: Collection[GraphPin], timeout_s: float) -> str:
+        if not await self._link.live(timeout_s):
+            self._canaries.forget()
+            return f"Triton at {self._url} does not answer"
+        for pin in pins:
+            request = service_pb2.ModelReadyRequest(name=pin.name, version=str(pin.triton_version))
+            try:
+                answer = await self._link.ask("ModelReady", request, timeout_s=timeout_s)
+            except grpc.aio.AioRpcError as error:
+                return str(await self._failure(error, pin))
+            if not answer.ready:
+                return f"{self._where(pin)} is not loaded{await self._instead(pin)}"
+        return await self._canaries.why_not(pins, timeout_s)
 
     async def close(self) -> None:
         """Give back shared memory and close the channel."""
+        await self._canaries.close()
         if self._pool is not None:
             await self._pool.close()
-        await self._channel.close()
+        await self._link.close()
 
-    async def _max_batch_size(self, context: RunContext, graph: str, version: int) -> int:
-        """`max_batch_size` of a graph's config, asked once per version."""
-        known = self._max_batch.get((graph, version))
-        if known is None:
-            request = service_pb2.ModelConfigRequest(name=graph, version=str(version))
+    async def _config(self, pin: GraphPin, timeout_s: float) -> Any:
+        """A graph's configuration, asked once per version."""
+        key = (pin.name, pin.triton_version)
+        if key not in self._configs:
+            request = service_pb2.ModelConfigRequest(name=pin.name, version=str(pin.triton_version))
             try:
-                config = (await self._triton.ModelConfig(request, timeout=self._remaining_s(context, graph))).config
+                self._configs[key] = (await self._link.ask("ModelConfig", request, timeout_s=timeout_s)).config
             except grpc.aio.AioRpcError as error:
-                raise self._translate(error, graph, version) from error
-            known = self._max_batch[graph, version] = max(1, config.max_batch_size)
-        return known
+                raise await self._failure(error, pin) from error
+        return self._configs[key]
 
-    async def _infer(
-        self, context: RunContext, graph: str, version: int, inputs: Tensors
-    ) -> dict[str, npt.NDArray[Any]]:
-        remaining_s = self._remaining_s(context, graph)
+    async def _canary(self, pin: GraphPin) -> None:
+        """One row of zeros through a graph, as Triton warmed it up. Raises what `run` raises."""
+        config = await self._config(pin, CANARY_S)
+        warm = config.model_warmup[0].inputs if config.model_warmup else {}
         request = service_pb2.ModelInferRequest(
-            model_name=graph, model_version=str(version), id=context.request_id
+            model_name=pin.name, model_version=str(pin.triton_version), id="canary"
+        )
+        for tensor in config.input:
+            dims = [max(1, dim) for dim in (warm[tensor.name].dims if tensor.name in warm else tensor.dims)]
+            kserve = model_config_pb2.DataType.Name(tensor.data_type).removeprefix("TYPE_")
+            request.inputs.add(name=tensor.name, datatype=kserve, shape=[1, *dims])
+            request.raw_input_contents.append(np.zeros(dims, _NUMPY_OF[kserve]).tobytes())
+        try:
+            await self._link.ask("ModelInfer", request, timeout_s=CANARY_S)
+        except grpc.aio.AioRpcError as error:
+            raise await self._failure(error, pin) from error
+
+    async def _infer(self, context: RunContext, pin: GraphPin, inputs: Tensors) -> dict[str, npt.NDArray[Any]]:
+        graph = pin.name
+        remaining_s = _remaining_s(context.deadline_s, graph)
+        request = service_pb2.ModelInferRequest(
+            model_name=graph, model_version=str(pin.triton_version), id=context.request_id
         )
         # The same bound twice: this one makes Triton drop the request from its queue, the call's own ends our waiting.
         request.parameters["timeout"].int64_param = max(1, int(remaining_s * 1e6))
@@ -151,60 +185,68 @@ class TritonRunner:
                     regions.append(region)
                     tensor.parameters["shared_memory_region"].string_param = region.name
                     tensor.parameters["shared_memory_byte_size"].int64_param = array.nbytes
-            with tracer.start_as_current_span(f"infer {graph}", attributes={"version": version}):
+            with tracer.start_as_current_span(f"infer {graph}", attributes={"version": pin.version}):
                 headers = tuple(outgoing().items())
-                response = await _answer(self._triton.ModelInfer(request, timeout=remaining_s, metadata=headers))
+                response = await self._link.ask("ModelInfer", request, timeout_s=remaining_s, headers=headers)
         except grpc.aio.AioRpcError as error:
-            raise self._translate(error, graph, version) from error
+            raise await self._failure(error, pin) from error
         finally:
             for region in regions:
                 region.release()
+        self._canaries.ran(pin)
         return _outputs(graph, response)
 
-    def _remaining_s(self, context: RunContext, graph: str) -> float:
-        remaining_s = context.deadline_s - time.monotonic()
-        if remaining_s <= 0:
-            raise GraphDeadline(f"graph {graph}: the deadline had passed before it was run")
-        return remaining_s
-
-    def _translate(self, error: grpc.aio.AioRpcError, graph: str, version: int) -> GraphError:
+    async def _failure(self, error: grpc.aio.AioRpcError, pin: GraphPin) -> GraphError:
+        """What a failed call of Triton means."""
         details = str(error.details() or "")
-        where = f"graph {graph} version {version} on Triton at {self._url}"
+        where = self._where(pin)
         said = details.lower()
         code = error.code()
+        if _DEAD_PROCESS in said:
+            self._canaries.died(pin)
+            return GraphUnavailable(f"{where}: its Python process is dead or starved ({details})")
         if code == grpc.StatusCode.DEADLINE_EXCEEDED or any(words in said for words in _QUEUE_TIMEOUT):
             return GraphDeadline(f"{where}: the deadline passed")
         if code == grpc.StatusCode.RESOURCE_EXHAUSTED or any(words in said for words in _QUEUE_FULL):
             return GraphOverloaded(f"{where}: its queue is full")
-        if any(words in said for words in _NOT_LOADED):
-            if self._pool is not None and "shared memory" in said:
-                self._pool.forget()  # Triton restarted and knows none of our regions; the next call makes new ones
+        if _LOST_REGION in said and self._pool is not None:
+            self._pool.forget()  # Triton restarted and knows none of our regions; the next call makes new ones
             return GraphUnavailable(f"{where}: {details}")
+        if any(words in said for words in _NOT_LOADED):
+            return GraphUnavailable(f"{where}: {details}{await self._instead(pin)}")
         if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
             return GraphUnavailable(f"{where}: nobody answers ({details})")
         return GraphError(f"{where}: {code.name}: {details}")
 
+    async def _instead(self, pin: GraphPin) -> str:
+        """Which weights Triton has under a graph's name, when it lacks the pinned ones; empty when it does not say."""
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            request = service_pb2.ModelConfigRequest(name=pin.name)
+            config = (await self._link.ask("ModelConfig", request, timeout_s=LOOK_S)).config
+            names = {sha256_parameter(version): version for version in config.version_policy.specific.versions}
+            held = {names[key]: value.string_value for key, value in config.parameters.items() if key in names}
+            if held and pin.triton_version not in held:
+                return (
+                    f"; expected weights of sha256 {pin.sha256[:12]}…, Triton has "
+                    f"{', '.join(f'{sha256[:12]}…' for sha256 in held.values())}: front and Triton need the same graph "
+                    "files (one bundle, or `sync-r1 repository` written again and Triton restarted)"
+                )
+        return ""
 
-async def _answer(call: Any) -> Any:
-    """Await a gRPC call; if we are cancelled, end it in gRPC's core and let gRPC's own task finish.
+    def _where(self, pin: GraphPin) -> str:
+        return f"graph {pin.name} version {pin.version} on Triton at {self._url}"
 
-    Cancelling that task, as `await call` and `call.cancel()` do, leaks about 1 kB for each call (grpc/grpc#43360): a
-    front whose clients are killed or out of time would grow for ever. Measured by `make drill NAME=clients_killed`.
-    """
-    answer = asyncio.ensure_future(call)
+
+def _remaining_s(deadline_s: float, graph: str) -> float:
+    remaining_s = deadline_s - time.monotonic()
+    if remaining_s <= 0:
+        raise GraphDeadline(f"graph {graph}: the deadline had passed before it was run")
+    return remaining_s
+
+
+def _pin(release: Release, graph: str) -> GraphPin:
     try:
-        return await asyncio.shield(answer)
-    except asyncio.CancelledError:
-        if not answer.done():
-            call._cython_call.cancel("given up")
-        raise
-    finally:
-        del answer  # it holds the error of a failed call, whose frames, this one too, hold the request
-
-
-def _pinned_version(release: Release, graph: str) -> int:
-    try:
-        return release.version_of(graph)
+        return release.pin_of(graph)
     except KeyError as error:
         raise GraphError(str(error.args[0])) from error
 

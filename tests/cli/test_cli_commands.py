@@ -17,6 +17,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from sync_r1.cli.main import app
+from sync_r1.reward_models.profiles import load_profile
 
 if TYPE_CHECKING:
     from sync_r1.services.local.up import Up
@@ -113,8 +114,9 @@ def test_repository_is_written_for_both_backends(tmp_path: Path) -> None:
         run_alone("repository", "--out", tmp_path / backend, "--backend", backend)
         config = (tmp_path / backend / "pocket_clip_image" / "config.pbtxt").read_text()
         assert f'backend: "{backend}"' in config
-    assert (tmp_path / "python" / "pocket_clip_image" / "1" / "model.py").exists()
-    assert not (tmp_path / "onnxruntime" / "pocket_clip_image" / "1" / "model.py").exists()
+    version = str(load_profile("pocket").graphs["pocket_clip_image"].pin.triton_version)
+    assert (tmp_path / "python" / "pocket_clip_image" / version / "model.py").exists()
+    assert not (tmp_path / "onnxruntime" / "pocket_clip_image" / version / "model.py").exists()
 
 
 def _write_rows(folder: Path, count: int) -> Path:

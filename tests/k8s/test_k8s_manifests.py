@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import re
+import shutil
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import k8s_manifests
@@ -265,6 +269,29 @@ def test_options_that_pods_are_given_exist() -> None:
 def test_the_liveness_probe_asks_for_the_service_that_exists() -> None:
     probe = fronts(manifests("overlays/gpu"))[0].container("front")["livenessProbe"]
     assert probe["grpc"]["service"] == LIVENESS
+
+
+@pytest.mark.parametrize("overlay", ["gpu", "gpu-shared", "cpu-pocket"])
+def test_a_triton_whose_python_process_died_is_restarted(overlay: str, tmp_path: Path) -> None:
+    commands = {
+        container["livenessProbe"]["exec"]["command"][2]
+        for load in k8s_manifests.workloads(manifests(f"overlays/{overlay}"))
+        for container in [*load.containers, *load.pod.get("initContainers", [])]
+        if container["name"] == "triton"
+    }
+    (command,) = commands
+    curl, both, looks = command.partition(" && ")
+    assert both
+    assert curl.endswith("/v2/health/live")
+    program = tmp_path / "triton_python_backend_stub"
+    shutil.copy(shutil.which("sleep") or "", program)
+    with subprocess.Popen([program, "60"]) as process:
+        here = ["sh", "-c", looks.replace("[0-9]*", str(process.pid))]
+        alive = subprocess.run(here, check=False).returncode
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # dead, and not reaped, as Triton leaves it
+        dead = subprocess.run(here, check=False).returncode
+    assert (alive, dead) == (0, 1)
 
 
 def test_keda_wakes_by_the_trainers_label_and_scales_by_the_reward_of_its_deployment() -> None:

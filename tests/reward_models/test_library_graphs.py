@@ -190,7 +190,8 @@ def test_a_repository_for_any_triton_runs_libraries_in_the_python_backend_on_the
     ensure_graphs(profile, graphs=("brisque",))
     write_repository(profile, tmp_path / "models", backend="onnxruntime", graphs=("brisque",), device="gpu")
     folder = tmp_path / "models" / "brisque"
-    assert sorted(file.name for file in (folder / "1").iterdir()) == ["model.py", "model.zip"]
+    version = str(profile.graphs["brisque"].pin.triton_version)
+    assert sorted(file.name for file in (folder / version).iterdir()) == ["model.py", "model.zip"]
     config = (folder / "config.pbtxt").read_text()
     for line in ('backend: "python"', "kind: KIND_CPU", 'key: "library" value { string_value: "brisque" }'):
         assert line in config

@@ -61,9 +61,9 @@ def _outward_address() -> str:
 
 def test_a_model_that_fails_to_load_is_one_line_with_its_name_the_reason_and_the_cure(tmp_path: Path) -> None:
     toys.write_toy_repository(tmp_path)
-    (tmp_path / "probe" / "1" / "model.py").write_text("raise RuntimeError('weights are missing')")
+    (tmp_path / "probe" / str(toys.VERSION) / "model.py").write_text("raise RuntimeError('weights are missing')")
     started = time.monotonic()
-    expected = r"could not load graph 'probe' version 1: RuntimeError: weights are missing; .* export the graph again"
+    expected = r"could not load graph 'probe' version \d+: RuntimeError: weights are missing; .* export the graph again"
     with pytest.raises(TritonStartError, match=expected) as caught:
         EmbeddedTriton(tmp_path).start()
     assert "\n" not in str(caught.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -19,11 +20,11 @@ from parity import TOLERANCE, Exported, largest
 from benchmarks.originals import ORIGINALS, items
 from sync_r1.reward_models.backends.local import LocalRunner
 from sync_r1.reward_models.backends.repository import model_config, write_repository
-from sync_r1.reward_models.graphs.spec import GraphSpec, TensorSpec
+from sync_r1.reward_models.graphs.spec import GraphSpec, TensorSpec, graph_sha256
 from sync_r1.reward_models.images import decode
 from sync_r1.reward_models.profiles import Profile, load_profile
 from sync_r1.reward_models.published import catalogue, convert
-from sync_r1.reward_models.releases import GraphPin, Release
+from sync_r1.reward_models.releases import Release
 from sync_r1.reward_models.runner import RunContext
 from sync_r1.reward_models.types import Concept, Failure, FailureCode, NotApplicable, Sample, Score
 from sync_r1.services.config import ServiceConfig
@@ -218,7 +219,7 @@ async def test_other_engines_give_the_same_numbers_on_triton(
     exported = tiny("clip_vit_b_32" if name == HALF else "dino_vit_s_16")
     pixels = exported.pixels("image")
     expected = exported.run("image", {"pixels": pixels})["embedding"]
-    release = Release("engines", name, "1", (GraphPin(name, 1, ""),))
+    release = Release("engines", name, "1", (engines.graphs[name].pin,))
     runner = TritonRunner(triton.url)
     result = await runner.run(RunContext(release, time.monotonic() + 60), name, {"pixels": pixels})
     await runner.close()
@@ -242,10 +243,10 @@ def test_tensors_of_large_models_lie_beside_the_file_that_names_them(tmp_path: P
     file = tmp_path / "large.onnx"
     file.write_bytes(b"graph")
     (tmp_path / "large.onnx.data").write_bytes(b"tensors")
-    (tmp_path / "large.onnx.json").write_text("{}")
+    (tmp_path / "large.onnx.json").write_text(json.dumps({"sha256": graph_sha256(file)}))
     spec = TensorSpec("x", "float32", (1,))
     graph = GraphSpec("large", 1, file, (spec,), (spec,), 1, published="hps_v2_1")
     write_repository(Profile("p", {"large": graph}, {}), tmp_path / "models", backend="onnxruntime")
-    version = tmp_path / "models" / "large" / "1"
+    version = tmp_path / "models" / "large" / str(graph.pin.triton_version)
     assert (version / "model.onnx").read_bytes() == b"graph"
     assert (version / "large.onnx.data").read_bytes() == b"tensors"

@@ -24,7 +24,7 @@ from sync_r1.reward_models.types import Outcome, Sample
 from sync_r1.services import serve
 from sync_r1.services.access import interceptor as gate
 from sync_r1.services.local.embedded import EmbeddedTriton
-from sync_r1.services.runners import triton as triton_runner
+from sync_r1.services.runners import triton_link
 from sync_r1.trainer_client.sdk import endpoints
 
 ROUNDS, CALLS = 8, 1000
@@ -119,7 +119,7 @@ def _status_kb() -> int:
 
 async def _give_up(port: str, side: str) -> None:
     """Give up thousands of calls; says after each thousand how much memory there is, in kB."""
-    answer = {"front": triton_runner._answer, "SDK": endpoints._answer}[side]
+    answer = {"front": triton_link._answer, "SDK": endpoints._answer}[side]
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         method = channel.unary_unary("/hung/Infer")
         for _ in range(ROUNDS):

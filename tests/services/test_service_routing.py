@@ -53,9 +53,12 @@ class Pair(toys.ToyReward):
 
 
 def with_pair(version: int) -> ServedReward:
-    """The toy variants and `pair`, whose graphs are in this version; both score 100 higher in version 2."""
+    """The toy variants and `pair`, whose graphs are in this version; in version 2 both score 100 higher, by code of
+    this file."""
     served = toys.served()
-    probe = replace(served.graphs["probe"], version=version)
+    probe = served.graphs["probe"]
+    if version == 2:
+        probe = replace(probe, version=version, file=Path(__file__))
     graphs = {**served.graphs, "probe": probe, "twin": replace(probe, name="twin")}
     return replace(served, graphs=graphs, variants={**served.variants, "pair": Pair("pair")})
 
@@ -68,12 +71,13 @@ DIGEST = {name: served.releases["probe"].digest for name, served in SERVED.items
 @pytest.fixture(scope="module")
 def triton(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedTriton]:
     folder = toys.write_toy_repository(tmp_path_factory.mktemp("releases"))
-    model = folder / "probe" / "1" / "model.py"
-    (folder / "probe" / "2").mkdir()
+    model = folder / "probe" / str(toys.VERSION) / "model.py"
+    new = NEW.graphs["probe"].pin.triton_version
+    (folder / "probe" / str(new)).mkdir()
     higher = model.read_text().replace("score[score", "score += 100\n        score[score")
-    (folder / "probe" / "2" / "model.py").write_text(higher)
+    (folder / "probe" / str(new) / "model.py").write_text(higher)
     config = folder / "probe" / "config.pbtxt"
-    config.write_text(config.read_text().replace("versions: [ 1 ]", "versions: [ 1, 2 ]"))
+    config.write_text(config.read_text().replace(f"[ {toys.VERSION} ]", f"[ {toys.VERSION}, {new} ]"))
     shutil.copytree(folder / "probe", folder / "twin")
     twin = folder / "twin" / "config.pbtxt"
     twin.write_text(twin.read_text().replace('"probe"', '"twin"'))

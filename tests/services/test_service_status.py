@@ -203,7 +203,7 @@ async def test_draining_is_unavailable(toy_triton: EmbeddedTriton) -> None:
 async def _executed(triton: EmbeddedTriton, graph: str) -> int:
     """Rows that a graph has run so far, by Triton's own count."""
     async with grpc.aio.insecure_channel(triton.url) as channel:
-        request = service_pb2.ModelStatisticsRequest(name=graph, version="1")
+        request = service_pb2.ModelStatisticsRequest(name=graph, version=str(toys.VERSION))
         stats = await service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelStatistics(request, timeout=10)
     return int(stats.model_stats[0].inference_count)
 

@@ -10,11 +10,14 @@ from collections.abc import AsyncIterator
 import numpy as np
 import pytest
 import toys
+from tritonclient.grpc import service_pb2
 
+from benchmarks.reliability.fleet import Cable
 from sync_r1.reward_models.runner import RunContext
 from sync_r1.reward_models.types import GraphDeadline, GraphError, GraphOverloaded, GraphUnavailable
 from sync_r1.services.local.embedded import EmbeddedTriton
 from sync_r1.services.runners.triton import TritonRunner
+from sync_r1.services.runners.triton_link import SILENT_LOOKS, TritonLink
 
 
 @pytest.fixture(params=["messages", "shared memory"])
@@ -56,8 +59,11 @@ async def test_arrays_that_are_views_arrive_as_they_look(runner: TritonRunner) -
 
 
 async def test_a_version_that_is_not_loaded_is_unavailable_never_another_version(runner: TritonRunner) -> None:
-    with pytest.raises(GraphUnavailable, match="version 2"):
-        await runner.run(_context(version=2), "probe", {"pixels": _pixels(1)})
+    expected, held = (toys.release(version=version).graphs[0].sha256[:12] for version in (2, 1))
+    both = f"version 2 .*expected weights of sha256 {expected}…, Triton has {held}…"
+    for _ in range(2):
+        with pytest.raises(GraphUnavailable, match=both):
+            await runner.run(_context(version=2), "probe", {"pixels": _pixels(1)})
 
 
 async def test_a_graph_outside_the_release_is_refused(runner: TritonRunner) -> None:
@@ -108,3 +114,35 @@ async def test_shared_memory_leaves_no_files_even_while_in_use(toy_triton: Embed
 async def test_readiness_is_of_the_release_not_of_triton_at_large(runner: TritonRunner) -> None:
     assert await runner.ready(toys.release("probe").graphs)
     assert not await runner.ready(toys.release("probe", version=7).graphs)
+
+
+async def test_a_lost_machine_is_noticed_by_its_silence_and_calls_on_it_end(toy_triton: EmbeddedTriton) -> None:
+    pins = toys.release().graphs
+    async with Cable(toy_triton.url) as cable:
+        runner = TritonRunner(cable.target)
+        assert await runner.ready(pins)
+        slow = asyncio.ensure_future(runner.run(_context("slow", seconds=120), "slow", {"pixels": _pixels(1)}))
+        await asyncio.sleep(0.3)
+        cable.lose()
+        # Two looks of 2 s, one a second, then a new connection: within 10 s at a front's interval.
+        looks = [await runner.ready(pins) for _ in range(4)]
+        assert looks[:2] == [False, False]
+        assert any(looks[2:])
+        with pytest.raises(GraphUnavailable):
+            await slow
+        result = await runner.run(_context(), "probe", {"pixels": _pixels(7)})
+        assert result.outputs["score"][0, 0] == 7
+        await runner.close()
+
+
+async def test_calls_on_a_connection_that_was_only_slow_are_not_ended(toy_triton: EmbeddedTriton) -> None:
+    link = TritonLink(toy_triton.url)
+    request = service_pb2.ModelInferRequest(model_name="slow", model_version=str(toys.VERSION))
+    request.inputs.add(name="pixels", datatype="UINT8", shape=[1, 1, 1, 3])
+    request.raw_input_contents.append(bytes([5, 0, 0]))
+    slow = asyncio.ensure_future(link.ask("ModelInfer", request, timeout_s=60))
+    await asyncio.sleep(0.1)
+    assert [await link.live(1e-6) for _ in range(SILENT_LOOKS)] == [False] * SILENT_LOOKS
+    assert await link.live(20.0)  # asks the former connection too, which answers
+    assert np.frombuffer((await slow).raw_output_contents[0], np.float32) == 5
+    await link.close()

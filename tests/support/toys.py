@@ -7,6 +7,7 @@ a second first; so does `narrow`, whose queue holds one request.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from sync_r1.protos.rewards.v1 import rewards_pb2
 from sync_r1.reward_models.cards import Card
 from sync_r1.reward_models.graphs.spec import GraphSpec, TensorSpec
 from sync_r1.reward_models.profiles import ServedReward
-from sync_r1.reward_models.releases import GraphPin, Release
+from sync_r1.reward_models.releases import GraphPin, Release, file_sha256
 from sync_r1.reward_models.rewards.fields import finite_score, missing_field
 from sync_r1.reward_models.runner import GraphRunner, RunContext
 from sync_r1.reward_models.types import Outcome, Sample
@@ -55,17 +56,22 @@ class TritonPythonModel:
         return pb_utils.InferenceResponse([tensor])
 '''
 
+# These graphs have no weights; their code is in this file.
+_PIN = GraphPin("", 1, file_sha256(Path(__file__)))
+VERSION = _PIN.triton_version
+"""The number under which Triton has each of them."""
+
 
 def write_toy_repository(directory: Path) -> Path:
     """A model repository with the three graphs."""
     for name, sleep_s, queue in (("probe", 0.0, 64), ("slow", 1.0, 64), ("narrow", 1.0, 1)):
-        version = directory / name / "1"
+        version = directory / name / str(VERSION)
         version.mkdir(parents=True)
         (version / "model.py").write_text(_MODEL)
         (directory / name / "config.pbtxt").write_text(
             f"""
             name: "{name}" backend: "python" max_batch_size: 4
-            version_policy {{ specific {{ versions: [ 1 ] }} }}
+            version_policy {{ specific {{ versions: [ {VERSION} ] }} }}
             input [ {{ name: "pixels" data_type: TYPE_UINT8 dims: [ -1, -1, 3 ] }} ]
             output [ {{ name: "score" data_type: TYPE_FP32 dims: [ 1 ] }} ]
             instance_group [ {{ kind: KIND_CPU count: {INSTANCES[name]} }} ]
@@ -73,14 +79,16 @@ def write_toy_repository(directory: Path) -> Path:
                 timeout_action: REJECT default_timeout_microseconds: 10000000
                 allow_timeout_override: true max_queue_size: {queue} }} }}
             parameters {{ key: "sleep_s" value {{ string_value: "{sleep_s}" }} }}
+            parameters {{ key: "sha256.{VERSION}" value {{ string_value: "{_PIN.sha256}" }} }}
             """
         )
     return directory
 
 
 def release(graph: str = "probe", version: int = 1) -> Release:
-    """A release of one toy graph, for calls that bypass the services."""
-    return Release("toy", graph, "1", (GraphPin(graph, version, "0" * 64),))
+    """A release of one toy graph, for calls that bypass the services; only version 1 is there."""
+    sha256 = _PIN.sha256 if version == 1 else hashlib.sha256(str(version).encode()).hexdigest()
+    return Release("toy", graph, "1", (GraphPin(graph, version, sha256),))
 
 
 @dataclass(frozen=True)
@@ -123,7 +131,6 @@ def served(*rewards: ToyReward) -> ServedReward:
     """A service's reward of the given variants; the first is the default."""
     variants = {reward.graph: reward for reward in rewards or map(ToyReward, GRAPHS)}
     pixels, score = TensorSpec("pixels", "uint8", (-1, -1, 3)), TensorSpec("score", "float32", (1,))
-    # These graphs have no weights; their code is in this file.
     graphs = {name: GraphSpec(name, 1, Path(__file__), (pixels,), (score,), 4) for name in GRAPHS}
     return ServedReward("toy", next(iter(variants)), variants, graphs)
 

@@ -71,12 +71,22 @@ def saved_kind(folder: Path) -> str | None:
 
 
 def policy_device(config: PolicyConfig) -> torch.device:
-    """Where the policy lives. Raises ConfigError for a graphics card that is not there."""
+    """Where the policy lives. Raises ConfigError for a card that is not there: the CPU never stands in for it."""
     if not config.device:
         return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu")
-    if config.device.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"policy.device: {config.device!r}, but torch finds no graphics card here; leave it out")
-    return torch.device(config.device)
+    try:
+        device = torch.device(config.device)
+    except RuntimeError:
+        raise ConfigError(
+            f'policy.device: expected "cuda", "cuda:1", … or "cpu", got {config.device!r}; left out, it is found'
+        ) from None
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= found:
+        cards = f"only {found} graphics cards" if found else "no graphics card"
+        raise ConfigError(f"policy.device: {config.device!r}, but torch finds {cards} here; leave it out")
+    if device.type not in ("cuda", "cpu"):
+        raise ConfigError(f'policy.device: expected "cuda" or "cpu", got {config.device!r}')
+    return device
 
 
 def torch_precision(precision: str, device: torch.device) -> torch.dtype:
@@ -111,6 +121,8 @@ def _janus(config: PolicyConfig, precision: str) -> JanusPolicy:
 
 
 def _pocket(config: PolicyConfig, precision: str) -> PocketPolicy:
+    if config.device and policy_device(config).type != "cpu":
+        raise ConfigError(f"policy.device: {config.device!r}, but a pocket policy runs on the processor; leave it out")
     try:
         policy = PocketPolicy.load(Path(config.weights)) if config.weights else PocketPolicy.load()
     except FileNotFoundError as error:
