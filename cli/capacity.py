@@ -41,31 +41,31 @@ def measure(
     import os
     from functools import partial
 
-    from sync_r1.trainer_client.sdk.speed import SPEEDS
+    from sync_r1.trainer_client.sdk.speed import SPEEDS, Load
     from sync_r1.trainer_client.sdk.speed import measure as measure_service
 
     sizes = items or [8, 32, 64]
-    here = float(len(os.sched_getaffinity(0)))
-    way = partial(
-        measure_service, sizes=sizes, seconds=seconds, side=side, parallel=parallel, cores=cores or here, gpus=gpus
+    local_cores = float(len(os.sched_getaffinity(0)))
+    measure_endpoint = partial(
+        measure_service, sizes=sizes, load=Load(seconds, side, parallel), cores=cores or local_cores, gpus=gpus
     )
     load = os.getloadavg()[0]
-    if load > here / 2:
+    if load > local_cores / 2:
         console().print(
-            f"[yellow]warning:[/] this machine has a load of {load:.1f} on {here:g} cores already; what is measured "
-            "on it now is too low"
+            f"[yellow]warning:[/] this machine has a load of {load:.1f} on {local_cores:g} cores already; what is "
+            "measured on it now is too low"
         )
     with errors_shown():
         speeds: list[Speed] = []
         if endpoints:
             for endpoint in endpoints:
-                speeds += _measured(endpoint, way, max(sizes))
+                speeds += _measured(endpoint, measure_endpoint, max(sizes))
         else:
             from sync_r1.services.local import up
 
             for reward in _rewards(profile):  # one at a time: each has all cores
-                with up.start(profile, rewards=[reward], threads=int(here)) as running:
-                    speeds += _measured(running.endpoints[reward], way, max(sizes))
+                with up.start(profile, rewards=[reward], threads=int(local_cores)) as running:
+                    speeds += _measured(running.endpoints[reward], measure_endpoint, max(sizes))
         out.write_bytes(SPEEDS.dump_json(speeds, indent=2) + b"\n")
     _show_speeds(speeds)
     console().print(f"written: {out}")
@@ -114,7 +114,9 @@ def _rewards(profile: str) -> list[str]:
     return list(load_profile(profile).rewards)
 
 
-def _measured(endpoint: str, way: Callable[[RewardClient], Awaitable[list[Speed]]], largest: int) -> list[Speed]:
+def _measured(
+    endpoint: str, measure_endpoint: Callable[[RewardClient], Awaitable[list[Speed]]], largest: int
+) -> list[Speed]:
     """By a client that does not cut requests of `largest` items."""
     import asyncio
     from dataclasses import replace
@@ -126,7 +128,7 @@ def _measured(endpoint: str, way: Callable[[RewardClient], Awaitable[list[Speed]
 
     async def run() -> list[Speed]:
         async with RewardClient(endpoint, settings) as client:
-            return await way(client)
+            return await measure_endpoint(client)
 
     return asyncio.run(run())
 

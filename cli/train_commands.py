@@ -17,13 +17,13 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from sync_r1.trainer_client.config import TrainConfig
-    from sync_r1.trainer_client.training.loop import Progress as Report
+    from sync_r1.trainer_client.training.run import Progress as Report
 
 # Of several processes (torchrun, accelerate launch) the first one talks; errors are shown by whoever meets them.
 console = Console(quiet=os.environ.get("RANK", "0") != "0")
 
 ConfigOption = Annotated[
-    Path | None, typer.Option("--config", help="YAML file; its keys are documented in trainer_client/config.py.")
+    Path | None, typer.Option("--config", help="YAML file; its keys are documented in trainer_client/config/.")
 ]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override one key, e.g. --set objective.beta=0")]
 EndpointsOption = Annotated[
@@ -134,7 +134,7 @@ def _check(settings: TrainConfig, world: int) -> None:
 def _settings(config: Path | None, overrides: list[str]) -> TrainConfig:
     import sync_r1.trainer_client.config as configuration
 
-    default = Path(configuration.__file__).parent / "configs" / "pocket.yaml"
+    default = Path(configuration.__file__).parents[1] / "configs" / "pocket.yaml"
     with _errors_shown():
         return configuration.load_config(config or default, overrides)
 
@@ -146,7 +146,7 @@ def _errors_shown() -> Iterator[None]:
 
     expected = {
         "ConfigError", "UnifyBenchError", "OutputsError", "DensifyError", "ServicesError", "TrainingError",
-        "CheckpointError", "JournalError", "ReportError",
+        "CheckpointError", "ScoreLogError", "ReportError",
     }  # fmt: skip
     try:
         yield

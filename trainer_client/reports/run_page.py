@@ -16,10 +16,10 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from sync_r1.trainer_client.config.run_folder import read_values
 from sync_r1.trainer_client.reports import run_training as training
 from sync_r1.trainer_client.reports.charts import interval_chart
 from sync_r1.trainer_client.reports.run_rewards import hygiene
-from sync_r1.trainer_client.run_format import read_values
 
 _FOLDER = Path(__file__).parent
 _NAMES = {
