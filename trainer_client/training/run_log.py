@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sync_r1.trainer_client.atomic_write import append_line
 from sync_r1.trainer_client.config import ANSWER_REWARD, IMAGE_REWARDS
-from sync_r1.trainer_client.durable_files import append_line
 from sync_r1.trainer_client.evaluation.held_out import Evaluation, write_evaluation
 from sync_r1.trainer_client.monitoring.alarms import Alarm
 from sync_r1.trainer_client.sdk.reward_use import reward_of
