@@ -27,11 +27,12 @@ from sync_r1.trainer_client.config import TrainConfig, load_config
 from sync_r1.trainer_client.jobs.local_services import live_services
 from sync_r1.trainer_client.jobs.train import load_benchmark
 from sync_r1.trainer_client.policies.loading import load_policy
-from sync_r1.trainer_client.rollouts.scorer import Scorer
+from sync_r1.trainer_client.rollouts.scorer import Scorer, Scorers
 from sync_r1.trainer_client.sdk.client import RewardClient
 from sync_r1.trainer_client.sdk.ensemble import EnsembleResult, RewardEnsemble, RewardUse
-from sync_r1.trainer_client.training.journal import result_from_json, samples_digest
 from sync_r1.trainer_client.training.loop import train
+from sync_r1.trainer_client.training.run import Run as TrainingRun
+from sync_r1.trainer_client.training.score_log import result_from_json, samples_digest
 
 CONFIG = Path(__file__).parents[1] / "trainer_client" / "configs" / "pocket_dgs.yaml"
 
@@ -73,8 +74,10 @@ async def run(config: TrainConfig, folder: Path, scorer: Scorer, gate_scorer: Sc
     await asyncio.to_thread(folder.mkdir)
     policy = load_policy(config.policy, config.precision)
     await train(
-        config, folder, policy=policy, reference=load_policy(config.policy, config.precision),
-        bench=load_benchmark("pocket", folder.parent), scorer=scorer, gate_scorer=gate_scorer, judge=None,
+        TrainingRun(
+            config, folder, policy=policy, reference=load_policy(config.policy, config.precision),
+            bench=load_benchmark("pocket", folder.parent), scorers=Scorers(scorer, gate_scorer),
+        )
     )  # fmt: skip
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     weights = b"".join(parameter.detach().numpy().tobytes() for parameter in policy.parameters())
@@ -88,7 +91,8 @@ async def compare(
     clients = {name: RewardClient(target) for name, target in endpoints.items()}
     uses = {name: RewardUse(reward.weight, reward.variant) for name, reward in config.rewards.items()}
     scorer = RewardEnsemble({name: (clients[name], use) for name, use in uses.items()})
-    gate = RewardEnsemble({name: (clients[name], RewardUse(w)) for name, w in config.selector.weights.items()})
+    weights = config.selector.gate_weights
+    gate = RewardEnsemble({name: (clients[name], RewardUse(w)) for name, w in weights.items()}) if weights else scorer
     try:
         await scorer.wait_ready(60.0)
         runs = {"live": [await run(config, folder / "live", scorer, gate)]}

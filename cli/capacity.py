@@ -42,19 +42,13 @@ def measure(
     import os
     from functools import partial
 
-    from sync_r1.trainer_client.sdk.speed import SPEEDS
+    from sync_r1.trainer_client.sdk.speed import SPEEDS, Load
     from sync_r1.trainer_client.sdk.speed import measure as measure_service
 
     sizes = items or [8, 32, 64]
     local_cores = float(len(os.sched_getaffinity(0)))
     measure_endpoint = partial(
-        measure_service,
-        sizes=sizes,
-        seconds=seconds,
-        side=side,
-        parallel=parallel,
-        cores=cores or local_cores,
-        gpus=gpus,
+        measure_service, sizes=sizes, load=Load(seconds, side, parallel), cores=cores or local_cores, gpus=gpus
     )
     load = os.getloadavg()[0]
     if load > local_cores / 2:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from sync_r1.services.local.up import Up
-    from sync_r1.trainer_client.evaluation.compare_scores import Scorer, Side
+    from sync_r1.trainer_client.evaluation.compare_scores import ScoredSide, Side
     from sync_r1.trainer_client.sdk.sample_file import SampleRow
 
 SideArgument = Annotated[
@@ -97,7 +97,7 @@ def _service(reward: str, profile: str, also: list[str]) -> AbstractContextManag
     return up.start(profile, also=also, rewards=[reward], on_step=lambda step: console().print(f"starting {step} …"))
 
 
-def _scored(sides: list[Side], source: Path) -> tuple[list[SampleRow], list[Scorer]]:
+def _scored(sides: list[Side], source: Path) -> tuple[list[SampleRow], list[ScoredSide]]:
     import asyncio
 
     from rich.progress import Progress
@@ -105,7 +105,7 @@ def _scored(sides: list[Side], source: Path) -> tuple[list[SampleRow], list[Scor
     from sync_r1.trainer_client import RewardClient, settings_from_environment
     from sync_r1.trainer_client.evaluation.compare_scores import score_sides
 
-    async def run(progress: Progress) -> tuple[list[SampleRow], list[Scorer]]:
+    async def run(progress: Progress) -> tuple[list[SampleRow], list[ScoredSide]]:
         bar = progress.add_task("scoring", total=None)
         clients = {side.endpoint: RewardClient(side.endpoint, settings_from_environment()) for side in sides}
         try:

@@ -19,7 +19,7 @@ from sync_r1.cli.screen import errors_shown
 
 if TYPE_CHECKING:
     from sync_r1.trainer_client.config import TrainConfig
-    from sync_r1.trainer_client.training.loop import Progress as Report
+    from sync_r1.trainer_client.training.run import Progress as Report
 
 # Of several processes (torchrun, accelerate launch) the first one talks; `errors_shown` shows those of every one.
 console = Console(quiet=os.environ.get("RANK", "0") != "0")
@@ -27,7 +27,7 @@ console = Console(quiet=os.environ.get("RANK", "0") != "0")
 _PLANNED_PROCESSES = 8
 
 ConfigOption = Annotated[
-    Path | None, typer.Option("--config", help="YAML file; its keys are documented in trainer_client/config.py.")
+    Path | None, typer.Option("--config", help="YAML file; its keys are documented in trainer_client/config/.")
 ]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override one key, e.g. --set objective.beta=0")]
 EndpointsOption = Annotated[
@@ -145,7 +145,7 @@ def _check(settings: TrainConfig, world: int | None) -> None:
 def _settings(config: Path | None, overrides: list[str]) -> TrainConfig:
     import sync_r1.trainer_client.config as configuration
 
-    default = Path(configuration.__file__).parent / "configs" / "pocket.yaml"
+    default = Path(configuration.__file__).parents[1] / "configs" / "pocket.yaml"
     with errors_shown(config):
         return configuration.load_config(config or default, overrides)
 

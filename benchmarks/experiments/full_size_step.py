@@ -37,6 +37,7 @@ from sync_r1.trainer_client.policies.showo.policy import ShowoPolicy
 from sync_r1.trainer_client.policies.showo.text import END, PhiText
 from sync_r1.trainer_client.rollouts.sampler import Trajectory
 from sync_r1.trainer_client.training.learner import Learner
+from sync_r1.trainer_client.training.optimisers import TotalSteps
 from sync_r1.trainer_client.training.sync_grpo import Credit
 
 OVERRIDES = {
@@ -76,7 +77,7 @@ def one_step(make: Callable[[], tuple[Policy, Policy]], config: TrainConfig, dev
 
     with phase("load"):
         policy, reference = make()
-        learner = Learner(policy, reference, config.objective, config.optimiser, total_steps=1)
+        learner = Learner(policy, reference, config.objective, config.optimiser, total_steps=TotalSteps(1))
     rows, generator = config.sampling.group_size, torch.Generator().manual_seed(config.seed)
     picture = np.random.default_rng(config.seed).integers(0, 256, (_side(policy), _side(policy), 3)).astype(np.uint8)
     with phase("answer"):
@@ -165,7 +166,7 @@ def rows_of(name: str, phases: list[Phase], plan: Plan) -> list[tuple[str, ...]]
 
 def configured(name: str) -> TrainConfig:
     """The configuration `name` with random weights and one group."""
-    folder = Path(configuration.__file__).parent / "configs"
+    folder = Path(configuration.__file__).parents[1] / "configs"
     changes = ("policy.weights=random", "sampling.prompts=1", *OVERRIDES[name])
     return load_config(folder / f"{name}.yaml", changes)
 

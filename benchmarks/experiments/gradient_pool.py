@@ -22,11 +22,11 @@ from sync_r1.trainer_client.policies.base import Policy
 from sync_r1.trainer_client.policies.loading import load_policy
 from sync_r1.trainer_client.rollouts.sampler import Sampler, Trajectory
 from sync_r1.trainer_client.sdk.client import RewardClient
+from sync_r1.trainer_client.sdk.combination import Floats
 from sync_r1.trainer_client.sdk.ensemble import RewardEnsemble, RewardUse
 from sync_r1.trainer_client.tasks.curriculum import Curriculum
 from sync_r1.trainer_client.tasks.tasks import Task, sample
 
-Floats = npt.NDArray[np.float64]
 WEIGHTS = {
     "concept-consistency": 0.26, "text-faithfulness": 0.26, "aesthetic": 0.13, "understanding-correctness": 0.35,
 }  # fmt: skip
@@ -78,7 +78,7 @@ async def collect(
     policy = load_policy(PolicyConfig(weights=policy_name), "auto")
     tasks = prompts_of_pool(prompts, folder)
     ensemble = RewardEnsemble({name: (RewardClient(targets[name]), RewardUse(w)) for name, w in WEIGHTS.items()})
-    sampler = Sampler(policy, temperature=1.0, batch=64, generator=torch.Generator().manual_seed(5))
+    sampler = Sampler(policy, temperature=1.0, rows_max=64, generator=torch.Generator().manual_seed(5))
     trajectories = sampler.begin(tasks, [group for group in range(prompts) for _ in range(per_prompt)])
     arrays: dict[str, Any] = {}
     for step in (*PREVIEWS, policy.steps):

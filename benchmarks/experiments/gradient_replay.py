@@ -23,10 +23,10 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.experiments.gradient_pool import TRUNCATED_AT, WEIGHTS, Floats, Pool, weighted
-from sync_r1.trainer_client.config import IMAGE_REWARDS, SelectorConfig
-from sync_r1.trainer_client.rollouts.dgs import make_selector
+from sync_r1.trainer_client.config import IMAGE_REWARDS, PlainConfig, SelectorConfig, selector_config
 from sync_r1.trainer_client.rollouts.sampler import Trajectory
-from sync_r1.trainer_client.rollouts.selectors import Gate, Selector
+from sync_r1.trainer_client.rollouts.selection import Gate, Selector
+from sync_r1.trainer_client.rollouts.selectors import make_selector
 from sync_r1.trainer_client.tasks.tasks import Task
 from sync_r1.trainer_client.training.sync_grpo import advantages
 
@@ -105,7 +105,7 @@ def replay(pool: Pool, selector: Selector, config: SelectorConfig, tasks: list[T
         return np.asarray(np.where(truncated_N, early[at], final[at]))
 
     total_N, image_N = reward(WEIGHTS), reward(image_weights)
-    chosen_N = selector.choose(groups_N, total_N, np.ones(len(members), np.bool_))
+    chosen_N = selector.choose(groups_N, total_N, np.ones(len(members), np.bool_), np.random.default_rng(0))
     shares = [advantages(values_N, groups_N, chosen_N) for values_N in (total_N, image_N)]
     prompts, size = len(tasks), pool.answer_P_N_D.shape[2]
     gradient = np.zeros((3, prompts, size))
@@ -162,7 +162,7 @@ class Moments:
 def moments(pool: Pool, case: Case, tasks: list[Task], repeats: int) -> Moments:
     """Replay one case `repeats` times on random halves."""
     group_size, settings = case
-    config = SelectorConfig.model_validate(settings | {"min_correlation": -1.0})
+    config = selector_config(settings | {"min_correlation": -1.0})
     selector = make_selector(config, group_size, np.random.default_rng(1))
     rng = np.random.default_rng(0)
     prompts, per_prompt = pool.rewards_P_N["aesthetic"].shape
@@ -170,14 +170,14 @@ def moments(pool: Pool, case: Case, tasks: list[Task], repeats: int) -> Moments:
     zeros = [np.zeros((3, prompts)) for _ in range(4)]
     sums = Moments(*zeros, np.zeros(prompts), np.zeros(prompts), np.zeros((prompts, pool.answer_P_N_D.shape[2])))
     spent = kept = 0
-    plain = make_selector(SelectorConfig(kind="none"), half, rng)
+    plain = make_selector(PlainConfig(), half, rng)
     for repeat in range(repeats + burn_in):
         order = rng.permuted(np.tile(np.arange(per_prompt), (prompts, 1)), axis=1)
         halves = [order[:, :half], order[:, half:]]
         own = [replay(pool, selector, config, tasks, part) for part in halves]
         if repeat < burn_in:
             continue
-        whole = [replay(pool, plain, SelectorConfig(kind="none"), tasks, part) for part in halves]
+        whole = [replay(pool, plain, PlainConfig(), tasks, part) for part in halves]
         both_P = own[0].kept_P & own[1].kept_P
         sums.cross_3_P += np.einsum("qpd,qpd->qp", own[0].gradient_3_P_D, own[1].gradient_3_P_D)
         sums.pairs_P += both_P

@@ -25,10 +25,12 @@ import torch._dynamo  # the optimiser imports it on its first step: seconds for 
 from toy_trainer import ToyPolicy, ToyScorer, bright_and_yes, toy_config
 
 from sync_r1.reward_models.types import Sample
+from sync_r1.trainer_client.rollouts.scorer import Scorers
 from sync_r1.trainer_client.tasks.pocketbench import write_pocketbench
 from sync_r1.trainer_client.tasks.unifybench import UnifyBench, load_unifybench
 from sync_r1.trainer_client.training.checkpoint import latest_checkpoint
 from sync_r1.trainer_client.training.loop import train
+from sync_r1.trainer_client.training.run import Run
 
 CONFIG = toy_config(
     steps=6,
@@ -52,8 +54,9 @@ def run(out: Path, bench: UnifyBench, asked: Path) -> None:
     policy = ToyPolicy.load(checkpoint / "policy") if checkpoint else ToyPolicy()
     gate = ToyScorer(weights={"concept-consistency": 0.65, "text-faithfulness": 0.35})
     job = train(
-        CONFIG, out, policy=policy, reference=ToyPolicy(), bench=bench, scorer=ToyScorer(noted), gate_scorer=gate,
-        judge=None,
+        Run(
+            CONFIG, out, policy=policy, reference=ToyPolicy(), bench=bench, scorers=Scorers(ToyScorer(noted), gate),
+        )
     )  # fmt: skip
     asyncio.run(job)
 

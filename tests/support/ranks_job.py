@@ -26,15 +26,19 @@ from sync_r1.reward_models.types import Sample
 from sync_r1.trainer_client.config import ObjectiveConfig, OptimiserConfig
 from sync_r1.trainer_client.policies.base import Question
 from sync_r1.trainer_client.policies.pocket.policy import PocketPolicy
+from sync_r1.trainer_client.rollouts.plain_groups import NoSelection
 from sync_r1.trainer_client.rollouts.sampler import Trajectory
-from sync_r1.trainer_client.rollouts.selectors import NoSelection
+from sync_r1.trainer_client.rollouts.scorer import Scorers
 from sync_r1.trainer_client.tasks.curriculum import Curriculum
 from sync_r1.trainer_client.tasks.pocketbench import write_pocketbench
 from sync_r1.trainer_client.tasks.unifybench import load_unifybench
 from sync_r1.trainer_client.training.checkpoint import RunState, latest_checkpoint, load_checkpoint, save_checkpoint
-from sync_r1.trainer_client.training.distributed import ALONE, Ranks, join, leave
+from sync_r1.trainer_client.training.distributed import SINGLE_PROCESS, Ranks, join, leave
 from sync_r1.trainer_client.training.learner import Learner
 from sync_r1.trainer_client.training.loop import train
+from sync_r1.trainer_client.training.losses import LossBatch
+from sync_r1.trainer_client.training.optimisers import TotalSteps
+from sync_r1.trainer_client.training.run import Run
 from sync_r1.trainer_client.training.sync_grpo import Credit, credit
 
 GROUPS_N = np.array([0] * 5 + [1] * 3 + [2] * 4 + [3] * 2)
@@ -44,7 +48,7 @@ def learner(policy: PocketPolicy, reference: PocketPolicy, ranks: Ranks, divide:
     objective = ObjectiveConfig(epochs=2, beta=0.05, answer_tokens=4)
     optimiser = OptimiserConfig(learning_rate=1e-2, grad_clip=0.1, warmup_steps=0, micro_batch=2, micro_steps=3)
     return Learner(
-        copy.deepcopy(policy), reference, objective, optimiser, total_steps=10, ranks=ranks, divide=divide
+        copy.deepcopy(policy), reference, objective, optimiser, total_steps=TotalSteps(10), ranks=ranks, divide=divide
     )
 
 
@@ -80,9 +84,8 @@ def gradients(folder: Path, ranks: Ranks) -> dict[str, float]:
     def both(one: Learner, rows: np.ndarray, weights: Credit) -> tuple[torch.Tensor, torch.Tensor, dict[str, float]]:
         chosen = [trajectories[row] for row in rows]
         recorded = one.reference_log_probs(chosen, steps)
-        with one.shards.whole():
-            one.add_gradients(chosen, weights, steps, None, recorded)
-        one.ranks.add_up_gradients(one._parameters)
+        one.add_gradients(LossBatch(chosen, weights, steps, None, recorded))
+        one.ranks.all_reduce_gradients(one.parameters)
         names = [name for name, _ in sorted(one.policy.model.named_parameters())]
         parameters = dict(one.policy.model.named_parameters())
         gradient = full([parameters[name].grad for name in names])
@@ -90,7 +93,7 @@ def gradients(folder: Path, ranks: Ranks) -> dict[str, float]:
         one.update(chosen, weights, steps, recorded)
         return gradient, full([parameters[name] for name in names]), figures
 
-    expected = both(learner(policy, reference, ALONE, False), np.arange(len(GROUPS_N)), shares)
+    expected = both(learner(policy, reference, SINGLE_PROCESS, False), np.arange(len(GROUPS_N)), shares)
     for name in ("ddp", "fsdp2"):
         one = learner(policy, reference, ranks, name == "fsdp2")
         gradient, weights, figures = both(one, own, own_shares)
@@ -129,7 +132,8 @@ def resumed(folder: Path, policy: PocketPolicy, reference: PocketPolicy, one: Le
     pairs = [(full(list(one.policy.parameters())), full(list(after.learner.policy.parameters())))]
     for key in ("exp_avg", "exp_avg_sq"):
         pairs.append(tuple(  # type: ignore[arg-type]
-            full([of.optimiser.state[p][key] for p in of.policy.parameters()]) for of in (one, after.learner)
+            full([of.steppers[0].optimiser.state[p][key] for p in of.policy.parameters()])
+            for of in (one, after.learner)
         ))  # fmt: skip
     return max(float((first - second).abs().max()) for first, second in pairs)
 
@@ -155,8 +159,10 @@ def toy_run(folder: Path, ranks: Ranks) -> None:
     bench = load_unifybench(folder.parent / "benchmark")
     gate = ToyScorer(weights={"concept-consistency": 0.65, "text-faithfulness": 0.35})
     asyncio.run(train(
-        config, folder, policy=policy, reference=ToyPolicy(), bench=bench, scorer=ToyScorer(judge), gate_scorer=gate,
-        judge=None, ranks=ranks,
+        Run(
+            config, folder, policy=policy, reference=ToyPolicy(), bench=bench,
+            scorers=Scorers(ToyScorer(judge), gate), ranks=ranks,
+        )
     ))  # fmt: skip
     # All processes end with the same weights.
     mine = torch.cat([parameter.detach().reshape(-1) for parameter in policy.parameters()])
@@ -170,14 +176,14 @@ if __name__ == "__main__":
     if job == "gradients":
         if here.main:
             write_pocketbench(target / "benchmark")
-        here.wait()
+        here.barrier()
         found = gradients(target, here)
         if here.main:
             print(json.dumps(found), flush=True)
     else:
         if here.main and not (target.parent / "benchmark").exists():
             write_pocketbench(target.parent / "benchmark")
-        here.wait()
+        here.barrier()
         target.mkdir(parents=True, exist_ok=True)
         toy_run(target, here)
     leave(here)

@@ -25,9 +25,11 @@ from sync_r1.trainer_client.config import TrainConfig
 from sync_r1.trainer_client.policies.base import Answers, ImageState, Question
 from sync_r1.trainer_client.policies.pocket.policy import PocketPolicy
 from sync_r1.trainer_client.policies.showo.network import Showo, ShowoConfig
+from sync_r1.trainer_client.rollouts.scorer import Scorers
 from sync_r1.trainer_client.tasks.unifybench import UnifyBench
 from sync_r1.trainer_client.training.checkpoint import latest_checkpoint
 from sync_r1.trainer_client.training.loop import train
+from sync_r1.trainer_client.training.run import Run
 
 RUNS = Path(__file__).parents[1] / "fixtures" / "runs"
 TinyPolicy = ToyPolicy | PocketPolicy
@@ -144,14 +146,12 @@ async def go_on(name: str, config: TrainConfig, run: Path, bench: UnifyBench, ju
     policy = newest_policy(name, run)
     draws = Draws(policy)
     await train(
-        config,
-        run,
-        policy=policy,
-        reference=start_policy(name),
-        bench=bench,
-        scorer=ToyScorer(judge),
-        gate_scorer=ToyScorer(weights={"concept-consistency": 0.65, "text-faithfulness": 0.35}),
-        judge=None,
+        Run(
+            config, run, policy=policy, reference=start_policy(name), bench=bench,
+            scorers=Scorers(
+                ToyScorer(judge), ToyScorer(weights={"concept-consistency": 0.65, "text-faithfulness": 0.35})
+            ),
+        )
     )
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return {

@@ -48,7 +48,7 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Scorer:
+class ScoredSide:
     """What answered."""
 
     endpoint: str
@@ -130,7 +130,7 @@ async def score_sides(
     clients: Sequence[RewardClient],
     source: Path,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> tuple[list[SampleRow], list[Scorer]]:
+) -> tuple[list[SampleRow], list[ScoredSide]]:
     """(the rows of `source`, what each side says of them). `clients` are those of the sides' endpoints.
 
     A row that is no sample, or whose picture cannot be read, is a failure on both sides. Raises ScoreFileError,
@@ -183,7 +183,7 @@ def resolve(side: Side, described: ServiceDescription) -> tuple[str, str]:
     return found[0]
 
 
-def compare(ids: Sequence[str], a: Scorer, b: Scorer, *, shown: int = 10, resamples: int = 1_000) -> Comparison:
+def compare(ids: Sequence[str], a: ScoredSide, b: ScoredSide, *, shown: int = 10, resamples: int = 1_000) -> Comparison:
     """What differs between two scorings of the same items; the `shown` most different ones are named.
 
     Intervals are over `resamples` draws of the items, always the same ones.
@@ -228,13 +228,13 @@ def _estimate(statistic: Callable[[Ints], float], items: int, resamples: int) ->
 
 def _scorer(
     endpoint: str, described: ServiceDescription, variant: str, release: str, outcomes: list[Outcome]
-) -> Scorer:
+) -> ScoredSide:
     card = described.variant(variant)
     if card.affine_scale == 0:
         raise RequestRejected(f"{described.reward}/{variant} publishes no map to [0, 1], so scores cannot be compared")
     raw_N = np.array([one.value if isinstance(one, Score) else np.nan for one in outcomes])
     units_N = AffineMap(card.affine_scale, card.affine_shift).to_units(raw_N)
-    return Scorer(endpoint, described.reward, variant, release, tuple(outcomes), units_N, raw_N)
+    return ScoredSide(endpoint, described.reward, variant, release, tuple(outcomes), units_N, raw_N)
 
 
 def _kind(outcome: Outcome) -> str:

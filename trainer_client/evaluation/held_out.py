@@ -9,22 +9,25 @@ same draws. The oracle (PocketBench only) judges pictures and is never a reward.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 
-from sync_r1.reward_models.pocket.oracle import Oracle
-from sync_r1.trainer_client.config import EvaluationConfig
+from sync_r1.reward_models.types import Pixels
+from sync_r1.trainer_client.atomic_write import write_text
+from sync_r1.trainer_client.config import TrainConfig
+from sync_r1.trainer_client.evaluation.oracle import SuccessOracle, Verdict
 from sync_r1.trainer_client.policies.base import Policy, Question
-from sync_r1.trainer_client.rollouts.sampler import Sampler, Trajectory
+from sync_r1.trainer_client.rollouts.sampler import Sampler, Trajectory, parts_of
 from sync_r1.trainer_client.rollouts.scorer import Scorer
 from sync_r1.trainer_client.sdk.ensemble import EnsembleResult
-from sync_r1.trainer_client.tasks.pocketbench import ROLES, load_concepts
 from sync_r1.trainer_client.tasks.tasks import (
     TRUE_SENTENCE,
     Task,
@@ -37,43 +40,7 @@ from sync_r1.trainer_client.tasks.tasks import (
 )
 from sync_r1.trainer_client.tasks.unifybench import UnifyBench
 
-Pixels = npt.NDArray[np.uint8]
 _REQUEST_ITEMS = 128
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What the judge saw in one picture."""
-
-    concept: bool
-    """Kind, colour and pattern are the concept's."""
-    fact: bool
-    """The condition's fact is visible."""
-
-
-class Judge(Protocol):
-    """Says whether pictures show what their tasks ask for."""
-
-    def judge(self, tasks: Sequence[Task], pictures: Sequence[Pixels]) -> list[Verdict]:
-        """One verdict per picture."""
-        ...
-
-
-class PocketJudge:
-    """The trained oracle of the pocket domain, with the concepts' factors from their `pocket.json`."""
-
-    def __init__(self, root: Path) -> None:
-        """Raises FileNotFoundError when `root` is no PocketBench or the oracle has not been trained."""
-        self._oracle = Oracle.load()
-        self._concepts = {concept.name: concept for concept in load_concepts(root)}
-
-    def judge(self, tasks: Sequence[Task], pictures: Sequence[Pixels]) -> list[Verdict]:
-        verdicts = []
-        for task, reading in zip(tasks, self._oracle.read(np.stack(pictures))):
-            concept, fact = self._concepts[task.concept.name], task.condition.fact
-            shown = fact is not None and concept.shows(ROLES[fact], reading.scene)
-            verdicts.append(Verdict(concept.is_seen_in(reading.scene), shown))
-        return verdicts
 
 
 @dataclass(frozen=True)
@@ -112,38 +79,49 @@ class Evaluation:
         return values
 
 
+def write_evaluation(folder: Path, name: str, evaluation: Evaluation) -> None:
+    """`folder/NAME.json` and its pictures as `folder/NAME-00.png`, …"""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, shown in enumerate(evaluation.shown):
+        Image.fromarray(shown.pixels).save(folder / f"{name}-{index:02d}.png")
+    write_text(folder / f"{name}.json", json.dumps(evaluation.to_json(), indent=1) + "\n")
+
+
 async def evaluate(
+    config: TrainConfig,
     policy: Policy,
     bench: UnifyBench,
-    ensemble: Scorer,
-    judge: Judge | None,
-    config: EvaluationConfig,
     *,
-    picture_ensemble: Scorer | None = None,
-    temperature: float,
-    batch: int,
-    timeout_s: float,
+    scorer: Scorer,
+    picture_scorer: Scorer | None,
+    oracle: SuccessOracle | None,
 ) -> Evaluation:
-    """Measure `policy` on every held-out condition of `bench`. Raises what the ensembles raise, and ValueError without
-    conditions. `picture_ensemble` scores pictures of the right sentence, if `config` wants some.
+    """Measure `policy` on every held-out condition of `bench`. `picture_scorer` scores pictures of the right sentence,
+    if `config.evaluation` wants some.
+
+    Raises what the scorers raise, and ValueError without conditions.
     """
-    generator = torch.Generator().manual_seed(config.seed)
-    sampler = Sampler(policy, temperature=temperature, batch=batch, generator=generator)
-    rng = np.random.default_rng(config.seed)
-    tasks = _tasks(bench, config.pictures_per_condition, rng)
+    wanted, sampling = config.evaluation, config.sampling
+    generator = torch.Generator().manual_seed(wanted.seed)
+    sampler = Sampler(
+        policy, temperature=sampling.temperature, rows_max=sampling.rollout_rows_max, generator=generator
+    )
+    rng = np.random.default_rng(wanted.seed)
+    tasks = _tasks(bench, wanted.pictures_per_condition, rng)
     trajectories = sampler.advance(sampler.begin(tasks, range(len(tasks))), policy.steps)
-    whole = await _measured(sampler, tasks, trajectories, ensemble, judge, timeout_s)
-    columns, shown = dict(whole.columns), whole.shown(config.shown)
+    whole = await _measured(sampler, tasks, trajectories, scorer, oracle, config.score_timeout_s)
+    columns, shown = dict(whole.columns), whole.shown(wanted.shown)
     columns["answer_accuracy"] = np.array(
         [float(answers_right(trajectory.text, task.reference_answer)) for task, trajectory in zip(tasks, trajectories)]
     )
-    if config.true_sentence_pictures and picture_ensemble is not None:
-        given = _tasks(bench, config.true_sentence_pictures, rng)
+    if wanted.true_sentence_pictures and picture_scorer is not None:
+        given = _tasks(bench, wanted.true_sentence_pictures, rng)
         drawn = [Trajectory(row, None, None, given=task.reference_answer) for row, task in enumerate(given)]
-        alone = await _measured(sampler, given, sampler.draw(given, drawn), picture_ensemble, judge, timeout_s)
+        finished = sampler.draw(given, drawn)
+        alone = await _measured(sampler, given, finished, picture_scorer, oracle, config.score_timeout_s)
         # Its total is one of pictures alone, on another scale than the whole one, so it is left out.
         columns |= {f"{TRUE_SENTENCE}{name}": values_N for name, values_N in alone.columns.items() if name != "total"}
-        shown += alone.shown(config.shown)
+        shown += alone.shown(wanted.shown)
     if (questions_right := _picture_questions(policy, bench)) is not None:
         columns["picture_question_accuracy"] = questions_right
     known = {name: values_N[~np.isnan(values_N)] for name, values_N in columns.items()}
@@ -179,7 +157,7 @@ def _tasks(bench: UnifyBench, pictures: int, rng: np.random.Generator) -> list[T
 
 @dataclass(frozen=True)
 class _Measured:
-    """Pictures of one kind, with what rewards and judge say of them."""
+    """Pictures of one kind, with what rewards and oracle say of them."""
 
     tasks: list[Task]
     trajectories: list[Trajectory]
@@ -211,8 +189,8 @@ async def _measured(
     sampler: Sampler,
     tasks: list[Task],
     trajectories: list[Trajectory],
-    ensemble: Scorer,
-    judge: Judge | None,
+    scorer: Scorer,
+    oracle: SuccessOracle | None,
     timeout_s: float,
 ) -> _Measured:
     pictures = sampler.images(trajectories)
@@ -220,12 +198,9 @@ async def _measured(
         sample(task, identifier=f"held-out-{index}", group=task.key, pixels=pixels, answer=trajectory.text)
         for index, (task, trajectory, pixels) in enumerate(zip(tasks, trajectories, pictures))
     ]
-    results = [
-        await ensemble.score(samples[start : start + _REQUEST_ITEMS], timeout_s=timeout_s)
-        for start in range(0, len(samples), _REQUEST_ITEMS)
-    ]
+    results = [await scorer.score(part, timeout_s=timeout_s) for part in parts_of(samples, _REQUEST_ITEMS)]
     columns = _reward_columns(results)
-    verdicts = judge.judge(tasks, pictures) if judge is not None else None
+    verdicts = oracle.verdicts(tasks, pictures) if oracle is not None else None
     if verdicts is not None:
         columns["oracle_success"] = np.array([float(verdict.concept and verdict.fact) for verdict in verdicts])
         columns["oracle_concept"] = np.array([float(verdict.concept) for verdict in verdicts])

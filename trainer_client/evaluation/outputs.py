@@ -16,15 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sync_r1.reward_models.errors import SyncR1Error
+from sync_r1.reward_models.types import Pixels
 from sync_r1.trainer_client.evaluation.bench_items import ANSWER_TASKS, PICTURE_TASKS, Item, Key
 from sync_r1.trainer_client.policies.base import Policy, Question
+from sync_r1.trainer_client.rollouts.sampler import parts_of
 from sync_r1.trainer_client.tasks.tasks import load_pixels, prompt_of
 
 OUTPUTS_FILE = "outputs.jsonl"
@@ -123,13 +123,14 @@ def policy_outputs(
     try:
         # Questions with and without a picture have different layouts, so they are answered in separate batches.
         asked = [item for item in items if item.task in ANSWER_TASKS]
-        for part in _parts([i for i in asked if i.picture], batch) + _parts([i for i in asked if not i.picture], batch):
+        with_picture, without = [i for i in asked if i.picture], [i for i in asked if not i.picture]
+        for part in parts_of(with_picture, batch) + parts_of(without, batch):
             questions = [Question(item.prompt, load_pixels(item.picture) if item.picture else None) for item in part]
             texts = policy.answer(questions, temperature=0.0, generator=None).texts
             answers |= {item.key: text for item, text in zip(part, texts)}
             on_progress("answering", len(answers), len(asked))
         wanted = [(item, number) for item in items if item.task in PICTURE_TASKS for number in range(pictures)]
-        for done, chosen in enumerate(_parts(wanted, batch)):
+        for done, chosen in enumerate(parts_of(wanted, batch)):
             prompts = [_draw_from(item, answers) for item, _ in chosen]
             state = policy.advance(policy.start(prompts), policy.steps, temperature=1.0, generator=generator)
             for (item, number), pixels in zip(chosen, policy.decode(state)):
@@ -150,13 +151,9 @@ def _draw_from(item: Item, answers: dict[Key, str]) -> str:
     return prompt_of(item.recall, answers["recall", item.concept.name, item.index])
 
 
-def _save(path: Path, pixels: npt.NDArray[np.uint8]) -> None:
+def _save(path: Path, pixels: Pixels) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path)
-
-
-def _parts(rows: list[Item] | list[tuple[Item, int]], size: int) -> list:  # type: ignore[type-arg]
-    return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
 def _parse(text: str, where: str) -> _Line:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from sync_r1.trainer_client.config import TrainConfig
 from sync_r1.trainer_client.evaluation.bench_items import Item
 from sync_r1.trainer_client.evaluation.held_out import Evaluation
+from sync_r1.trainer_client.evaluation.metric import ItemScores, Metric
 from sync_r1.trainer_client.evaluation.outputs import Outputs
-from sync_r1.trainer_client.evaluation.unifybench_metrics import ItemScores, Metric
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ concept's mean, so every concept weighs the same; the interval is a 95 % percent
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,9 @@ import numpy as np
 from sync_r1.reward_models.images import resize
 from sync_r1.reward_models.types import Failure, Sample, Score
 from sync_r1.trainer_client.config import UnifyBenchConfig
-from sync_r1.trainer_client.evaluation.bench_items import PICTURE_TASKS, Item, Key, TaskName
-from sync_r1.trainer_client.evaluation.held_out import Judge
+from sync_r1.trainer_client.evaluation.bench_items import PICTURE_TASKS, Item, TaskName
+from sync_r1.trainer_client.evaluation.metric import ItemScores, Metric
+from sync_r1.trainer_client.evaluation.oracle import SuccessOracle
 from sync_r1.trainer_client.evaluation.outputs import Outputs
 from sync_r1.trainer_client.sdk.client import RewardClient
 from sync_r1.trainer_client.sdk.pictures import picture, read_pixels
@@ -39,45 +40,6 @@ _REQUEST_ITEMS = 32
 """A judge that needs seconds for an answer still keeps within a request's timeout."""
 _RESAMPLES, _ORACLE_SIDE = 2000, 64
 ORACLE = "oracle"
-ItemScores = dict[tuple[Key, int], float]
-"""(item, number of its picture, 0 for an answer) -> score."""
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One row of the table. `value` is None exactly when `unavailable` says why."""
-
-    name: str
-    title: str
-    value: float | None = None
-    low: float | None = None
-    high: float | None = None
-    """Ends of the 95 % interval; None with fewer than two concepts."""
-    per_concept: dict[str, float] = field(default_factory=dict)
-    items: int = 0
-    """Scores in the value."""
-    failures: int = 0
-    not_applicable: int = 0
-    reward: str = ""
-    variant: str = ""
-    release: str = ""
-    note: str = ""
-    unavailable: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """All fields."""
-        return asdict(self)
-
-    def cells(self) -> tuple[str, str, str, str]:
-        """(value, 95 % interval, what it rests on or why there is none, what scored) as texts for a table."""
-        if self.value is None:
-            return "–", "", self.unavailable, ""
-        interval = f"{self.low:.3f} to {self.high:.3f}" if self.low is not None and self.high is not None else ""
-        basis = f"{self.items} scores, {len(self.per_concept)} concepts"
-        basis += f", {self.failures} failed" if self.failures else ""
-        basis += f", {self.not_applicable} not applicable" if self.not_applicable else ""
-        basis += f"; {self.note}" if self.note else ""
-        return f"{self.value:.3f}", interval, basis, " ".join(part for part in (self.reward, self.variant) if part)
 
 
 @dataclass(frozen=True)
@@ -107,10 +69,15 @@ class UnifyBenchMetrics:
     """Measures outputs; `scores` then holds every single score by metric, for whoever wants to see what was judged."""
 
     def __init__(
-        self, clients: Mapping[str, RewardClient], judge: Judge | None, config: UnifyBenchConfig, *, timeout_s: float
+        self,
+        clients: Mapping[str, RewardClient],
+        oracle: SuccessOracle | None,
+        config: UnifyBenchConfig,
+        *,
+        timeout_s: float,
     ) -> None:
-        """`clients`: reward name -> client; a reward without one makes its metrics unavailable. `judge`: the oracle."""
-        self._clients, self._judge, self._config, self._timeout_s = clients, judge, config, timeout_s
+        """`clients`: reward name -> client; a reward without one makes its metrics unavailable."""
+        self._clients, self._oracle, self._config, self._timeout_s = clients, oracle, config, timeout_s
         self.scores: dict[str, ItemScores] = {}
 
     async def measure(self, items: Sequence[Item], outputs: Outputs) -> list[Metric]:
@@ -183,7 +150,7 @@ class UnifyBenchMetrics:
     def _oracle(self, question: _Question, items: Sequence[Item], outputs: Outputs) -> Metric:
         """0.5 for the right concept and 0.5 for the fact, seen by the benchmark's own oracle."""
         question = replace(question, reward="", variant=ORACLE)
-        if self._judge is None:
+        if self._oracle is None:
             reason = "not available: the benchmark has no oracle; set evaluation.unifybench.knowledge to a judge"
             return Metric(question.name, question.title, unavailable=reason)
         own = [item for item in items if item.task == "knowledge"]
@@ -192,7 +159,7 @@ class UnifyBenchMetrics:
             return self._metric(question, _Asked(unavailable=_nothing_given(question, own)), {})
         tasks = [item.recall for item, _, _ in places if item.recall is not None]
         pixels = [_pixels(file) for _, _, file in places if isinstance(file, Path)]
-        verdicts = self._judge.judge(tasks, pixels)
+        verdicts = self._oracle.verdicts(tasks, pixels)
         scores = {
             (item.key, number): 0.5 * verdict.concept + 0.5 * verdict.fact
             for (item, number, _), verdict in zip(places, verdicts)

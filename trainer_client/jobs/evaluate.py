@@ -18,16 +18,18 @@ import torch
 
 from sync_r1.trainer_client.config import IMAGE_REWARDS, TrainConfig
 from sync_r1.trainer_client.evaluation.bench_items import Item, bench_items, write_items
-from sync_r1.trainer_client.evaluation.held_out import Evaluation, Judge, evaluate
+from sync_r1.trainer_client.evaluation.held_out import Evaluation, evaluate, write_evaluation
+from sync_r1.trainer_client.evaluation.metric import ItemScores, Metric
+from sync_r1.trainer_client.evaluation.oracle import SuccessOracle
 from sync_r1.trainer_client.evaluation.outputs import Outputs, policy_outputs, read_outputs
 from sync_r1.trainer_client.evaluation.result import BenchEvaluation
-from sync_r1.trainer_client.evaluation.unifybench_metrics import ItemScores, Metric, UnifyBenchMetrics
+from sync_r1.trainer_client.evaluation.unifybench_metrics import UnifyBenchMetrics
 from sync_r1.trainer_client.jobs.local_services import live_services, read_endpoints
-from sync_r1.trainer_client.jobs.train import load_benchmark, load_judge, part_of, reward_clients, reward_ensemble
+from sync_r1.trainer_client.jobs.train import load_benchmark, load_oracle, part_of, reward_clients, reward_ensemble
 from sync_r1.trainer_client.policies.base import Policy
 from sync_r1.trainer_client.policies.loading import load_policy
 from sync_r1.trainer_client.tasks.unifybench import UnifyBench
-from sync_r1.trainer_client.training.loop import Progress, write_evaluation
+from sync_r1.trainer_client.training.run import Progress
 
 _READY_TIMEOUT_S = 60.0
 
@@ -45,7 +47,7 @@ def run_evaluation(
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(config.threads)
     bench = load_benchmark(config.benchmark, out)
-    judge = load_judge(bench)
+    oracle = load_oracle(bench)
     wanted = config.evaluation.unifybench
     items = bench_items(bench, prompts=wanted.prompts, seed=config.evaluation.seed)
     given = read_outputs(outputs, items) if outputs is not None else None
@@ -63,7 +65,7 @@ def run_evaluation(
             else read_endpoints(endpoints_file)
         )
         progress("scoring", 0, 1)
-        metrics, scores, held_out = asyncio.run(_measure(config, endpoints, bench, judge, policy, items, given))
+        metrics, scores, held_out = asyncio.run(_measure(config, endpoints, bench, oracle, policy, items, given))
     if held_out is not None:
         write_evaluation(out / "evaluation", "policy", held_out)
     system = str(outputs) if outputs is not None else f"policy {config.policy.weights or config.policy.kind}"
@@ -85,7 +87,7 @@ async def _measure(
     config: TrainConfig,
     endpoints: dict[str, str],
     bench: UnifyBench,
-    judge: Judge | None,
+    oracle: SuccessOracle | None,
     policy: Policy | None,
     items: list[Item],
     given: Outputs,
@@ -96,21 +98,12 @@ async def _measure(
     try:
         await scorer.wait_ready(_READY_TIMEOUT_S)
         measured = UnifyBenchMetrics(
-            clients, judge, config.evaluation.unifybench, timeout_s=config.score_timeout_s
+            clients, oracle, config.evaluation.unifybench, timeout_s=config.score_timeout_s
         )  # fmt: skip
         metrics = await measured.measure(items, given)
         if policy is not None and any(item.task == "recall" for item in items):
-            held_out = await evaluate(
-                policy,
-                bench,
-                scorer,
-                judge,
-                config.evaluation,
-                picture_ensemble=part_of(scorer, set(IMAGE_REWARDS)),
-                temperature=config.sampling.temperature,
-                batch=config.sampling.rollout_rows_max,
-                timeout_s=config.score_timeout_s,
-            )
+            pictures = part_of(scorer, set(IMAGE_REWARDS))
+            held_out = await evaluate(config, policy, bench, scorer=scorer, picture_scorer=pictures, oracle=oracle)
     finally:
         await scorer.close()
     return metrics, measured.scores, held_out

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from sync_r1.trainer_client.config import ANSWER_REWARD, IMAGE_REWARDS, ConfigError, TrainConfig
-from sync_r1.trainer_client.evaluation.held_out import Evaluation, Judge, PocketJudge
+from sync_r1.trainer_client.config.run_folder import changed_sections, read_config, write_config
+from sync_r1.trainer_client.evaluation.held_out import Evaluation
+from sync_r1.trainer_client.evaluation.oracle import PocketOracle, SuccessOracle
 from sync_r1.trainer_client.jobs.local_services import live_services, read_endpoints
 from sync_r1.trainer_client.policies.base import Policy
 from sync_r1.trainer_client.policies.loading import load_policy, load_reference
 from sync_r1.trainer_client.reports.run_page import write_report
-from sync_r1.trainer_client.run_format import changed_sections, read_config, write_config
+from sync_r1.trainer_client.rollouts.scorer import Scorer, Scorers
 from sync_r1.trainer_client.sdk.client import RewardClient
 from sync_r1.trainer_client.sdk.ensemble import RewardEnsemble
 from sync_r1.trainer_client.sdk.reward_use import AffineMap, RewardUse, reward_of
@@ -24,8 +27,9 @@ from sync_r1.trainer_client.sdk.settings import settings_from_environment
 from sync_r1.trainer_client.tasks.named_benchmarks import benchmark_folder
 from sync_r1.trainer_client.tasks.unifybench import UnifyBench, load_unifybench
 from sync_r1.trainer_client.training.checkpoint import latest_checkpoint
-from sync_r1.trainer_client.training.distributed import join, leave
-from sync_r1.trainer_client.training.loop import Progress, train
+from sync_r1.trainer_client.training.distributed import Ranks, join, leave
+from sync_r1.trainer_client.training.loop import train
+from sync_r1.trainer_client.training.run import Progress, Run
 
 _READY_TIMEOUT_S = 60.0
 _CHANGEABLE = {"budget_s", "outage_budget_s", "score_timeout_s", "checkpoint_every", "checkpoints_kept", "judges"}
@@ -44,19 +48,27 @@ def run_training(
     started_s = time.monotonic()
     # A process may wait for the first one's whole evaluation, or for another one's outage.
     ranks = join(config.budget_s + config.outage_budget_s + _READY_TIMEOUT_S)
-    if config.sampling.prompts < ranks.size:
-        raise ConfigError(f"sampling.prompts is {config.sampling.prompts}, too few for {ranks.size} processes")
-    if config.combination == "gdpo" and ranks.size > 1:
-        raise ConfigError("combination gdpo whitens over the whole batch, so it needs a single process")
+    _check_processes(config, ranks)
     if ranks.main:
         _check_folder(config, out, resume)
         load_benchmark(config.benchmark, out)
-    ranks.wait()
+    ranks.barrier()
     torch.set_num_threads(config.threads)
     bench = load_benchmark(config.benchmark, out)
-    judge = load_judge(bench) if ranks.main else None
-    checkpoint = latest_checkpoint(out / "checkpoints")
-    policy = _load_newest(config, checkpoint)
+    policy = _load_newest(config, latest_checkpoint(out / "checkpoints"))
+    make_run = partial(
+        Run,
+        config,
+        out,
+        policy,
+        # The frozen reference is where the run started from, not where it was interrupted.
+        load_reference(config.policy, config.precision, policy),
+        bench,
+        oracle=load_oracle(bench) if ranks.main else None,
+        progress=progress,
+        ranks=ranks,
+        started_s=started_s,
+    )
     with ExitStack() as stack:
         endpoints = {} if endpoints_file is None else read_endpoints(endpoints_file)
         if ranks.main:
@@ -66,37 +78,38 @@ def run_training(
                 progress("starting Triton and the four services", 0, config.steps)
                 services = live_services(config.profile, out, also=config.also, judges=config.judges)
                 endpoints = stack.enter_context(services)
-        endpoints = ranks.agree(endpoints)
-
-        async def job() -> tuple[Evaluation | None, Evaluation]:
-            clients = reward_clients(config, endpoints)
-            scorer = reward_ensemble(config, clients)
-            try:
-                await scorer.wait_ready(_READY_TIMEOUT_S)
-                return await train(
-                    config,
-                    out,
-                    policy=policy,
-                    # The frozen reference is where the run started from, not where it was interrupted.
-                    reference=load_reference(config.policy, config.precision, policy),
-                    bench=bench,
-                    scorer=scorer,
-                    gate_scorer=_gate_ensemble(config, clients) if config.selector.kind == "dgs" else scorer,
-                    answer_scorer=part_of(scorer, {ANSWER_REWARD}),
-                    picture_scorer=part_of(scorer, set(IMAGE_REWARDS)),
-                    judge=judge,
-                    progress=progress,
-                    started_s=started_s,
-                    ranks=ranks,
-                )
-            finally:
-                await scorer.close()
-
-        result = asyncio.run(job())
+        result = asyncio.run(_train(config, ranks.broadcast(endpoints), make_run))
     if ranks.main:
         write_report(out)
     leave(ranks)
     return result
+
+
+async def _train(
+    config: TrainConfig, endpoints: Mapping[str, str], make_run: Callable[[Scorers[Scorer]], Run]
+) -> tuple[Evaluation | None, Evaluation]:
+    """The run with the reward services at `endpoints`."""
+    clients = reward_clients(config, endpoints)
+    total = reward_ensemble(config, clients)
+    scorers: Scorers[Scorer] = Scorers(
+        total,
+        _gate_ensemble(config, clients) if config.selector.gate_weights else total,
+        part_of(total, {ANSWER_REWARD}),
+        part_of(total, set(IMAGE_REWARDS)),
+    )
+    try:
+        await total.wait_ready(_READY_TIMEOUT_S)
+        return await train(make_run(scorers))
+    finally:
+        await total.close()
+
+
+def _check_processes(config: TrainConfig, ranks: Ranks) -> None:
+    """Raises ConfigError for what cannot be done in so many processes."""
+    if config.sampling.prompts < ranks.size:
+        raise ConfigError(f"sampling.prompts is {config.sampling.prompts}, too few for {ranks.size} processes")
+    if config.combination == "gdpo" and ranks.size > 1:
+        raise ConfigError("combination gdpo whitens over the whole batch, so it needs a single process")
 
 
 def _load_newest(config: TrainConfig, checkpoint: Path | None) -> Policy:
@@ -110,12 +123,12 @@ def load_benchmark(name: str, out: Path) -> UnifyBench:
     return load_unifybench(benchmark_folder(name, out / "benchmark"))
 
 
-def load_judge(bench: UnifyBench) -> Judge | None:
+def load_oracle(bench: UnifyBench) -> SuccessOracle | None:
     """The oracle where the benchmark is PocketBench; elsewhere nobody can tell success from a picture, so None."""
     pocket = all(
         (bench.root / "concept" / "test" / concept.name / "pocket.json").exists() for concept in bench.concepts
     )
-    return PocketJudge(bench.root) if pocket else None
+    return PocketOracle(bench.root) if pocket else None
 
 
 def _check_folder(config: TrainConfig, out: Path, resume: bool) -> None:
@@ -134,7 +147,7 @@ def _check_folder(config: TrainConfig, out: Path, resume: bool) -> None:
 def reward_clients(config: TrainConfig, endpoints: Mapping[str, str]) -> dict[str, RewardClient]:
     """A client for every reward that the run or its gate uses. Raises ConfigError for one without an endpoint."""
     wanted = {reward_of(name) for name in config.rewards}
-    wanted |= set(config.selector.weights) if config.selector.kind == "dgs" else set()
+    wanted |= set(config.selector.gate_weights)
     if missing := wanted - set(endpoints):
         raise ConfigError(f"no endpoint for {sorted(missing)}; endpoints are given for {sorted(endpoints)}")
     settings = settings_from_environment()
@@ -167,5 +180,5 @@ def part_of(ensemble: RewardEnsemble, rewards: set[str]) -> RewardEnsemble | Non
 def _gate_ensemble(config: TrainConfig, clients: Mapping[str, RewardClient]) -> RewardEnsemble:
     """One round of requests for the gate: the same clients, its own weights, and always a plain weighted sum."""
     variants = {name: reward.variant for name, reward in config.rewards.items()}
-    uses = {name: RewardUse(weight, variants.get(name, "")) for name, weight in config.selector.weights.items()}
+    uses = {name: RewardUse(weight, variants.get(name, "")) for name, weight in config.selector.gate_weights.items()}
     return RewardEnsemble({name: (clients[name], use) for name, use in uses.items()})

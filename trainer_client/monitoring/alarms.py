@@ -7,19 +7,23 @@ steps' means, so that the spread between batches is the yardstick and nothing is
 
 from __future__ import annotations
 
-import math
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-Figures = Mapping[str, Any]
-"""`hygiene` of one step: what `statistics.py` makes."""
+from sync_r1.trainer_client.monitoring.trends import (
+    RECENT,
+    WINDOW,
+    Figures,
+    between_ends,
+    compared,
+    mean,
+    paired,
+    recent,
+    series,
+    weighted,
+)
 
-WINDOW = 10
-"""Steps. Half of it already gives a spread, but Welch's t has heavy tails then."""
-RECENT = 5
-"""Steps over which shares are averaged before they alarm: one odd batch is no alarm."""
 RISE_T, FALL_T = 3.0, -4.0
 """A fall is looked for at every step in every reward, a rise only counts beside one, so the fall has to be the surer:
 t₁₈ < −4 happens once in 2,400 looks by chance."""
@@ -34,12 +38,12 @@ OFF_SCALE = 2.0
 """Standard deviations of single scores at the start: beyond, most scores lie where hardly any did when weights were
 chosen."""
 NARROW = 0.25
-"""Spread within groups, as a share of the start's: the reward's pull is a quarter, its noise what it was."""
+"""Spread within groups, as a share of the start's: the reward moves the total a quarter as far, its noise as before."""
 SATURATED = 0.9
 """Share of scores at one end of the card: in 43 % of groups of eight, then, all are (0.9⁸)."""
 FLAT_GROUPS = 0.5
 """Share of groups whose total does not vary: half of the sampling teaches nothing."""
-TWINS, MORE_TWINS = 0.5, 0.25
+NEAR_DUPLICATES, MORE_DUPLICATES = 0.5, 0.25
 """Share of pictures with a near-identical one in their group, and how much above the start's it has to be for an alarm:
 a policy may begin with pictures that differ little (the pocket cold start: 0.5), and has not collapsed by that."""
 NARROW_PICTURES = 1 / 3
@@ -47,7 +51,7 @@ NARROW_PICTURES = 1 / 3
 ONE_ANSWER = 0.8
 """Share of groups with the same favourite answer to different questions."""
 REDUNDANT, OPPOSED = 0.95, -0.5
-"""Correlation within groups: one reward nearly repeats the other; two rewards undo each other's pull."""
+"""Correlation within groups: one reward nearly repeats the other; two rewards undo each other."""
 MIN_PAIRS = 100
 """Trajectories behind a correlation: its standard error is then at most 0.1."""
 
@@ -82,7 +86,7 @@ def held_out_alarms(
     trained = {name: weight for name, weight in weights.items() if weight > 0}
     if not trained.keys() <= start.keys() & now.keys():
         return []
-    rise = _paired([_weighted(start, trained), _weighted(now, trained)])
+    rise = paired([weighted(start, trained), weighted(now, trained)])
     if rise is not None and rise[0] <= -WORTH and rise[1] <= -HELD_OUT_Z:
         return [_declined("held-out conditions", rise[0])]
     if rise is None or rise[0] < WORTH or rise[1] < HELD_OUT_Z:
@@ -91,7 +95,7 @@ def held_out_alarms(
     for name in start:
         if name == "total" or name not in now:
             continue
-        fall = _paired([start[name], now[name]])
+        fall = paired([start[name], now[name]])
         if fall is not None and fall[0] <= -WORTH and fall[1] <= -HELD_OUT_Z:
             kept_out = name not in trained
             found.append(_moved("held-out conditions", name, rise[0], fall[0], kept_out))
@@ -101,18 +105,18 @@ def held_out_alarms(
 def trained_means(history: Sequence[Figures], weights: Mapping[str, float]) -> list[float | None]:
     """Of every step, the mean of the trained rewards' means by their weights: the reward before any normalisation."""
     trained = {name: weight for name, weight in weights.items() if weight > 0}
-    return _weighted({name: _series(history, "rewards", name, "mean") for name in trained}, trained)
+    return weighted({name: series(history, "rewards", name, "mean") for name in trained}, trained)
 
 
 def _movement(history: Sequence[Figures], weights: Mapping[str, float]) -> list[Alarm]:
-    rise = _between_ends(trained_means(history, weights))
+    rise = between_ends(trained_means(history, weights))
     if rise is not None and rise[0] <= -WORTH and rise[1] <= FALL_T:
         return [_declined("the training batches", rise[0])]
     if rise is None or rise[0] < WORTH or rise[1] < RISE_T:
         return []
     found = []
     for name in weights:
-        fall = _between_ends(_series(history, "rewards", name, "mean"))
+        fall = between_ends(series(history, "rewards", name, "mean"))
         if fall is not None and fall[0] <= -WORTH and fall[1] <= FALL_T:
             found.append(_moved("the training batches", name, rise[0], fall[0], not weights[name]))
     return found
@@ -146,22 +150,22 @@ def _drift(history: Sequence[Figures]) -> list[Alarm]:
         if name == "total":
             continue
         found += _changed_release(history, name, figures)
-        means = _series(history, "rewards", name, "mean")
-        jump = _compared(means[-RECENT - WINDOW : -RECENT], means[-RECENT:])
+        means = series(history, "rewards", name, "mean")
+        jump = compared(means[-RECENT - WINDOW : -RECENT], means[-RECENT:])
         if len(means) >= RECENT + WINDOW and jump is not None and abs(jump[0]) >= JUMP and abs(jump[1]) >= JUMP_T:
             message = f"{name} moved by {jump[0]:+.3f} within {RECENT} steps, too fast to be learnt: see its service"
             found.append(Alarm("drift", name, message))
             continue
-        moved = _between_ends(means)
-        std = _mean(_series(history[:WINDOW], "rewards", name, "std"))
+        moved = between_ends(means)
+        std = mean(series(history[:WINDOW], "rewards", name, "std"))
         if moved is not None and std is not None and abs(moved[0]) > max(OFF_SCALE * std, WORTH):
             message = (
                 f"{name} has moved by {moved[0]:+.3f}; at the start its scores had a standard deviation of {std:.3f}: "
                 "its weight was chosen for another scale"
             )
             found.append(Alarm("drift", name, message))
-        spreads = _series(history, "rewards", name, "group_std")
-        first, last = _mean(spreads[:WINDOW]), _mean(spreads[-WINDOW:])
+        spreads = series(history, "rewards", name, "group_std")
+        first, last = mean(spreads[:WINDOW]), mean(spreads[-WINDOW:])
         if moved is not None and first and last is not None and first > WORTH / 4 and last < NARROW * first:
             message = (
                 f"{name} hardly tells trajectories apart any more: its spread within groups is {last:.4f}, at the "
@@ -189,16 +193,16 @@ def _saturation(history: Sequence[Figures]) -> list[Alarm]:
     found = []
     for name in history[-1]["rewards"]:
         for end, place in (("at_high", "highest"), ("at_low", "lowest")):
-            share = _recent(history, "rewards", name, end)
+            share = recent(history, "rewards", name, end)
             if name == "total" or share is None or share < SATURATED:
                 continue
             message = f"{share:.0%} of {name} scores of the last {RECENT} steps are the {place} that there is"
-            if (_recent(history, "rewards", name, "cut_off") or 0.0) >= SATURATED:
+            if (recent(history, "rewards", name, "cut_off") or 0.0) >= SATURATED:
                 message += ", because its map to [0, 1] cuts off what lies beyond: give it a wider one (affine)"
                 found.append(Alarm("saturation", name, message))
             else:
                 found.append(Alarm("saturation", name, f"{message}: it hardly ranks any more", "notice"))
-    flat = _recent(history, "rewards", "total", "flat_groups")
+    flat = recent(history, "rewards", "total", "flat_groups")
     if flat is not None and flat >= FLAT_GROUPS:
         message = (
             f"in {flat:.0%} of the groups of the last {RECENT} steps all trajectories have the same total: they teach "
@@ -210,20 +214,21 @@ def _saturation(history: Sequence[Figures]) -> list[Alarm]:
 
 def _duplicates(history: Sequence[Figures]) -> list[Alarm]:
     found = []
-    twins = _recent(history, "duplicates", "pictures")
-    if twins is not None and twins >= TWINS:
-        at_start = _mean(_series(history[:WINDOW], "duplicates", "pictures")) or 0.0
+    share = recent(history, "duplicates", "pictures")
+    if share is not None and share >= NEAR_DUPLICATES:
+        at_start = mean(series(history[:WINDOW], "duplicates", "pictures")) or 0.0
         message = (
-            f"{twins:.0%} of the pictures of the last {RECENT} steps have a near-identical one in their group, at the "
+            f"{share:.0%} of the pictures of the last {RECENT} steps have a near-identical one in their group, at the "
             f"start {at_start:.0%}"
         )
-        found.append(Alarm("duplicates", "pictures", message, "alarm" if twins - at_start >= MORE_TWINS else "notice"))
-    distances = _series(history, "duplicates", "picture_distance")
-    first, last = _mean(distances[:WINDOW]), _mean(distances[-WINDOW:])
+        level: Literal["alarm", "notice"] = "alarm" if share - at_start >= MORE_DUPLICATES else "notice"
+        found.append(Alarm("duplicates", "pictures", message, level))
+    distances = series(history, "duplicates", "picture_distance")
+    first, last = mean(distances[:WINDOW]), mean(distances[-WINDOW:])
     if len(history) >= 2 * WINDOW and first and last is not None and last < NARROW_PICTURES * first:
         message = f"pictures of a group lie {last:.3f} apart, at the start {first:.3f}: the policy draws ever the same"
         found.append(Alarm("duplicates", "pictures: distance", message))
-    common = _recent(history, "duplicates", "common_answer")
+    common = recent(history, "duplicates", "common_answer")
     if common is not None and common >= ONE_ANSWER:
         message = f"one answer is the favourite in {common:.0%} of the groups of the last {RECENT} steps"
         found.append(Alarm("duplicates", "answers", message))
@@ -252,58 +257,3 @@ def mean_correlation(steps: Sequence[Figures], pair: str) -> float | None:
     known = [step["correlations"][pair] for step in steps if step["correlations"].get(pair, {}).get("r") is not None]
     count = sum(one["n"] for one in known)
     return sum(one["r"] * one["n"] for one in known) / count if count >= MIN_PAIRS else None
-
-
-def _between_ends(values: Sequence[float | None]) -> tuple[float, float] | None:
-    return _compared(values[:WINDOW], values[-WINDOW:]) if len(values) >= 2 * WINDOW else None
-
-
-def _compared(first: Sequence[float | None], last: Sequence[float | None]) -> tuple[float, float] | None:
-    """(difference of means, Welch's t); None with fewer than half of the values on a side."""
-    sides = [[value for value in side if value is not None] for side in (first, last)]
-    if any(len(known) < max(3, len(side) / 2) for known, side in zip(sides, (first, last))):
-        return None
-    error = math.sqrt(sum(statistics.variance(side) / len(side) for side in sides))
-    change = statistics.fmean(sides[1]) - statistics.fmean(sides[0])
-    return change, change / error if error > 0 else math.copysign(math.inf, change) if change else 0.0
-
-
-def _paired(sides: Sequence[Sequence[float | None]]) -> tuple[float, float] | None:
-    """(mean difference, its z) over draws that both sides scored."""
-    differences = [b - a for a, b in zip(*sides) if a is not None and b is not None]
-    if len(differences) < WINDOW:
-        return None
-    error = statistics.stdev(differences) / math.sqrt(len(differences))
-    change = statistics.fmean(differences)
-    return change, change / error if error > 0 else math.copysign(math.inf, change) if change else 0.0
-
-
-def _weighted(values: Mapping[str, Sequence[float | None]], weights: Mapping[str, float]) -> list[float | None]:
-    return [_weighted_mean(row, list(weights.values())) for row in zip(*(values[name] for name in weights))]
-
-
-def _weighted_mean(row: Sequence[float | None], weights: Sequence[float]) -> float | None:
-    """Over what is there; None if nothing is."""
-    known = [(value, weight) for value, weight in zip(row, weights) if value is not None]
-    return sum(value * weight for value, weight in known) / sum(weight for _, weight in known) if known else None
-
-
-def _recent(history: Sequence[Figures], *path: str) -> float | None:
-    """Mean over the last `RECENT` steps; None before there are so many."""
-    values = [value for value in _series(history[-RECENT:], *path) if value is not None]
-    return statistics.fmean(values) if len(values) == RECENT else None
-
-
-def _series(history: Sequence[Figures], *path: str) -> list[float | None]:
-    values: list[float | None] = []
-    for figures in history:
-        value: Any = figures
-        for key in path:
-            value = value.get(key) if isinstance(value, Mapping) else None
-        values.append(value)
-    return values
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return statistics.fmean(known) if known else None

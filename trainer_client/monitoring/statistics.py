@@ -13,30 +13,29 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
+from sync_r1.reward_models.types import Pixels
 from sync_r1.trainer_client.sdk.combination import Bools, Floats, Ints
 from sync_r1.trainer_client.sdk.ensemble import EnsembleResult
 
-Pixels = npt.NDArray[np.uint8]
-FLAT = 1e-3
+FLAT_STD = 1e-3
 """Scores of a group whose standard deviation is at most this tell nothing apart: half of what one picture's score may
 differ by between batches in half precision."""
-END = 1e-6
+CLIP_EPS = 1e-6
 """A score this close to 0 or 1 stands at the end of its card's map, which cuts off what lies beyond."""
-NEAR = 0.02
+NEAR_DUPLICATE = 0.02
 """Pictures that differ by at most this are near-identical (mean over 16×16 cells and three colours of the absolute
 difference, black to white being 1). Five levels of 256: noise and compression stay below, another pose does not."""
 _CELLS = 16
 
 
-def score_figures(scores: EnsembleResult, groups_N: Ints) -> dict[str, Any]:
+def score_statistics(scores: EnsembleResult, groups_N: Ints) -> dict[str, Any]:
     """Everything that the scores of one batch tell, ready for JSON; None stands for what cannot be computed.
 
-    `rewards`: per reward and for "total" (see `_of_scores`, `_cut_off`). `pull`: which share of the total's variance
-    within groups each reward accounts for; they add up to 1. `correlations`: Pearson within groups by "one|other", with
-    the number of trajectories that have both.
+    `rewards`: per reward and for "total" (see `_of_scores`, `_cut_off`). `variance_share`: which share of the total's
+    variance within groups each reward accounts for; they add up to 1. `correlations`: Pearson within groups by
+    "one|other", with the number of trajectories that have both.
     """
     columns = {name: reward.scores_N for name, reward in scores.rewards.items()}
     rewards = {
@@ -53,7 +52,7 @@ def score_figures(scores: EnsembleResult, groups_N: Ints) -> dict[str, Any]:
     rewards["total"] = _of_scores(scores.total_N, groups_N)
     return {
         "rewards": rewards,
-        "pull": pull(scores.contributions, scores.valid_N, groups_N),
+        "variance_share": variance_share(scores.contributions, scores.valid_N, groups_N),
         "correlations": {
             f"{one}|{other}": correlation(columns[one], columns[other], groups_N)
             for one, other in combinations(columns, 2)
@@ -61,32 +60,32 @@ def score_figures(scores: EnsembleResult, groups_N: Ints) -> dict[str, Any]:
     }
 
 
-def rollout_figures(
+def rollout_statistics(
     pictures: Sequence[Pixels], picture_groups_N: Ints, answers: Sequence[str], answer_groups_N: Ints
 ) -> dict[str, float | int]:
-    """Sums over a batch, or one process's part of it, from which `duplicate_figures` makes shares.
+    """Sums over a batch, or one process's part of it, from which `duplicate_statistics` makes shares.
 
-    `twins`: pictures with a near-identical one in their group; `distance` over `pairs`: of pictures of one group;
-    `same_answers`: answers that another of their group gave too.
+    `near_duplicates`: pictures with a near-identical one in their group; `distance` over `pairs`: of pictures of one
+    group; `same_answers`: answers that another of their group gave too.
     """
-    twins = same = pairs = 0
+    near_duplicates = same = pairs = 0
     distance = 0.0
     for members in _groups(picture_groups_N):
         apart_G_G = picture_distances([pictures[index] for index in members])
         upper = apart_G_G[np.triu_indices(len(members), 1)]
         distance, pairs = distance + float(upper.sum()), pairs + len(upper)
         np.fill_diagonal(apart_G_G, np.inf)
-        twins += int((apart_G_G.min(1) <= NEAR).sum()) if len(members) > 1 else 0
+        near_duplicates += int((apart_G_G.min(1) <= NEAR_DUPLICATE).sum()) if len(members) > 1 else 0
     for members in _groups(answer_groups_N):
         counts = Counter(_normalised(answers[index]) for index in members)
         same += sum(count for count in counts.values() if count > 1)
     return {
         "pictures": len(pictures), "answers": len(answers),
-        "twins": twins, "same_answers": same, "distance": distance, "pairs": pairs,
+        "near_duplicates": near_duplicates, "same_answers": same, "distance": distance, "pairs": pairs,
     }  # fmt: skip
 
 
-def duplicate_figures(
+def duplicate_statistics(
     parts: Sequence[dict[str, float | int]], answers: Sequence[str], groups_N: Ints
 ) -> dict[str, Any]:
     """Shares of duplicates in a whole batch: `pictures` with a near-identical one in their group and `answers` given
@@ -98,7 +97,7 @@ def duplicate_figures(
         Counter(_normalised(answers[index]) for index in members).most_common(1)[0][0] for members in _groups(groups_N)
     ]
     return {
-        "pictures": sums["twins"] / max(sums["pictures"], 1),
+        "pictures": sums["near_duplicates"] / max(sums["pictures"], 1),
         "answers": sums["same_answers"] / max(sums["answers"], 1),
         "picture_distance": sums["distance"] / sums["pairs"] if sums["pairs"] else None,
         "common_answer": max(Counter(favourites).values()) / len(favourites) if len(favourites) > 2 else None,
@@ -106,7 +105,7 @@ def duplicate_figures(
 
 
 def picture_distances(pictures: Sequence[Pixels]) -> Floats:
-    """(G, G): how far the pictures of a group lie apart, on the scale of `NEAR`."""
+    """(G, G): how far the pictures of a group lie apart, on the scale of `NEAR_DUPLICATE`."""
     size = (_CELLS, _CELLS)
     cells_G_C = np.stack(
         [np.asarray(Image.fromarray(one).resize(size, Image.Resampling.BOX), np.float64).ravel() for one in pictures]
@@ -119,11 +118,11 @@ def correlation(one_N: Floats, other_N: Floats, groups_N: Ints) -> dict[str, flo
     both_N = np.isfinite(one_N) & np.isfinite(other_N)
     one, other = (centred(values_N[both_N], groups_N[both_N]) for values_N in (one_N, other_N))
     lengths = float(np.sqrt((one**2).sum() * (other**2).sum()))
-    flat = min(_std(one), _std(other)) <= FLAT if both_N.any() else True
+    flat = min(_std(one), _std(other)) <= FLAT_STD if both_N.any() else True
     return {"r": None if flat else float((one * other).sum()) / lengths, "n": int(both_N.sum())}
 
 
-def pull(contributions: dict[str, Floats], valid_N: Bools, groups_N: Ints) -> dict[str, float | None]:
+def variance_share(contributions: dict[str, Floats], valid_N: Bools, groups_N: Ints) -> dict[str, float | None]:
     """Per reward Σ c·t / Σ t², with contribution c and total t less their groups' means: its share of the total's
     variance within groups, negative for one that the others outvote. None where the total does not vary.
     """
@@ -155,18 +154,18 @@ def _of_scores(values_N: Floats, groups_N: Ints) -> dict[str, Any]:
         "count": len(values),
         "mean": _finite(_mean(values)),
         "std": _finite(_std(values)),
-        "at_low": float((values <= END).mean()) if len(values) else None,
-        "at_high": float((values >= 1 - END).mean()) if len(values) else None,
+        "at_low": float((values <= CLIP_EPS).mean()) if len(values) else None,
+        "at_high": float((values >= 1 - CLIP_EPS).mean()) if len(values) else None,
         "group_std": float(np.mean(spreads)) if spreads else None,
-        "flat_groups": float(np.mean([spread <= FLAT for spread in spreads])) if spreads else None,
+        "flat_groups": float(np.mean([spread <= FLAT_STD for spread in spreads])) if spreads else None,
     }
 
 
 def _cut_off(scores_N: Floats, raw_N: Floats) -> float | None:
     """Share of scores at an end of the card's map at which raw scores differ: the map hides differences there."""
     known_N = np.isfinite(scores_N)
-    ends = [raw_N[known_N & (scores_N <= END)], raw_N[known_N & (scores_N >= 1 - END)]]
-    cut = sum(len(raw) for raw in ends if len(raw) and np.ptp(raw) > END)
+    ends = [raw_N[known_N & (scores_N <= CLIP_EPS)], raw_N[known_N & (scores_N >= 1 - CLIP_EPS)]]
+    cut = sum(len(raw) for raw in ends if len(raw) and np.ptp(raw) > CLIP_EPS)
     return cut / int(known_N.sum()) if known_N.any() else None
 
 

@@ -143,37 +143,22 @@ def _tree_work(config: TrainConfig, policy: PolicySize, plan: StepSampling) -> W
 
 
 def _plain_work(config: TrainConfig, policy: PolicySize) -> Work:
-    selector, prompts, group, steps = config.selector, config.sampling.prompts, config.sampling.group_size, policy.steps
-    groups = (prompts, prompts * selector.max_rounds if selector.kind == "dapo" else prompts)
+    prompts = config.sampling.prompts
+    work = config.selector.work(prompts, config.sampling.group_size, policy.steps)
     chunks = [len(part) for part in np.array_split(np.arange(prompts), min(config.sampling.chunks, prompts))]
-    look = max(1, round(selector.preview_at * steps))
-    per_round = math.ceil(group / selector.target_acceptance)
-    if selector.kind == "dgs":
-        rounds = (1, 1 if selector.keep == "spread" else selector.max_rounds)
-        kept = (group, group) if selector.group == "fixed" else (selector.group_min, selector.group_max)
-        drawn = (per_round, per_round * rounds[1])
-        # A preview is a step of its own: it fills what is still masked.
-        per_group = tuple(n * (look + (look < steps)) + k * (steps - look) for n, k in zip(drawn, kept))
-        finished = drawn if selector.learn_from_rejected else kept
-    else:
-        rounds = (0, 0)
-        candidates = selector.candidates if selector.kind == "pods" else group
-        drawn = finished = (candidates, candidates)
-        per_group = (candidates * steps, candidates * steps)
-    learned = group if selector.kind == "pods" else finished[1]
+    rounds, asked = work.gate_rounds, work.previews if work.gate_rounds[1] else 0
     return Work(
-        groups=groups,
-        proposed=_times(groups, drawn),
-        finished=_times(groups, finished),
-        policy_steps=_times(groups, (per_group[0], per_group[1])),
+        groups=work.groups,
+        proposed=_times(work.groups, work.drawn),
+        finished=_times(work.groups, work.finished),
+        policy_steps=_times(work.groups, work.policy_steps),
         gate_requests=(len(chunks) * rounds[0], len(chunks) * rounds[1]),
-        gate_items=(min(chunks) * per_round, max(chunks) * per_round) if rounds[1] else (0, 0),
+        gate_items=(min(chunks) * asked, max(chunks) * asked),
         requests=len(chunks),
-        items=(min(chunks) * finished[0], max(chunks) * finished[1] * groups[1] // prompts),
+        items=(min(chunks) * work.finished[0], max(chunks) * work.finished[1] * work.groups[1] // prompts),
         backward_passes=(
-            # DAPO may drop all groups but one.
-            _backward_passes(config, policy, (1 if selector.kind == "dapo" else groups[0]) * min(learned, finished[0])),
-            _backward_passes(config, policy, groups[1] * learned),
+            _backward_passes(config, policy, work.learned[0]),
+            _backward_passes(config, policy, work.learned[1]),
         ),
     )
 
@@ -189,7 +174,7 @@ def _backward_passes(config: TrainConfig, policy: PolicySize, rows: int) -> int:
 
 
 def _services(config: TrainConfig, policy: PolicySize, work: Work) -> tuple[Service, ...]:
-    gate = config.selector.weights if config.selector.kind == "dgs" else {}
+    gate = config.selector.gate_weights
     picture = policy.picture_side**2 * 3
     services = []
     for name in dict.fromkeys((*config.rewards, *gate)):
@@ -220,8 +205,7 @@ def _errors(config: TrainConfig, policy: PolicySize) -> list[str]:
             load_unifybench(benchmark)
         except UnifyBenchError as error:
             errors.append(f"benchmark: {error}")
-    if config.selector.kind == "dgs" and round(config.selector.preview_at * policy.steps) >= policy.steps:
-        errors.append(f"selector.preview_at: a preview after all {policy.steps} steps saves none; lower it")
+    errors += config.selector.errors(policy.steps)
     return errors
 
 

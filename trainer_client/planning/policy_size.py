@@ -20,7 +20,7 @@ from transformers import JanusConfig, JanusForConditionalGeneration
 
 from sync_r1.trainer_client.config import ConfigError, PolicyConfig
 from sync_r1.trainer_client.policies.janus import weights as janus_weights
-from sync_r1.trainer_client.policies.janus.policy import train_language_model
+from sync_r1.trainer_client.policies.janus.frozen import train_language_model
 from sync_r1.trainer_client.policies.loading import RANDOM, saved_kind
 from sync_r1.trainer_client.policies.pocket.policy import ARTEFACTS, PocketPolicy
 from sync_r1.trainer_client.policies.showo import weights as published
@@ -90,11 +90,8 @@ def _pocket(config: PolicyConfig) -> PolicySize:
         config,
         ShowoConfig(**raw["model"]),
         tokenizer,
-        steps=config.steps or raw["steps"],
-        guidance=raw["guidance"] if config.guidance is None else config.guidance,
-        question_tokens=96,
-        prompt_tokens=96,
-        answer_tokens=PocketPolicy.max_answer_tokens,
+        _Drawing(config.steps or raw["steps"], raw["guidance"] if config.guidance is None else config.guidance),
+        _Texts(question=96, prompt=96, answer=PocketPolicy.max_answer_tokens),
         missing=(),
         fused=False,
     )
@@ -123,22 +120,41 @@ def _showo(config: PolicyConfig) -> PolicySize:
         config,
         sizes,
         MagvitConfig(),
-        steps=config.steps or sampling.get("steps", 50),
-        guidance=sampling.get("guidance", 5.0) if config.guidance is None else config.guidance,
-        question_tokens=_QUESTION_TOKENS + sizes.image_tokens,
-        prompt_tokens=_PROMPT_TOKENS,
-        answer_tokens=config.answer_tokens,
+        _Drawing(
+            config.steps or sampling.get("steps", 50),
+            sampling.get("guidance", 5.0) if config.guidance is None else config.guidance,
+        ),
+        _Texts(_QUESTION_TOKENS + sizes.image_tokens, _PROMPT_TOKENS, config.answer_tokens),
         missing=missing,
         fused=True,
     )
 
 
+@dataclass(frozen=True)
+class _Drawing:
+    """How a picture is decoded."""
+
+    steps: int
+    guidance: float
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """Longest texts of the plan, tokens."""
+
+    question: int
+    prompt: int
+    answer: int
+
+
 def _masked(
-    config: PolicyConfig, sizes: ShowoConfig, tokenizer: MagvitConfig, *, steps: int, guidance: float,
-    question_tokens: int, prompt_tokens: int, answer_tokens: int, missing: tuple[str, ...], fused: bool,
+    config: PolicyConfig, sizes: ShowoConfig, tokenizer: MagvitConfig, drawing: _Drawing, texts: _Texts,
+    *, missing: tuple[str, ...], fused: bool,
 ) -> PolicySize:  # fmt: skip
-    if steps > sizes.image_tokens:
-        raise ValueError(f"steps: expected at most {sizes.image_tokens}, one per token of the picture, got {steps}")
+    if drawing.steps > sizes.image_tokens:
+        raise ValueError(
+            f"steps: expected at most {sizes.image_tokens}, one per token of the picture, got {drawing.steps}"
+        )
     with torch.device("meta"):
         model, pictures = Showo(sizes, attention="sdpa" if fused else "eager"), Magvit(tokenizer)
     width = _DTYPES[config.dtype].itemsize
@@ -148,8 +164,9 @@ def _masked(
         layers=sizes.layers, hidden=sizes.hidden_size, keys_and_values=sizes.hidden_size,
         intermediate=sizes.intermediate_size, heads=sizes.heads, mlp="plain", scores_stored=not fused,
         autoregressive=False, **_divisible(model), image_tokens=sizes.image_tokens, codes=sizes.image_codes,
-        text_vocab=sizes.text_vocab, steps=steps, guided=guidance > 0, picture_side=tokenizer.image_size,
-        question_tokens=question_tokens, prompt_tokens=prompt_tokens, answer_tokens=answer_tokens,
+        text_vocab=sizes.text_vocab, steps=drawing.steps, guided=drawing.guidance > 0,
+        picture_side=tokenizer.image_size,
+        question_tokens=texts.question, prompt_tokens=texts.prompt, answer_tokens=texts.answer,
         max_positions=sizes.max_positions, missing=missing,
     )  # fmt: skip
 

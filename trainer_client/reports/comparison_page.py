@@ -10,7 +10,7 @@ from string import Template
 import numpy as np
 
 from sync_r1.reward_models.types import Failure, NotApplicable
-from sync_r1.trainer_client.evaluation.compare_scores import OUTCOMES, Comparison, Difference, Estimate, Scorer
+from sync_r1.trainer_client.evaluation.compare_scores import OUTCOMES, Comparison, Difference, Estimate, ScoredSide
 from sync_r1.trainer_client.reports.charts import scatter
 from sync_r1.trainer_client.reports.thumbnails import thumbnail
 from sync_r1.trainer_client.sdk.sample_file import SampleRow
@@ -19,7 +19,7 @@ _FOLDER = Path(__file__).parent
 _SHOWN_REFUSALS = 20
 
 
-def page(found: Comparison, a: Scorer, b: Scorer, rows: Sequence[SampleRow], folder: Path) -> str:
+def page(found: Comparison, a: ScoredSide, b: ScoredSide, rows: Sequence[SampleRow], folder: Path) -> str:
     """The page; the rows' pictures lie in `folder`."""
     both = np.isfinite(a.units_N) & np.isfinite(b.units_N)
     points = list(zip(a.units_N[both].tolist(), b.units_N[both].tolist()))
@@ -69,7 +69,7 @@ def _estimate(estimate: Estimate | None) -> str:
     return "–" if estimate is None else str(estimate)
 
 
-def _sides(a: Scorer, b: Scorer) -> str:
+def _sides(a: ScoredSide, b: ScoredSide) -> str:
     rows = "".join(
         f"<tr><td><b>{letter}</b></td><td>{html.escape(side.variant)}</td><td><code>{html.escape(side.release)}</code></td>"
         f"<td>{html.escape(side.endpoint)}</td></tr>"
@@ -110,7 +110,7 @@ def _item(one: Difference, row: SampleRow, folder: Path) -> str:
     )
 
 
-def _refusals(a: Scorer, b: Scorer, rows: Sequence[SampleRow]) -> str:
+def _refusals(a: ScoredSide, b: ScoredSide, rows: Sequence[SampleRow]) -> str:
     """Items whose outcomes differ, or that both could not score, with the reasons."""
     told = [
         (row, one, other)

@@ -10,7 +10,7 @@ from string import Template
 from typing import TYPE_CHECKING
 
 from sync_r1.trainer_client.evaluation.bench_items import ANSWER_TASKS, Item
-from sync_r1.trainer_client.evaluation.unifybench_metrics import Metric
+from sync_r1.trainer_client.evaluation.metric import Metric
 from sync_r1.trainer_client.reports.charts import interval_chart
 from sync_r1.trainer_client.reports.thumbnails import thumbnail
 

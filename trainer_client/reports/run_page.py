@@ -17,10 +17,10 @@ from string import Template
 from typing import Any
 
 from sync_r1.reward_models.errors import SyncR1Error
+from sync_r1.trainer_client.config.run_folder import read_values
 from sync_r1.trainer_client.reports import run_training as training
 from sync_r1.trainer_client.reports.charts import interval_chart
 from sync_r1.trainer_client.reports.run_rewards import hygiene
-from sync_r1.trainer_client.run_format import read_values
 from sync_r1.trainer_client.tasks.tasks import TRUE_SENTENCE
 
 _FOLDER = Path(__file__).parent

@@ -81,17 +81,18 @@ def _table(steps: Steps, weights: Mapping[str, float]) -> str:
             f'<td class="n">{_weight(weights.get(entry.reward))}</td>'
             f'<td class="n">{_moments(entry.raw)}</td><td class="n">{_moments(entry.unit)}</td>'
             f'<td class="n">{_spread(same)}</td>'
-            f'<td class="n">{_share(_average([one["pull"].get(entry.reward) for one in figures]))}</td>'
+            f'<td class="n">{_share(_average([_variance_shares(one).get(entry.reward) for one in figures]))}</td>'
             f'<td class="n">{_share(_average([one["at_low"] for one in same]))}, '
             f'{_share(_average([one["at_high"] for one in same]))}</td>'
             f'<td class="n">{_share(_average([one["flat_groups"] for one in same]))}</td></tr>'
         )
     titles = (
-        "weight", "raw, mean ± std", "on [0, 1]", "std in groups, first → last", "pull", "at 0, at 1", "flat groups",
+        "weight", "raw, mean ± std", "on [0, 1]", "std in groups, first → last", "share of variance", "at 0, at 1",
+        "flat groups",
     )  # fmt: skip
     head = "<th>reward, release</th>" + "".join(f'<th class="n">{title}</th>' for title in titles)
     note = (
-        "All scores of the run (calibration.json). Pull: the share of the total's variance within groups that the "
+        "All scores of the run (calibration.json). Share of variance: of the total's variance within groups that the "
         "reward accounts for, which is what it really weighs. At 0, at 1: scores at the ends of the card's map, where "
         "nothing is told apart any more. Flat groups: all trajectories have the same score."
     )
@@ -168,6 +169,12 @@ def _spread(own: Sequence[Mapping[str, Any]]) -> str:
 
 def _share(share: float | None) -> str:
     return "–" if share is None else f"{share:.0%}"
+
+
+def _variance_shares(figures: Mapping[str, Any]) -> Mapping[str, float | None]:
+    """Of one step; earlier versions recorded them as `pull`."""
+    shares: Mapping[str, float | None] = figures["variance_share" if "variance_share" in figures else "pull"]
+    return shares
 
 
 def _signed(value: float | None) -> str:

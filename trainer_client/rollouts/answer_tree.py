@@ -21,7 +21,7 @@ import torch
 
 from sync_r1.trainer_client.config import StepSampling
 from sync_r1.trainer_client.rollouts.sampler import Sampler, Trajectory
-from sync_r1.trainer_client.rollouts.selectors import Selected, SelectionCost
+from sync_r1.trainer_client.rollouts.selection import Selected, SelectionCost
 from sync_r1.trainer_client.sdk.combination import Floats, Ints
 from sync_r1.trainer_client.sdk.ensemble import EnsembleResult, RewardResult
 from sync_r1.trainer_client.tasks.tasks import Task

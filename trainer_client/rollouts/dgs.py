@@ -1,6 +1,6 @@
 """Dynamic Group Scaling: look at previews of unfinished pictures and finish only some of them.
 
-You are between sampling and scoring; `selectors.py` has the interface and the methods that act after the reward.
+You are between sampling and scoring; `selection.py` has the interface.
 
 Dynamic Group Scaling in the released Sync-R1: at step 10 of 50 decode a preview, continue if its gate score exceeds θ,
 else start again, without limit and one by one. Here previews are proposed in one batch, scored in one round of
@@ -24,21 +24,11 @@ from typing import Any
 
 import numpy as np
 
-from sync_r1.trainer_client.config import ANSWER_REWARD, SelectorConfig
+from sync_r1.trainer_client.config import ANSWER_REWARD, DgsConfig
+from sync_r1.trainer_client.rollouts.plain_groups import NoSelection
 from sync_r1.trainer_client.rollouts.sampler import Sampler, Trajectory
-from sync_r1.trainer_client.rollouts.selectors import (
-    Bools,
-    DynamicSampling,
-    Floats,
-    Gate,
-    Ints,
-    MaxVariance,
-    NoSelection,
-    Selected,
-    SelectionCost,
-    Selector,
-    max_variance_subset,
-)
+from sync_r1.trainer_client.rollouts.selection import Gate, Selected, SelectionCost, Selector, max_variance_subset
+from sync_r1.trainer_client.sdk.combination import Bools, Floats, Ints
 from sync_r1.trainer_client.tasks.tasks import Task, gate_sample, sample
 
 _HISTORY = 64
@@ -48,21 +38,10 @@ _RELEASED_THETA, _RELEASED_ACCEPTANCE, _RELEASED_RATE, _RELEASED_STEP = 0.50, 0.
 log = logging.getLogger(__name__)
 
 
-def make_selector(config: SelectorConfig, group_size: int, rng: np.random.Generator) -> Selector:
-    """The selector that `config.kind` names; `rng` makes its random choices."""
-    if config.kind == "dgs":
-        return DynamicGroupScaling(config, group_size, rng)
-    if config.kind == "dapo":
-        return DynamicSampling(config, group_size)
-    if config.kind == "pods":
-        return MaxVariance(config, group_size)
-    return NoSelection(group_size)
-
-
 class DynamicGroupScaling(Selector):
     """The gate on previews. `rng` makes the random choices among those that pass."""
 
-    def __init__(self, config: SelectorConfig, group_size: int, rng: np.random.Generator) -> None:
+    def __init__(self, config: DgsConfig, group_size: int, rng: np.random.Generator) -> None:
         self.config, self.group_size, self.rng = config, group_size, rng
         self.active = True
         self._history: dict[str, list[float]] = {}

@@ -24,8 +24,8 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Turn(Generic[Answer]):
-    """Awaited by a rollout: gives the turn away and comes back with the answer."""
+class Suspended(Generic[Answer]):
+    """Awaited by a rollout: others go on until it is resumed with the answer."""
 
     answer: Future[Answer]
 
@@ -33,11 +33,11 @@ class Turn(Generic[Answer]):
         return (yield self.answer)
 
 
-def in_turns(
+def interleave(
     rollouts: Iterable[Coroutine[Any, Any, Result]], at_once: int, phases: Phases
 ) -> Iterator[tuple[int, Result]]:
-    """Run coroutines that await nothing but `Turn`s, at most `at_once` of them begun and not finished; gives each one's
-    number and result as it ends.
+    """Run coroutines that await nothing but `Suspended`s, at most `at_once` of them begun and not finished; gives the
+    number and result of each as it ends.
 
     Their own time is booked as "sample", the time in which all of them wait as "gate". Raises what they and the answers
     raise; the others are closed then.

@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 
 from sync_r1.reward_models.types import Sample
-from sync_r1.trainer_client.rollouts.scorer import Scorer
+from sync_r1.trainer_client.rollouts.scorer import Scorer, Scorers
 from sync_r1.trainer_client.sdk.combination import Ints
 from sync_r1.trainer_client.sdk.ensemble import EnsembleResult, RewardResult
 from sync_r1.trainer_client.sdk.errors import DeadlineExceeded, Overloaded, RewardClientError, ServiceUnreachable
@@ -84,6 +84,20 @@ class PatientScorer:
             if isinstance(reason := result.rewards[name].error, _OUTAGE):
                 return None, reason
         return result, None
+
+
+def patient(scorers: Scorers[Scorer], budget_s: float, say: Callable[[str], None]) -> Scorers[PatientScorer]:
+    """Each of `scorers` as one that waits out outages."""
+
+    def one(scorer: Scorer | None) -> PatientScorer | None:
+        return None if scorer is None else PatientScorer(scorer, budget_s, say)
+
+    return Scorers(
+        PatientScorer(scorers.total, budget_s, say),
+        PatientScorer(scorers.gate, budget_s, say),
+        one(scorers.answers),
+        one(scorers.pictures),
+    )
 
 
 def joined(results: Sequence[EnsembleResult]) -> EnsembleResult:

@@ -12,16 +12,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from sync_r1.reward_models.types import Pixels
 from sync_r1.trainer_client.policies.base import Answers, ImageState, Policy, Question
 from sync_r1.trainer_client.tasks.tasks import Task, load_pixels, prompt_of
 
-Pixels = npt.NDArray[np.uint8]
 T = TypeVar("T")
 
 
@@ -58,18 +56,18 @@ class Trajectory:
 
 
 class Sampler:
-    """Draws trajectories from a policy, at most `batch` rows at once; `policy_steps` counts (row, decoding step)
+    """Draws trajectories from a policy, at most `rows_max` rows at once; `policy_steps` counts (row, decoding step)
     pairs, the step that fills a preview among them.
     """
 
-    def __init__(self, policy: Policy, *, temperature: float, batch: int, generator: torch.Generator) -> None:
+    def __init__(self, policy: Policy, *, temperature: float, rows_max: int, generator: torch.Generator) -> None:
         self.policy, self.generator = policy, generator
-        self._temperature, self._batch = temperature, batch
+        self._temperature, self._rows_max = temperature, rows_max
         self.policy_steps = 0
 
-    def counting_anew(self) -> Sampler:
+    def with_fresh_counter(self) -> Sampler:
         """The same policy and random numbers, with a count of its own: for one of several rollouts in turns."""
-        return Sampler(self.policy, temperature=self._temperature, batch=self._batch, generator=self.generator)
+        return Sampler(self.policy, temperature=self._temperature, rows_max=self._rows_max, generator=self.generator)
 
     @torch.no_grad()
     def begin(self, tasks: Sequence[Task], groups: Sequence[int]) -> list[Trajectory]:
@@ -98,7 +96,7 @@ class Sampler:
     def draw(self, tasks: Sequence[Task], trajectories: Sequence[Trajectory]) -> list[Trajectory]:
         """A finished picture for each of `trajectories`, from its sentence."""
         drawn: list[Trajectory] = []
-        for part in _parts(trajectories, self._batch):
+        for part in parts_of(trajectories, self._rows_max):
             states = self.policy.start([prompt_of(tasks[one.group], one.text) for one in part])
             drawn += [replace(one, state=states.select([row])) for row, one in enumerate(part)]
         return self.advance(drawn, self.policy.steps)
@@ -106,7 +104,7 @@ class Sampler:
     def _answered(self, tasks: Sequence[Task], groups: Sequence[int]) -> Iterator[tuple[Sequence[int], Answers]]:
         # Questions with and without a picture have different layouts, so they are answered in separate batches.
         for kind in ("u", "r"):
-            for part in _parts([group for group in groups if tasks[group].kind == kind], self._batch):
+            for part in parts_of([group for group in groups if tasks[group].kind == kind], self._rows_max):
                 questions = [_question(tasks[group]) for group in part]
                 yield part, self.policy.answer(questions, temperature=self._temperature, generator=self.generator)
 
@@ -114,7 +112,7 @@ class Sampler:
     def advance(self, trajectories: Sequence[Trajectory], until_step: int) -> list[Trajectory]:
         """Decode the pictures up to `until_step`; all must be at the same step."""
         advanced: list[Trajectory] = []
-        for part in _parts(trajectories, self._batch):
+        for part in parts_of(trajectories, self._rows_max):
             before = ImageState.concatenate([trajectory.picture for trajectory in part])
             after = self.policy.advance(before, until_step, temperature=self._temperature, generator=self.generator)
             self.policy_steps += len(part) * (after.step - before.step)
@@ -139,7 +137,7 @@ class Sampler:
     @torch.no_grad()
     def _pixels(self, trajectories: Sequence[Trajectory], draw: Callable[[ImageState], Pixels]) -> list[Pixels]:
         pictures: list[Pixels] = []
-        for part in _parts(trajectories, self._batch):
+        for part in parts_of(trajectories, self._rows_max):
             state = ImageState.concatenate([trajectory.picture for trajectory in part])
             # What is masked is filled by a forward pass, as in a decoding step.
             self.policy_steps += int(_masked(state).sum())
@@ -156,7 +154,8 @@ def _question(task: Task) -> Question:
     return Question(task.question, load_pixels(task.picture) if task.picture is not None else None)
 
 
-def _parts(rows: Sequence[T], size: int) -> list[Sequence[T]]:
+def parts_of(rows: Sequence[T], size: int) -> list[Sequence[T]]:
+    """`rows` in parts of at most `size`."""
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 

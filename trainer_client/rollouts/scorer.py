@@ -1,9 +1,10 @@
-"""The one thing that sampling, training and evaluation need of the reward services: scores of samples."""
+"""What sampling, training and evaluation need of the reward services: scores of samples."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 from sync_r1.reward_models.types import Sample
 from sync_r1.trainer_client.sdk.ensemble import EnsembleResult
@@ -15,3 +16,23 @@ class Scorer(Protocol):
     async def score(self, samples: Sequence[Sample], *, timeout_s: float | None = None) -> EnsembleResult:
         """Score N samples with every reward at once."""
         ...
+
+
+Kind = TypeVar("Kind", bound=Scorer)
+
+
+@dataclass(frozen=True)
+class Scorers(Generic[Kind]):
+    """What a batch is scored by."""
+
+    total: Kind
+    """Every reward, of an answer and its picture."""
+    gate: Kind
+    answers: Kind | None = None
+    """The rewards of answers alone, and of pictures alone: for groups that are trees (`answer_tree.py`)."""
+    pictures: Kind | None = None
+
+    @property
+    def all(self) -> list[Kind]:
+        """Those that there are."""
+        return [one for one in (self.total, self.gate, self.answers, self.pictures) if one is not None]

@@ -72,18 +72,27 @@ def samples(items: int, side: int, seed: int = 0) -> list[Sample]:
     ]  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Load:
+    """What a service is measured under."""
+
+    seconds: float
+    side: int
+    """Of pictures, pixels."""
+    parallel: int
+    """Calls at once."""
+
+
 async def measure(
     client: RewardClient,
     sizes: Sequence[int],
+    load: Load,
     *,
-    seconds: float,
-    side: int,
-    parallel: int,
     cores: float,
     gpus: float,
     variant: str = "",
 ) -> list[Speed]:
-    """Measure each size for twice `seconds`. `client` must not cut such a request.
+    """Measure each size for twice `load.seconds`. `client` must not cut such a request.
 
     Raises RequestRejected when an item gets no score: a failure is answered faster than a score is computed.
     """
@@ -91,17 +100,18 @@ async def measure(
     chosen = description.variant(variant)
     speeds = []
     for size in sizes:
-        work = samples(size, side)
+        work = samples(size, load.side)
         await _calls(client, work, chosen.name, 1, 0.0)  # references, caches, threads
-        alone_s, _ = await _calls(client, work, chosen.name, 1, seconds)
+        alone_s, _ = await _calls(client, work, chosen.name, 1, load.seconds)
         cpu_s, started_s = time.process_time(), time.perf_counter()
-        _, scored = await _calls(client, work, chosen.name, parallel, seconds)
+        _, scored = await _calls(client, work, chosen.name, load.parallel, load.seconds)
         wall_s = time.perf_counter() - started_s
         mean_s = statistics.fmean(alone_s)
         speeds.append(
             Speed(
                 reward=description.reward, variant=chosen.name,
-                release=description.default_releases[chosen.name], side=side if chosen.needs_image else 0, items=size,
+                release=description.default_releases[chosen.name], items=size,
+                side=load.side if chosen.needs_image else 0,
                 call_s=mean_s, call_variation=statistics.pvariance(alone_s) / mean_s**2, items_per_s=scored / wall_s,
                 client_cores=(time.process_time() - cpu_s) / wall_s, cores=cores, gpus=gpus,
             )

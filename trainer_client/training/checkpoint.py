@@ -20,9 +20,9 @@ import numpy as np
 import torch
 
 from sync_r1.reward_models.errors import SyncR1Error
-from sync_r1.trainer_client.durable_files import sync
+from sync_r1.trainer_client.atomic_write import sync
 from sync_r1.trainer_client.policies.base import Policy
-from sync_r1.trainer_client.rollouts.selectors import Selector
+from sync_r1.trainer_client.rollouts.selection import Selector
 from sync_r1.trainer_client.tasks.curriculum import Curriculum
 from sync_r1.trainer_client.training.distributed import full_optimiser_state, load_full_optimiser_state
 from sync_r1.trainer_client.training.learner import Learner
@@ -64,18 +64,14 @@ def save_checkpoint(folder: Path, state: RunState, *, kept: int = 1) -> None:
         "curriculum": state.curriculum.state_dict(),
         "rng": state.rng.bit_generator.state,
     }
-    tensors: dict[str, Any] = {
-        "optimiser": full_optimiser_state(learner.optimiser),
-        "scheduler": learner.scheduler.state_dict(),
-        "generators": generators,
-    }
-    if learner.image_optimiser is not None and learner.image_scheduler is not None:
-        tensors["image_optimiser"] = full_optimiser_state(learner.image_optimiser)
-        tensors["image_scheduler"] = learner.image_scheduler.state_dict()
+    tensors: dict[str, Any] = {"generators": generators}
+    for stepper in learner.steppers:
+        tensors[f"{stepper.name}optimiser"] = full_optimiser_state(stepper.optimiser)
+        tensors[f"{stepper.name}scheduler"] = stepper.scheduler.state_dict()
     with learner.shards.undivided():
         if ranks.main:
             _write(folder, learner.policy, tensors, cursor, kept)
-    ranks.wait()
+    ranks.barrier()
 
 
 def _write(folder: Path, policy: Policy, tensors: dict[str, Any], cursor: dict[str, Any], kept: int) -> None:
@@ -132,11 +128,9 @@ def load_checkpoint(checkpoint: Path, state: RunState) -> None:
         ranks = state.learner.ranks
         if len(tensors["generators"]) != ranks.size:
             raise ValueError(f"{len(tensors['generators'])} processes wrote it and this run has {ranks.size}")
-        load_full_optimiser_state(state.learner.optimiser, tensors["optimiser"])
-        state.learner.scheduler.load_state_dict(tensors["scheduler"])
-        if state.learner.image_optimiser is not None and state.learner.image_scheduler is not None:
-            load_full_optimiser_state(state.learner.image_optimiser, tensors["image_optimiser"])
-            state.learner.image_scheduler.load_state_dict(tensors["image_scheduler"])
+        for stepper in state.learner.steppers:
+            load_full_optimiser_state(stepper.optimiser, tensors[f"{stepper.name}optimiser"])
+            stepper.scheduler.load_state_dict(tensors[f"{stepper.name}scheduler"])
         state.generator.set_state(tensors["generators"][ranks.rank])
         state.rng.bit_generator.state = cursor["rng"]
         state.selector.load_state_dict(cursor["selectors"][ranks.rank])

@@ -63,15 +63,15 @@ class Ranks:
         dist.all_gather_object(values, value)
         return values
 
-    def agree(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         """The first process's value. Waits for all."""
         return self.gather(value)[0]
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Return once every process is here."""
         self.gather(None)
 
-    def add_up_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+    def all_reduce_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """Replace the gradients of replicated parameters by their sums over the processes (divided ones are already).
 
         A parameter that no process has a gradient for stays without one, so that the optimiser leaves it alone.
@@ -103,7 +103,7 @@ class Ranks:
         return norm
 
 
-ALONE = Ranks()
+SINGLE_PROCESS = Ranks()
 
 
 def join(timeout_s: float) -> Ranks:
@@ -118,7 +118,7 @@ def join(timeout_s: float) -> Ranks:
             "`accelerate launch --multi_gpu` (without GPUs too), or unset MASTER_ADDR to train in one process"
         )
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return ALONE
+        return SINGLE_PROCESS
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"

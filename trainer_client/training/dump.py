@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from sync_r1.trainer_client.durable_files import write_text
+from sync_r1.trainer_client.atomic_write import write_text
 from sync_r1.trainer_client.tasks.tasks import prompt_of
 from sync_r1.trainer_client.training.batch import Batch
-from sync_r1.trainer_client.training.journal import result_to_json
+from sync_r1.trainer_client.training.score_log import result_to_json
 from sync_r1.trainer_client.training.sync_grpo import Credit
 
 

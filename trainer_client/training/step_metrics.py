@@ -13,25 +13,24 @@ from typing import Any
 import numpy as np
 import torch
 
-from sync_r1.trainer_client.durable_files import cut_torn_line, write_text
+from sync_r1.trainer_client.atomic_write import cut_torn_line, write_text
 from sync_r1.trainer_client.rollouts.answer_tree import first_rows, nodes_of
 from sync_r1.trainer_client.rollouts.outage import PatientScorer
 from sync_r1.trainer_client.rollouts.phase_timer import Phases
-from sync_r1.trainer_client.rollouts.selectors import Selected
-from sync_r1.trainer_client.sdk.combination import Floats
-from sync_r1.trainer_client.sdk.ensemble import EnsembleResult
+from sync_r1.trainer_client.sdk.combination import Bools, Floats
 from sync_r1.trainer_client.tasks.tasks import Task
-from sync_r1.trainer_client.training.batch import Batch
+from sync_r1.trainer_client.training.batch import Batch, GatheredBatch
 
 
 def step_record(
-    step: int, tasks: Sequence[Task], selected: Selected, scores: EnsembleResult, learned_N: Any, groups_N: Any
+    step: int, tasks: Sequence[Task], gathered: GatheredBatch, loss_mask_N: Bools
 ) -> dict[str, Any]:
     """What is kept of one batch: means over scored items, never over failures taken as 0.
 
-    `learned_N`: rows whose answer or picture is in the loss.
+    `loss_mask_N`: rows whose answer or picture is in the loss.
     """
-    counted_N = learned_N & np.isfinite(scores.total_N)
+    selected, scores, groups_N = gathered.selected, gathered.scores, gathered.groups_N
+    counted_N = loss_mask_N & np.isfinite(scores.total_N)
     spread = [scores.total_N[(groups_N == group) & counted_N].std() for group in np.unique(groups_N[counted_N])]
     first = [selected.trajectories[row] for row in first_rows(nodes_of(selected.trajectories))]
     lengths = [int(one.answer.mask_N_L.sum()) for one in first if one.answer is not None]
@@ -50,7 +49,7 @@ def step_record(
         },
         "group_std": float(np.mean(spread)) if spread else None,
         "trajectories": len(selected.trajectories),
-        "learned": int(learned_N.sum()),
+        "learned": int(loss_mask_N.sum()),
         "failures": {name: int(reward.failed_N.sum()) for name, reward in scores.rewards.items()},
         "answers": len(lengths),
         "pictures": sum(one.state is not None for one in selected.trajectories),

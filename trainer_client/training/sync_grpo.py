@@ -19,7 +19,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-Floats = npt.NDArray[np.float64]
+from sync_r1.trainer_client.sdk.combination import Bools, Floats, Ints
+
 Baseline = Literal["mean", "leave_one_out"]
 Scale = Literal["none", "std"]
 CreditRule = Literal["per_modality", "joint"]
@@ -32,8 +33,8 @@ _RMS_FLOOR = 1e-3
 
 def advantages(
     rewards_N: Floats,
-    groups_N: npt.NDArray[np.int64],
-    valid_N: npt.NDArray[np.bool_],
+    groups_N: Ints,
+    valid_N: Bools,
     *,
     baseline: Baseline = "mean",
     scale: Scale = "none",
@@ -65,7 +66,7 @@ def advantages(
     return result_N
 
 
-def group_weights(groups_N: npt.NDArray[np.int64], valid_N: npt.NDArray[np.bool_]) -> Floats:
+def group_weights(groups_N: Ints, valid_N: Bools) -> Floats:
     """Weights that sum to 1 and give each group the same sum however many valid members it has; 0 for invalid items."""
     _same_length(groups_N=groups_N, valid_N=valid_N)
     weights_N = np.zeros(len(groups_N), dtype=np.float64)
@@ -87,7 +88,12 @@ class Credit:
     answer_weights_N: Floats
     image_weights_N: Floats
 
-    def rows(self, rows: slice | npt.NDArray[np.int64]) -> Credit:
+    @property
+    def loss_mask_N(self) -> Bools:
+        """Rows whose answer or picture is in the loss."""
+        return (self.answer_weights_N > 0) | (self.image_weights_N > 0)
+
+    def rows(self, rows: slice | Ints) -> Credit:
         """That of some trajectories."""
         return Credit(
             self.answer_N[rows], self.image_N[rows], self.answer_weights_N[rows], self.image_weights_N[rows]
@@ -97,8 +103,8 @@ class Credit:
 def credit(
     total_N: Floats,
     image_N: Floats,
-    groups_N: npt.NDArray[np.int64],
-    valid_N: npt.NDArray[np.bool_],
+    groups_N: Ints,
+    valid_N: Bools,
     *,
     rule: CreditRule = "per_modality",
     baseline: Baseline = "mean",
@@ -124,8 +130,8 @@ def credit(
 def tree_credit(
     answers_N: Floats,
     images_N: Floats,
-    groups_N: npt.NDArray[np.int64],
-    nodes_N: npt.NDArray[np.int64],
+    groups_N: Ints,
+    nodes_N: Ints,
     *,
     pictured_share: float,
     baseline: Baseline = "mean",
@@ -162,7 +168,7 @@ def tree_credit(
 
 
 def permuted(
-    shares: Credit, groups_N: npt.NDArray[np.int64], nodes_N: npt.NDArray[np.int64], rng: np.random.Generator
+    shares: Credit, groups_N: Ints, nodes_N: Ints, rng: np.random.Generator
 ) -> Credit:
     """The control for trees: advantages keep their size and lose their cause, answers' within groups and pictures'
     within sentences.
@@ -181,7 +187,7 @@ def scaled_by_rms(shares: Credit) -> Credit:
     return replace(shares, image_N=shares.image_N / size)
 
 
-def best_of_n(total_N: Floats, groups_N: npt.NDArray[np.int64], valid_N: npt.NDArray[np.bool_]) -> Credit:
+def best_of_n(total_N: Floats, groups_N: Ints, valid_N: Bools) -> Credit:
     """Supervised fine-tuning on the best of each group, as a `Credit`: advantage 1 and all of the group's weight for
     that trajectory, nothing for the others. At ratio 1 the loss's gradient is that of its negative log-likelihood.
     """
@@ -216,51 +222,58 @@ class ModalityLoss:
     """Weighted fraction of tokens on which the clip took the gradient away."""
 
 
+@dataclass(frozen=True)
+class TokenLogProbs:
+    """Log-probs (N, L) of tokens under the policy, before the update, and under the frozen reference."""
+
+    new_N_L: Tensor
+    old_N_L: Tensor
+    mask_N_L: Tensor
+    """True where the policy chose the token. The others may hold anything, -inf included."""
+    reference_N_L: Tensor | None = None
+
+
 def modality_loss(
-    log_probs_N_L: Tensor,
-    old_log_probs_N_L: Tensor,
+    log_probs: TokenLogProbs,
     advantages_N: Tensor,
     weights_N: Tensor,
-    mask_N_L: Tensor,
     *,
     tokens: float,
     clip: float = 0.2,
     beta: float = 0.0,
-    reference_log_probs_N_L: Tensor | None = None,
 ) -> ModalityLoss:
     """PPO's clipped surrogate plus beta times the k3 KL to a frozen reference.
 
     loss = -sum_i w_i / tokens * sum_t mask_it [min(r A_i, clip(r, 1-eps, 1+eps) A_i) - beta k3_it],  r = e^(lp - old).
 
     `tokens` is a constant of the run (the most tokens this modality can have), not the trajectory's own length:
-    dividing by that would favour long wrong answers (Dr. GRPO). `mask_N_L` is True where the policy chose the token.
+    dividing by that would favour long wrong answers (Dr. GRPO).
     Because the loss is a sum over (trajectory, token), a batch may be cut in both directions and the gradients added.
 
     Raises ValueError when beta > 0 without reference log-probs.
     """
-    if beta > 0 and reference_log_probs_N_L is None:
+    if beta > 0 and log_probs.reference_N_L is None:
         raise ValueError(f"beta is {beta}, so the log-probs of the frozen reference are needed, but none were given")
-    # Positions outside the mask may hold anything, -inf included: they are replaced before arithmetic can make a NaN
-    # of them.
-    zero = torch.zeros_like(log_probs_N_L)
-    new = torch.where(mask_N_L, log_probs_N_L, zero)
-    old = torch.where(mask_N_L, old_log_probs_N_L, zero)
+    # Positions outside the mask are replaced before arithmetic can make a NaN of what they hold.
+    zero, mask_N_L = torch.zeros_like(log_probs.new_N_L), log_probs.mask_N_L
+    new = torch.where(mask_N_L, log_probs.new_N_L, zero)
+    old = torch.where(mask_N_L, log_probs.old_N_L, zero)
     ratio = torch.exp(new - old)
     advantage = advantages_N.unsqueeze(1)
     plain, clamped = ratio * advantage, ratio.clamp(1.0 - clip, 1.0 + clip) * advantage
     per_token = mask_N_L * weights_N.unsqueeze(1) / tokens
     policy = -(per_token * torch.minimum(plain, clamped)).sum()
     total, divergence = policy, None
-    if reference_log_probs_N_L is not None:
-        kl = (per_token * k3(new, torch.where(mask_N_L, reference_log_probs_N_L, zero))).sum()
+    if log_probs.reference_N_L is not None:
+        kl = (per_token * k3(new, torch.where(mask_N_L, log_probs.reference_N_L, zero))).sum()
         total, divergence = policy + beta * kl, kl.item()
     clipped = (per_token * (clamped < plain)).sum().item()
     return ModalityLoss(total, policy.item(), divergence, clipped)
 
 
 def permute_within_groups(
-    groups_N: npt.NDArray[np.int64], valid_N: npt.NDArray[np.bool_], rng: np.random.Generator
-) -> npt.NDArray[np.int64]:
+    groups_N: Ints, valid_N: Bools, rng: np.random.Generator
+) -> Ints:
     """Indices that shuffle valid items inside each group: the control that keeps every reward's size and breaks its
     cause.
     """

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from sync_r1.cli.main import app
 from sync_r1.reward_models.types import Failure, FailureCode, NotApplicable, Outcome, Score
-from sync_r1.trainer_client.evaluation.compare_scores import Comparison, Scorer, Side, compare, parse_side
+from sync_r1.trainer_client.evaluation.compare_scores import Comparison, ScoredSide, Side, compare, parse_side
 from sync_r1.trainer_client.reports.comparison_page import verdict
 
 if TYPE_CHECKING:
@@ -26,14 +26,14 @@ FAILED = Failure(FailureCode.INTERNAL, "no")
 NOTHING = NotApplicable("no face")
 
 
-def scorer(*outcomes: float | Outcome) -> Scorer:
+def scorer(*outcomes: float | Outcome) -> ScoredSide:
     """Raw scores on a scale of ten; outcomes that are no number stand for themselves."""
     raw_N = np.array([one if isinstance(one, float) else np.nan for one in outcomes])
     told = tuple(Score(one) if isinstance(one, float) else one for one in outcomes)
-    return Scorer("localhost:1", "aesthetic", "v", "a" * 64, told, raw_N / 10, raw_N)
+    return ScoredSide("localhost:1", "aesthetic", "v", "a" * 64, told, raw_N / 10, raw_N)
 
 
-def compared(a: Scorer, b: Scorer, shown: int = 10) -> Comparison:
+def compared(a: ScoredSide, b: ScoredSide, shown: int = 10) -> Comparison:
     return compare([str(index) for index in range(len(a.outcomes))], a, b, shown=shown, resamples=100)
 
 
@@ -72,7 +72,7 @@ def test_outcomes_are_counted_and_only_pairs_are_compared() -> None:
         (scorer(1.0, 2.0), scorer(1.0, 2.0)),
     ],
 )
-def test_what_cannot_be_known_is_not_a_number(a: Scorer, b: Scorer) -> None:
+def test_what_cannot_be_known_is_not_a_number(a: ScoredSide, b: ScoredSide) -> None:
     found = compared(a, b)
     assert found.spearman is None
     assert found.kendall is None

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sync_r1.reward_models.pocket.world.scenes import render
-from sync_r1.trainer_client.evaluation.held_out import PocketJudge
+from sync_r1.trainer_client.evaluation.oracle import PocketOracle
 from sync_r1.trainer_client.tasks.pocketbench import ROLES, load_concepts, write_pocketbench
 from sync_r1.trainer_client.tasks.tasks import Task, recall_task
 from sync_r1.trainer_client.tasks.unifybench import UnifyBench, load_unifybench
@@ -46,17 +46,17 @@ def drawn(root: Path, tasks: list[Task], *, wrong_concept: bool = False, wrong_f
 
 def test_pictures_that_show_concept_and_fact_succeed(bench: UnifyBench) -> None:
     tasks = tasks_of(bench)
-    verdicts = PocketJudge(bench.root).judge(tasks, drawn(bench.root, tasks))
+    verdicts = PocketOracle(bench.root).verdicts(tasks, drawn(bench.root, tasks))
     assert np.mean([verdict.concept and verdict.fact for verdict in verdicts]) >= 0.9
 
 
 def test_another_concept_is_seen_as_such(bench: UnifyBench) -> None:
     tasks = tasks_of(bench)
-    verdicts = PocketJudge(bench.root).judge(tasks, drawn(bench.root, tasks, wrong_concept=True))
+    verdicts = PocketOracle(bench.root).verdicts(tasks, drawn(bench.root, tasks, wrong_concept=True))
     assert np.mean([verdict.concept for verdict in verdicts]) <= 0.05
 
 
 def test_another_fact_is_seen_as_such(bench: UnifyBench) -> None:
     tasks = [task for task in tasks_of(bench) if ROLES[task.condition.fact or 0] not in ("place", "home")]
-    verdicts = PocketJudge(bench.root).judge(tasks, drawn(bench.root, tasks, wrong_fact=True))
+    verdicts = PocketOracle(bench.root).verdicts(tasks, drawn(bench.root, tasks, wrong_fact=True))
     assert np.mean([verdict.fact for verdict in verdicts]) <= 0.05

@@ -21,9 +21,10 @@ from sync_r1.reward_models.pocket.world.scenes import render
 from sync_r1.reward_models.types import Failure, FailureCode, NotApplicable, Outcome, Sample, Score
 from sync_r1.trainer_client.config import UnifyBenchConfig, load_config
 from sync_r1.trainer_client.evaluation.bench_items import Item, bench_items
-from sync_r1.trainer_client.evaluation.held_out import PocketJudge
+from sync_r1.trainer_client.evaluation.metric import Metric
+from sync_r1.trainer_client.evaluation.oracle import PocketOracle
 from sync_r1.trainer_client.evaluation.outputs import Outputs, write_outputs
-from sync_r1.trainer_client.evaluation.unifybench_metrics import Metric, UnifyBenchMetrics
+from sync_r1.trainer_client.evaluation.unifybench_metrics import UnifyBenchMetrics
 from sync_r1.trainer_client.jobs.evaluate import run_evaluation
 from sync_r1.trainer_client.sdk.client import RewardClient
 from sync_r1.trainer_client.tasks.pocketbench import ROLES, load_concepts, write_pocketbench
@@ -71,7 +72,7 @@ def knowing(bench: UnifyBench, items: Sequence[Item], folder: Path) -> Outputs:
 async def measure(services: Up, bench: UnifyBench, items: list[Item], outputs: Outputs) -> dict[str, Metric]:
     clients = {name: RewardClient(where) for name, where in services.endpoints.items()}
     try:
-        measured = UnifyBenchMetrics(clients, PocketJudge(bench.root), UnifyBenchConfig(), timeout_s=60)
+        measured = UnifyBenchMetrics(clients, PocketOracle(bench.root), UnifyBenchConfig(), timeout_s=60)
         return {metric.name: metric for metric in await measured.measure(items, outputs)}
     finally:
         for client in clients.values():

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sync_r1.trainer_client.monitoring.alarms import RECENT, WINDOW, Alarm, alarms, held_out_alarms, mean_correlation
+from sync_r1.trainer_client.monitoring.alarms import Alarm, alarms, held_out_alarms, mean_correlation
+from sync_r1.trainer_client.monitoring.trends import RECENT, WINDOW
 
 STEPS = 4 * WINDOW
 WEIGHTS = {"beauty": 1.0, "truth": 0.0}

@@ -16,18 +16,20 @@ from sync_r1.reward_models.types import Sample
 from sync_r1.trainer_client import picture
 from sync_r1.trainer_client.monitoring.calibration import Moments, calibrations
 from sync_r1.trainer_client.monitoring.statistics import (
-    NEAR,
+    NEAR_DUPLICATE,
     correlation,
-    duplicate_figures,
+    duplicate_statistics,
     picture_distances,
-    pull,
-    rollout_figures,
-    score_figures,
+    rollout_statistics,
+    score_statistics,
+    variance_share,
 )
 from sync_r1.trainer_client.reports.run_page import write_report
+from sync_r1.trainer_client.rollouts.scorer import Scorers
 from sync_r1.trainer_client.tasks.pocketbench import write_pocketbench
 from sync_r1.trainer_client.tasks.unifybench import load_unifybench
 from sync_r1.trainer_client.training.loop import train
+from sync_r1.trainer_client.training.run import Run
 
 GROUPS_6 = np.array([0, 0, 0, 1, 1, 1])
 
@@ -40,7 +42,7 @@ async def test_scale_ends_spread_and_flat_groups_of_a_batch() -> None:
     levels = (0, 0, 255, 51, 51, 51)  # the toy's rewards are the brightness: 0, 0, 1 and 0.2 thrice
     scorer = ToyScorer(lambda sample: {"aesthetic": brightness(sample)}, {"aesthetic": 1.0})
     samples = [Sample(group=str(group), image=picture(grey(level))) for group, level in zip(GROUPS_6, levels)]
-    figures = score_figures(await scorer.score(samples), GROUPS_6)
+    figures = score_statistics(await scorer.score(samples), GROUPS_6)
     aesthetic = figures["rewards"]["aesthetic"]
     spread = np.std([0, 0, 1])
     assert aesthetic["mean"] == pytest.approx(1.6 / 6)
@@ -48,7 +50,7 @@ async def test_scale_ends_spread_and_flat_groups_of_a_batch() -> None:
     assert aesthetic["group_std"] == pytest.approx(spread / 2)
     assert aesthetic["flat_groups"] == figures["rewards"]["total"]["flat_groups"] == 0.5
     assert (aesthetic["variant"], aesthetic["release"], aesthetic["count"]) == ("toy", "0" * 64, 6)
-    assert figures["pull"] == pytest.approx({"aesthetic": 1.0})
+    assert figures["variance_share"] == pytest.approx({"aesthetic": 1.0})
     assert aesthetic["cut_off"] == 0  # what stands at the ends is all the same
     json.dumps(figures, allow_nan=False)
 
@@ -58,7 +60,7 @@ async def test_raw_scores_that_differ_beyond_the_end_of_the_map_are_cut_off() ->
     result = await scorer.score([Sample(group="0", image=picture(grey(0))) for _ in range(6)])
     raw_N = np.array([1.0, 1.2, 1.3, 1.0, 0.5, 0.5])
     beyond = replace(result.rewards["aesthetic"], raw_N=raw_N, scores_N=np.minimum(raw_N, 1.0))
-    figures = score_figures(replace(result, rewards={"aesthetic": beyond}), GROUPS_6)["rewards"]["aesthetic"]
+    figures = score_statistics(replace(result, rewards={"aesthetic": beyond}), GROUPS_6)["rewards"]["aesthetic"]
     assert figures["cut_off"] == figures["at_high"] == pytest.approx(4 / 6)
 
 
@@ -75,11 +77,11 @@ def test_correlation_is_that_within_groups_whatever_the_groups_means() -> None:
 
 def test_pull_is_each_rewards_share_of_what_the_total_varies_by() -> None:
     wide, narrow = np.array([0.3, -0.3, 0.0, 0.3, -0.3, 0.0]), np.array([0.0, 0.0, 0.1, 0.0, 0.0, 0.1])
-    shares = pull({"wide": wide + 5, "narrow": narrow}, np.ones(6, bool), GROUPS_6)
+    shares = variance_share({"wide": wide + 5, "narrow": narrow}, np.ones(6, bool), GROUPS_6)
     centred = narrow[:3] - narrow[:3].mean()
     assert shares["wide"] == pytest.approx(0.18 / (0.18 + (centred**2).sum()))
     assert sum(shares.values()) == pytest.approx(1)
-    assert pull({"flat": np.ones(6)}, np.ones(6, bool), GROUPS_6) == {"flat": None}
+    assert variance_share({"flat": np.ones(6)}, np.ones(6, bool), GROUPS_6) == {"flat": None}
 
 
 def test_near_identical_pictures_are_noise_and_compression_and_not_another_pose() -> None:
@@ -88,7 +90,7 @@ def test_near_identical_pictures_are_noise_and_compression_and_not_another_pose(
     noisy = np.clip(picture + rng.normal(0, 12, picture.shape), 0, 255).astype(np.uint8)
     moved = np.roll(picture, 16, axis=1)
     apart = picture_distances([picture, noisy, moved])
-    assert apart[0, 1] < NEAR < apart[0, 2]
+    assert apart[0, 1] < NEAR_DUPLICATE < apart[0, 2]
     np.testing.assert_allclose(apart, apart.T)
     assert picture_distances([grey(0), grey(255)])[0, 1] == 1
 
@@ -97,14 +99,14 @@ def test_duplicates_are_counted_within_groups_and_favourites_between_them() -> N
     pictures = [grey(0), grey(2), grey(200), grey(0), grey(100), grey(200)]  # two twins in the first group
     answers = ["A  hat.", "a hat.", "b", "b", "b", "a hat."]
     groups = np.array([0, 0, 0, 1, 1, 2])
-    halves = [rollout_figures(pictures[a:b], groups[a:b], answers[a:b], groups[a:b]) for a, b in ((0, 3), (3, 6))]
-    whole = duplicate_figures(halves, answers, groups)
-    assert whole == duplicate_figures([rollout_figures(pictures, groups, answers, groups)], answers, groups)
+    halves = [rollout_statistics(pictures[a:b], groups[a:b], answers[a:b], groups[a:b]) for a, b in ((0, 3), (3, 6))]
+    whole = duplicate_statistics(halves, answers, groups)
+    assert whole == duplicate_statistics([rollout_statistics(pictures, groups, answers, groups)], answers, groups)
     assert whole["pictures"] == pytest.approx(2 / 6)
     assert whole["answers"] == pytest.approx(4 / 6)
     assert whole["common_answer"] == pytest.approx(2 / 3)
     assert whole["picture_distance"] == pytest.approx((2 + 198 + 200 + 100) / 255 / 4)
-    assert duplicate_figures(halves[:1], answers[:3], groups[:3])["common_answer"] is None
+    assert duplicate_statistics(halves[:1], answers[:3], groups[:3])["common_answer"] is None
 
 
 @given(st.lists(st.lists(st.floats(-2, 2), min_size=1, max_size=9), min_size=1, max_size=6))
@@ -139,8 +141,10 @@ async def trained(out: Path, scorer: ToyScorer, weights: dict[str, float]) -> li
     config = toy_config(steps=24, rewards=rewards, optimiser={"learning_rate": 0.05, "warmup_steps": 0})
     (out / "config.json").write_text(config.model_dump_json())
     await train(
-        config, out, policy=ToyPolicy(), reference=ToyPolicy(), bench=load_unifybench(out / "benchmark"),
-        scorer=scorer, gate_scorer=scorer, judge=None, progress=lambda message, done, total: said.append(message),
+        Run(
+            config, out, policy=ToyPolicy(), reference=ToyPolicy(), bench=load_unifybench(out / "benchmark"),
+            scorers=Scorers(scorer, scorer), progress=lambda message, done, total: said.append(message),
+        )
     )  # fmt: skip
     return said
 

@@ -23,7 +23,7 @@ from sync_r1.trainer_client.planning.replicas import (
     plan,
     replica_rate,
 )
-from sync_r1.trainer_client.sdk.speed import SPEEDS, Speed, measure, samples
+from sync_r1.trainer_client.sdk.speed import SPEEDS, Load, Speed, measure, samples
 
 SPEED = Speed("aesthetic", "laion", "d" * 64, 512, 32, 0.8, 0.1, 40.0, 0.0, 2.0, 0.0)
 DEMANDS = st.builds(
@@ -107,7 +107,7 @@ def test_each_reward_gets_the_size_of_request_that_needs_the_fewest_replicas() -
 
 async def test_a_running_service_is_measured_and_every_item_scored(services: Up) -> None:
     async with RewardClient(services.endpoints["aesthetic"]) as client:
-        (speed,) = await measure(client, [4], seconds=0.2, side=64, parallel=2, cores=2, gpus=0)
+        (speed,) = await measure(client, [4], Load(seconds=0.2, side=64, parallel=2), cores=2, gpus=0)
         digests = (await client.describe()).default_releases.values()
     assert (speed.reward, speed.items, speed.side) == ("aesthetic", 4, 64)
     assert speed.release in digests
@@ -123,7 +123,7 @@ async def test_items_without_a_score_are_no_measurement(services: Up, monkeypatc
     monkeypatch.setattr("sync_r1.trainer_client.sdk.speed.samples", incomplete)
     async with RewardClient(services.endpoints["text-faithfulness"]) as client:
         with pytest.raises(RequestRejected, match="2 of 2 items got no score"):
-            await measure(client, [2], seconds=0.1, side=64, parallel=1, cores=2, gpus=0)
+            await measure(client, [2], Load(seconds=0.1, side=64, parallel=1), cores=2, gpus=0)
 
 
 def test_the_command_prints_replicas_and_every_assumption(tmp_path: Path) -> None:

@@ -24,9 +24,11 @@ from sync_r1.trainer_client.planning.policy_size import PolicySize, policy_size
 from sync_r1.trainer_client.policies import loading
 from sync_r1.trainer_client.policies.janus.random_weights import random_policy
 from sync_r1.trainer_client.policies.pocket.policy import PocketPolicy
+from sync_r1.trainer_client.rollouts.scorer import Scorers
 from sync_r1.trainer_client.tasks.pocketbench import write_pocketbench
 from sync_r1.trainer_client.tasks.unifybench import UnifyBench, load_unifybench
 from sync_r1.trainer_client.training.loop import train
+from sync_r1.trainer_client.training.run import Run
 
 CONFIGS = Path(loading.__file__).parents[1] / "configs"
 
@@ -120,7 +122,7 @@ async def test_a_real_run_of_the_pocket_policy_does_what_the_plan_says(
         }
     )
     policy, work = PocketPolicy.load(), make_plan(config).work
-    gate, scorer, passes = ToyScorer(weights=config.selector.weights), ToyScorer(), 0
+    gate, scorer, passes = ToyScorer(weights=dict(config.selector.gate_weights)), ToyScorer(), 0
     backward = torch.Tensor.backward
 
     def counted(self: torch.Tensor, *arguments: Any, **named: Any) -> None:
@@ -131,8 +133,10 @@ async def test_a_real_run_of_the_pocket_policy_does_what_the_plan_says(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.Tensor, "backward", counted)
         await train(
-            config, tmp_path, policy=policy, reference=PocketPolicy.load(),
-            bench=bench, scorer=scorer, gate_scorer=gate, judge=None,
+            Run(
+                config, tmp_path, policy=policy, reference=PocketPolicy.load(), bench=bench,
+                scorers=Scorers(scorer, gate),
+            )
         )  # fmt: skip
     steps = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     for step in steps:

@@ -21,10 +21,13 @@ from sync_r1.trainer_client.policies.janus.policy import UNDECIDED, JanusPolicy
 from sync_r1.trainer_client.policies.janus.random_weights import random_policy
 from sync_r1.trainer_client.policies.loading import load_policy, load_reference
 from sync_r1.trainer_client.rollouts.sampler import Trajectory
+from sync_r1.trainer_client.rollouts.scorer import Scorers
 from sync_r1.trainer_client.tasks.pocketbench import write_pocketbench
 from sync_r1.trainer_client.tasks.unifybench import load_unifybench
 from sync_r1.trainer_client.training.learner import Learner
 from sync_r1.trainer_client.training.loop import train
+from sync_r1.trainer_client.training.optimisers import TotalSteps
+from sync_r1.trainer_client.training.run import Run
 from sync_r1.trainer_client.training.sync_grpo import Credit
 
 
@@ -232,14 +235,15 @@ def test_a_step_raises_what_was_better_than_its_group_and_lowers_what_was_worse(
     optimiser = OptimiserConfig(
         learning_rate=2e-3 if lora else 1e-4, warmup_steps=0, weight_decay=0.0, micro_batch=1, micro_steps=4
     )
-    learner = Learner(policy, reference, ObjectiveConfig(beta=0.01, answer_tokens=8), optimiser, total_steps=5)
+    objective = ObjectiveConfig(beta=0.01, answer_tokens=8)
+    learner = Learner(policy, reference, objective, optimiser, total_steps=TotalSteps(5))
     answers = policy.answer([Question("what?", picture())] * 2, temperature=1.0, generator=seeded())
     state = _drawn(policy, PROMPTS[:1] * 2)
     trajectories = [Trajectory(0, answers.select([row]), state.select([row])) for row in range(2)]
     steps = [0, 1, 2, 3]
 
     def log_probs() -> np.ndarray:
-        recorded = learner._record(policy, trajectories, steps)
+        recorded = learner.losses.record(policy, trajectories, steps)
         return np.array([[float(rows[row].sum()) for row in range(2)] for rows in (recorded.answers, recorded.images)])
 
     before = log_probs()
@@ -342,8 +346,10 @@ async def test_the_whole_job_runs_on_janus(tmp_path: Path) -> None:
     )
     gate = ToyScorer(weights={"concept-consistency": 0.65, "text-faithfulness": 0.35})
     first, _ = await train(
-        config, tmp_path, policy=policy, reference=policy.reference(),
-        bench=load_unifybench(tmp_path / "benchmark"), scorer=ToyScorer(), gate_scorer=gate, judge=None,
+        Run(
+            config, tmp_path, policy=policy, reference=policy.reference(),
+            bench=load_unifybench(tmp_path / "benchmark"), scorers=Scorers(ToyScorer(), gate),
+        )
     )  # fmt: skip
     assert first is not None
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]

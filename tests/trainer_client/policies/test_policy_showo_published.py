@@ -273,7 +273,7 @@ def test_configuration_names_the_folders_and_the_settings_of_sampling(published:
 
 
 def test_configuration_of_the_release_loads_with_its_values() -> None:
-    config = load_config(Path(configuration.__file__).parent / "configs" / "showo_512.yaml")
+    config = load_config(Path(configuration.__file__).parents[1] / "configs" / "showo_512.yaml")
     policy, optimiser, objective = config.policy, config.optimiser, config.objective
     assert (policy.kind, policy.steps, policy.guidance, policy.noise) == ("showo", 50, 5.0, 1.8)
     assert (config.sampling.group_size, config.selector.preview_at * 50, config.steps) == (9, 10, 50)

@@ -12,9 +12,11 @@ from toy_trainer import ToyPolicy, ToyScorer, toy_config
 from sync_r1.trainer_client.config import ConfigError, load_config
 from sync_r1.trainer_client.reports.charts import interval_chart, line_chart
 from sync_r1.trainer_client.reports.run_page import ReportError, write_report
+from sync_r1.trainer_client.rollouts.scorer import Scorers
 from sync_r1.trainer_client.tasks.pocketbench import write_pocketbench
 from sync_r1.trainer_client.tasks.unifybench import load_unifybench
 from sync_r1.trainer_client.training.loop import train
+from sync_r1.trainer_client.training.run import Run
 
 CONFIG = Path(__file__).parents[3] / "trainer_client" / "configs" / "pocket_dgs.yaml"
 
@@ -27,8 +29,10 @@ async def finished_run(tmp_path: Path) -> Path:
     out.mkdir()
     (out / "config.json").write_text(config.model_dump_json())
     await train(
-        config, out, policy=ToyPolicy(), reference=ToyPolicy(), bench=load_unifybench(tmp_path / "benchmark"),
-        scorer=ToyScorer(), gate_scorer=ToyScorer(), judge=None,
+        Run(
+            config, out, policy=ToyPolicy(), reference=ToyPolicy(), bench=load_unifybench(tmp_path / "benchmark"),
+            scorers=Scorers(ToyScorer(), ToyScorer()),
+        )
     )  # fmt: skip
     return out
 

@@ -17,18 +17,20 @@ from toy_trainer import ToyPolicy, ToyScorer, toy_config
 
 from sync_r1.reward_models.types import Failure, FailureCode, NotApplicable, Outcome, Score
 from sync_r1.trainer_client.evaluation.bench_items import bench_items
-from sync_r1.trainer_client.evaluation.compare_scores import Scorer, compare
+from sync_r1.trainer_client.evaluation.compare_scores import ScoredSide, compare
+from sync_r1.trainer_client.evaluation.metric import Metric
 from sync_r1.trainer_client.evaluation.outputs import policy_outputs
 from sync_r1.trainer_client.evaluation.result import BenchEvaluation
-from sync_r1.trainer_client.evaluation.unifybench_metrics import Metric
 from sync_r1.trainer_client.monitoring.alarms import Alarm
 from sync_r1.trainer_client.reports import comparison_page
 from sync_r1.trainer_client.reports.evaluation_page import write_pages
 from sync_r1.trainer_client.reports.run_page import write_report
+from sync_r1.trainer_client.rollouts.scorer import Scorers
 from sync_r1.trainer_client.sdk.sample_file import SampleRow
 from sync_r1.trainer_client.tasks.pocketbench import write_pocketbench
 from sync_r1.trainer_client.tasks.unifybench import load_unifybench
 from sync_r1.trainer_client.training.loop import train
+from sync_r1.trainer_client.training.run import Run
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -64,8 +66,10 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     (run / "config.json").write_text(config.model_dump_json())
     asyncio.run(
         train(
-            config, run, policy=ToyPolicy(), reference=ToyPolicy(), bench=bench, scorer=ToyScorer(),
-            gate_scorer=ToyScorer(), judge=None,
+            Run(
+                config, run, policy=ToyPolicy(), reference=ToyPolicy(), bench=bench,
+                scorers=Scorers(ToyScorer(), ToyScorer()),
+            )
         )
     )  # fmt: skip
     steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -103,7 +107,7 @@ def write_comparison(folder: Path) -> Path:
         scores_N = rng.uniform(size=12)
         outcomes: list[Outcome] = [Score(value) for value in scores_N.tolist()]
         outcomes[at], scores_N[at] = refusal, np.nan
-        sides.append(Scorer("localhost:9001", "aesthetic", variant, "a" * 64, tuple(outcomes), scores_N, scores_N))
+        sides.append(ScoredSide("localhost:9001", "aesthetic", variant, "a" * 64, tuple(outcomes), scores_N, scores_N))
     found = compare([row.id for row in rows], *sides)
     file = folder / "comparison.html"
     file.write_text(comparison_page.page(found, *sides, rows, folder), encoding="utf-8")

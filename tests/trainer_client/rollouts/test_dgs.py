@@ -15,11 +15,12 @@ import torch
 from toy_trainer import ToyPolicy, brightness, sample_task
 
 from sync_r1.reward_models.types import Sample
-from sync_r1.trainer_client.config import SelectorConfig
+from sync_r1.trainer_client.config import DgsConfig
 from sync_r1.trainer_client.policies.base import ImageState
 from sync_r1.trainer_client.rollouts.dgs import DynamicGroupScaling, rank_correlation
+from sync_r1.trainer_client.rollouts.plain_groups import NoSelection
 from sync_r1.trainer_client.rollouts.sampler import Sampler
-from sync_r1.trainer_client.rollouts.selectors import Gate, NoSelection, Selected
+from sync_r1.trainer_client.rollouts.selection import Gate, Selected
 from sync_r1.trainer_client.tasks.pocketbench import write_pocketbench
 from sync_r1.trainer_client.tasks.tasks import Task
 from sync_r1.trainer_client.tasks.unifybench import load_unifybench
@@ -45,13 +46,13 @@ def gate_of(score: Callable[[Sample], float], calls: list[list[Sample]] | None =
 
 
 def sampler(batch: int = 64) -> Sampler:
-    return Sampler(ToyPolicy(), temperature=1.0, batch=batch, generator=torch.Generator().manual_seed(0))
+    return Sampler(ToyPolicy(), temperature=1.0, rows_max=batch, generator=torch.Generator().manual_seed(0))
 
 
 def dgs(seed: int = 0, **settings: Any) -> DynamicGroupScaling:
     # Half of the four decoding steps make a preview; half of the previews should pass.
     values = {"preview_at": 0.5, "target_acceptance": 0.5, "max_rounds": 3} | settings
-    return DynamicGroupScaling(SelectorConfig.model_validate(values), GROUP, np.random.default_rng(seed))
+    return DynamicGroupScaling(DgsConfig.model_validate(values), GROUP, np.random.default_rng(seed))
 
 
 def sizes(selected: Selected, tasks: Sequence[Task]) -> list[int]:

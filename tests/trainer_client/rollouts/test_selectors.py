@@ -13,16 +13,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toy_trainer import ToyPolicy, ToyScorer, sample_task, toy_config
 
-from sync_r1.trainer_client.config import SelectorConfig, TrainConfig
-from sync_r1.trainer_client.rollouts.dgs import DynamicGroupScaling, make_selector
+from sync_r1.trainer_client.config import DapoConfig, PodsConfig, TrainConfig, selector_config
+from sync_r1.trainer_client.rollouts.dgs import DynamicGroupScaling
+from sync_r1.trainer_client.rollouts.plain_groups import NoSelection
 from sync_r1.trainer_client.rollouts.sampler import Sampler
-from sync_r1.trainer_client.rollouts.selectors import DynamicSampling, MaxVariance, NoSelection, max_variance_subset
+from sync_r1.trainer_client.rollouts.scorer import Scorers
+from sync_r1.trainer_client.rollouts.selection import max_variance_subset
+from sync_r1.trainer_client.rollouts.selectors import DynamicSampling, MaxVariance, make_selector
 from sync_r1.trainer_client.tasks.pocketbench import write_pocketbench
 from sync_r1.trainer_client.tasks.unifybench import UnifyBench, load_unifybench
 from sync_r1.trainer_client.training.loop import train
+from sync_r1.trainer_client.training.run import Run
 from sync_r1.trainer_client.training.sync_grpo import best_of_n
 
 rewards = st.lists(st.floats(0, 1, allow_nan=False), min_size=1, max_size=9)
+
+RNG = np.random.default_rng(0)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +61,7 @@ def test_pods_keeps_up_to_that_many_valid_members_of_each_group(
 ) -> None:
     groups_N, rewards_N, valid_N = (np.array(column) for column in zip(*values))
     rewards_N = np.where(valid_N, rewards_N, np.nan)
-    chosen_N = MaxVariance(SelectorConfig(kind="pods", candidates=8), kept).choose(groups_N, rewards_N, valid_N)
+    chosen_N = MaxVariance(PodsConfig(candidates=8), kept).choose(groups_N, rewards_N, valid_N, RNG)
     assert not (chosen_N & ~valid_N).any()
     for group in np.unique(groups_N):
         members = (groups_N == group) & valid_N
@@ -63,43 +69,43 @@ def test_pods_keeps_up_to_that_many_valid_members_of_each_group(
 
 
 def test_dapo_drops_groups_without_spread_and_draws_others_in_their_place() -> None:
-    selector = DynamicSampling(SelectorConfig(kind="dapo", max_rounds=3, min_std=0.01), 2)
+    selector = DynamicSampling(DapoConfig(max_rounds=3, min_std=0.01), 2)
     assert selector.groups(6) == 6
     groups_N = np.array([0, 0, 1, 1, 2, 2])
     rewards_N = np.array([0.5, 0.5, 0.1, 0.9, 0.3, np.nan])
     valid_N = ~np.isnan(rewards_N)
     for _ in range(40):
-        chosen_N = selector.choose(groups_N, rewards_N, valid_N)
+        chosen_N = selector.choose(groups_N, rewards_N, valid_N, RNG)
     assert chosen_N.tolist() == [False, False, True, True, False, False]
     # A third of the groups teaches, so three times as many are drawn; never more than max_rounds allows.
     assert selector.groups(6) == 18
     for _ in range(40):
-        selector.choose(groups_N[:2], rewards_N[:2], valid_N[:2])
+        selector.choose(groups_N[:2], rewards_N[:2], valid_N[:2], RNG)
     assert selector.groups(6) == 18
     assert selector.observe(None, rewards_N, rewards_N, valid_N)["informative_groups"] < 0.01  # type: ignore[arg-type]
 
 
 @given(shares=st.lists(st.booleans(), min_size=1, max_size=20), prompts=st.integers(1, 8), rounds=st.integers(1, 4))
 def test_dapo_always_draws_enough_and_stays_bounded(shares: list[bool], prompts: int, rounds: int) -> None:
-    selector = DynamicSampling(SelectorConfig(kind="dapo", max_rounds=rounds), 2)
+    selector = DynamicSampling(DapoConfig(max_rounds=rounds), 2)
     for informative in shares:
         rewards_N = np.array([0.0, 1.0 if informative else 0.0])
-        selector.choose(np.zeros(2, np.int64), rewards_N, np.ones(2, np.bool_))
+        selector.choose(np.zeros(2, np.int64), rewards_N, np.ones(2, np.bool_), RNG)
         assert prompts <= selector.groups(prompts) <= prompts * rounds
 
 
 def test_the_state_survives_json() -> None:
-    first = DynamicSampling(SelectorConfig(kind="dapo"), 2)
-    first.choose(np.zeros(2, np.int64), np.zeros(2), np.ones(2, np.bool_))
-    second = DynamicSampling(SelectorConfig(kind="dapo"), 2)
+    first = DynamicSampling(DapoConfig(), 2)
+    first.choose(np.zeros(2, np.int64), np.zeros(2), np.ones(2, np.bool_), RNG)
+    second = DynamicSampling(DapoConfig(), 2)
     second.load_state_dict(json.loads(json.dumps(first.state_dict())))
     assert second.groups(6) == first.groups(6) == 8
 
 
 async def test_pods_finishes_all_candidates_and_pays_for_them(bench: UnifyBench) -> None:
-    sampler = Sampler(ToyPolicy(), temperature=1.0, batch=64, generator=torch.Generator().manual_seed(0))
+    sampler = Sampler(ToyPolicy(), temperature=1.0, rows_max=64, generator=torch.Generator().manual_seed(0))
     tasks = [sample_task(bench, "r", np.random.default_rng(0))]
-    selector = make_selector(SelectorConfig(kind="pods", candidates=10), 4, np.random.default_rng(0))
+    selector = make_selector(PodsConfig(candidates=10), 4, np.random.default_rng(0))
     selected = await selector.rollout(sampler, tasks, None)  # type: ignore[arg-type]
     assert len(selected.trajectories) == 10
     assert selected.cost.policy_steps == 10 * ToyPolicy.steps
@@ -108,7 +114,7 @@ async def test_pods_finishes_all_candidates_and_pays_for_them(bench: UnifyBench)
 def test_the_configuration_names_the_selector() -> None:
     kinds = {"none": NoSelection, "dgs": DynamicGroupScaling, "dapo": DynamicSampling, "pods": MaxVariance}
     for kind, selector in kinds.items():
-        config = SelectorConfig.model_validate({"kind": kind})
+        config = selector_config({"kind": kind})
         assert type(make_selector(config, 4, np.random.default_rng(0))) is selector
     with pytest.raises(ValueError, match="candidates"):
         TrainConfig.model_validate(toy_config().model_dump() | {"selector": {"kind": "pods", "candidates": 3}})
@@ -128,8 +134,10 @@ async def test_each_selector_learns_in_the_whole_loop(
 ) -> None:
     config = toy_config(selector=selector)
     start, end = await train(
-        config, tmp_path, policy=ToyPolicy(), reference=ToyPolicy(), bench=bench, scorer=ToyScorer(),
-        gate_scorer=ToyScorer(), judge=None,
+        Run(
+            config, tmp_path, policy=ToyPolicy(), reference=ToyPolicy(), bench=bench,
+            scorers=Scorers(ToyScorer(), ToyScorer()),
+        )
     )  # fmt: skip
     assert start is not None
     assert end.means["total"] > start.means["total"] + 0.15
@@ -141,8 +149,10 @@ async def test_best_of_n_and_evaluations_on_the_way(bench: UnifyBench, tmp_path:
         evaluation={"pictures_per_condition": 4, "shown": 1, "every": 4},
     )
     start, end = await train(
-        config, tmp_path, policy=ToyPolicy(), reference=ToyPolicy(), bench=bench, scorer=ToyScorer(),
-        gate_scorer=ToyScorer(), judge=None,
+        Run(
+            config, tmp_path, policy=ToyPolicy(), reference=ToyPolicy(), bench=bench,
+            scorers=Scorers(ToyScorer(), ToyScorer()),
+        )
     )  # fmt: skip
     assert start is not None
     assert end.means["total"] > start.means["total"] + 0.1

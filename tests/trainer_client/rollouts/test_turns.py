@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sync_r1.trainer_client.rollouts.interleave import Turn, in_turns
+from sync_r1.trainer_client.rollouts.interleave import Suspended, interleave
 from sync_r1.trainer_client.rollouts.phase_timer import Phases
 
 
@@ -31,11 +31,11 @@ def turns(rounds: list[int], at_once: int, delays_s: list[float]) -> tuple[list[
                 threading.Timer(delay_s, answer.set_result, [question]).start()
             else:
                 answer.set_result(question)
-            assert await Turn(answer) == question
+            assert await Suspended(answer) == question
         happened.append(f"{name} ends")
         return f"result {name}"
 
-    return happened, list(in_turns((rollout(name) for name in range(len(rounds))), at_once, Phases()))
+    return happened, list(interleave((rollout(name) for name in range(len(rounds))), at_once, Phases()))
 
 
 @settings(max_examples=25, deadline=None)
@@ -70,10 +70,10 @@ def test_an_answer_that_fails_ends_all_of_them(error: BaseException) -> None:
         if name == 0:
             answer.set_exception(error)
         try:
-            await Turn(answer)
+            await Suspended(answer)
         finally:
             ended.append(name)
 
     with pytest.raises(type(error)):
-        list(in_turns((rollout(name) for name in range(5)), 3, Phases()))
+        list(interleave((rollout(name) for name in range(5)), 3, Phases()))
     assert ended == [0, 1, 2]

@@ -15,10 +15,10 @@ from toy_trainer import REWARDS, ToyPolicy, ToyScorer, bright_and_yes, toy_confi
 
 from sync_r1.reward_models.types import Sample
 from sync_r1.trainer_client.config import TrainConfig
+from sync_r1.trainer_client.config.run_folder import write_config
 from sync_r1.trainer_client.evaluation.held_out import Evaluation
 from sync_r1.trainer_client.planning.plan import make_plan
 from sync_r1.trainer_client.reports.run_page import write_report
-from sync_r1.trainer_client.run_format import write_config
 from sync_r1.trainer_client.tasks.pocketbench import write_pocketbench
 from sync_r1.trainer_client.tasks.tasks import TRUE_SENTENCE
 from sync_r1.trainer_client.tasks.unifybench import UnifyBench, load_unifybench

@@ -17,7 +17,7 @@ import torch
 from toy_trainer import ToyPolicy
 
 from sync_r1.trainer_client.config import ConfigError
-from sync_r1.trainer_client.training.distributed import ALONE, Ranks, join
+from sync_r1.trainer_client.training.distributed import SINGLE_PROCESS, Ranks, join
 
 if TYPE_CHECKING:
     from sync_r1.services.local.up import Up
@@ -111,7 +111,7 @@ def test_a_launcher_that_gives_no_ranks_is_refused_instead_of_training_alone(mon
     with pytest.raises(ConfigError, match="accelerate launch --multi_gpu"):
         join(1.0)
     monkeypatch.delenv("MASTER_ADDR")
-    assert join(1.0) == ALONE
+    assert join(1.0) == SINGLE_PROCESS
 
 
 @pytest.mark.slow
@@ -123,9 +123,9 @@ def test_accelerate_for_processors_needs_mpi_so_it_is_refused(tmp_path: Path) ->
 
 
 def test_alone_nothing_is_sent() -> None:
-    assert ALONE.main
-    assert ALONE.gather("x") == ["x"]
-    assert ALONE.share([1, 2, 3]) == [1, 2, 3]
+    assert SINGLE_PROCESS.main
+    assert SINGLE_PROCESS.gather("x") == ["x"]
+    assert SINGLE_PROCESS.share([1, 2, 3]) == [1, 2, 3]
 
 
 def test_shares_are_disjoint_and_complete() -> None:

@@ -13,15 +13,16 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import BaseModel
 from recorded_runs import RUNS, go_on, recorded_names, unpack
 from toy_trainer import toy_config
 from typer.testing import CliRunner
 
 from sync_r1.cli.main import app
-from sync_r1.trainer_client.config import ConfigError, SelectorConfig, load_config
-from sync_r1.trainer_client.config_keys import FORMAT, RENAMED, SELECTOR_KEYS, migrate, renamed_keys
+from sync_r1.trainer_client.config import ConfigError, DapoConfig, DgsConfig, PlainConfig, PodsConfig, load_config
+from sync_r1.trainer_client.config.keys import FORMAT, RENAMED, SELECTOR_KEYS, migrate, renamed_keys
+from sync_r1.trainer_client.config.run_folder import changed_sections, read_config, write_config
 from sync_r1.trainer_client.reports.run_page import write_report
-from sync_r1.trainer_client.run_format import changed_sections, read_config, write_config
 from sync_r1.trainer_client.tasks.pocketbench import write_pocketbench
 from sync_r1.trainer_client.tasks.unifybench import UnifyBench, load_unifybench
 
@@ -125,10 +126,11 @@ def test_an_old_run_is_migrated_once_and_for_good(tmp_path: Path, name: str) -> 
     assert json.loads((run / "config.json").read_text()) == written
 
 
-def test_every_key_of_a_selector_belongs_to_a_kind() -> None:
-    """A key that belonged to none would be lost when a run is migrated."""
-    fields = set(SelectorConfig.model_fields)
-    assert set().union(*SELECTOR_KEYS.values()) | {"kind"} == fields
+@pytest.mark.parametrize("section", [PlainConfig, DgsConfig, DapoConfig, PodsConfig])
+def test_a_migrated_selector_has_the_keys_that_its_kind_has(section: type[BaseModel]) -> None:
+    """A key that was missing here would be lost when a run is migrated."""
+    fields = section.model_fields
+    assert SELECTOR_KEYS[fields["kind"].default] | {"kind"} == set(fields)
 
 
 def test_keys_of_other_selectors_are_dropped_and_change_nothing() -> None:
@@ -147,11 +149,22 @@ def test_a_dynamic_group_that_is_dropped_leaves_its_baseline() -> None:
     assert migrate(first_format(kind="dgs", group="dynamic"))["objective"]["baseline"] == "mean"
 
 
-def test_only_settings_that_are_read_count_as_changed() -> None:
+def test_what_has_changed_is_named_by_its_section() -> None:
     base = toy_config(selector={"kind": "none"})
-    assert changed_sections(base, toy_config(selector={"kind": "none", "preview_at": 0.9})) == []
+    assert changed_sections(base, toy_config(selector={"kind": "none"})) == []
     assert changed_sections(base, toy_config(selector={"kind": "pods", "candidates": 9})) == ["selector"]
     assert changed_sections(base, toy_config(selector={"kind": "none"}, seed=5)) == ["seed"]
+
+
+def test_a_key_of_another_selector_is_refused_and_another_kind_takes_only_its_own(tmp_path: Path) -> None:
+    file = written_yaml(tmp_path, "selector: {preview_at: 0.5, max_rounds: 3}\n")
+    assert load_config(file).selector == DgsConfig(preview_at=0.5, max_rounds=3)
+    assert load_config(file, ["selector.kind=none"]).selector == PlainConfig()
+    assert load_config(file, ["selector.kind=dapo"]).selector == DapoConfig(max_rounds=3)
+    with pytest.raises(ConfigError, match=r"key 'selector\.candidates'"):
+        load_config(file, ["selector.candidates=9"])
+    with pytest.raises(ConfigError, match="key 'selector'"):
+        load_config(file, ["selector.kind=best"])
 
 
 @pytest.mark.parametrize("version", [0, FORMAT + 1, "2"])
@@ -184,7 +197,7 @@ def test_the_command_resumes_an_old_run_and_migrates_its_folder(tmp_path: Path) 
 
     assert "was started with another sampling" in resume("--set", "sampling.recall_share=0.1")
     assert "format" not in json.loads((run / "config.json").read_text())
-    assert "no endpoint for" in resume("--set", "selector.candidates=9")
+    assert "no endpoint for" in resume()
     assert json.loads((run / "config.json").read_text())["format"] == FORMAT
 
 

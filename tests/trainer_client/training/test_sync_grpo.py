@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from sync_r1.trainer_client.training.sync_grpo import (
+    ModalityLoss,
+    TokenLogProbs,
     advantages,
     credit,
     group_weights,
@@ -94,11 +96,21 @@ def _random_batch(items: int = 4, tokens: int = 5) -> dict[str, torch.Tensor]:
     }
 
 
+def loss_of(batch: dict[str, torch.Tensor], **settings: float) -> ModalityLoss:
+    log_probs = TokenLogProbs(
+        batch["log_probs_N_L"], batch["old_log_probs_N_L"], batch["mask_N_L"], batch.get("reference_log_probs_N_L")
+    )
+    return modality_loss(log_probs, batch["advantages_N"], batch["weights_N"], **settings)
+
+
 def test_gradient_equals_the_numerical_one() -> None:
     batch = _random_batch()
     log_probs = batch.pop("log_probs_N_L").requires_grad_()
     assert torch.autograd.gradcheck(
-        lambda x: modality_loss(x, tokens=5, clip=0.2, beta=0.1, **batch).total, (log_probs,), eps=1e-7, atol=1e-6
+        lambda x: loss_of(batch | {"log_probs_N_L": x}, tokens=5, clip=0.2, beta=0.1).total,
+        (log_probs,),
+        eps=1e-7,
+        atol=1e-6,
     )
 
 
@@ -107,7 +119,7 @@ def test_on_policy_gradient_is_minus_weighted_advantage() -> None:
     batch = _random_batch()
     log_probs = batch["log_probs_N_L"].requires_grad_()
     mask, weights, advantage = batch["mask_N_L"], batch["weights_N"], batch["advantages_N"]
-    modality_loss(log_probs, log_probs.detach(), advantage, weights, mask, tokens=5).total.backward()
+    modality_loss(TokenLogProbs(log_probs, log_probs.detach(), mask), advantage, weights, tokens=5).total.backward()
     assert log_probs.grad is not None
     torch.testing.assert_close(log_probs.grad, -(mask * (weights * advantage).unsqueeze(1)) / 5)
 
@@ -122,11 +134,9 @@ def test_zero_variance_groups_and_dropped_items_give_no_gradient() -> None:
     mask[2] = False
     log_probs.requires_grad_()
     loss = modality_loss(
-        log_probs,
-        log_probs.detach(),
+        TokenLogProbs(log_probs, log_probs.detach(), mask),
         torch.from_numpy(shares.answer_N),
         torch.from_numpy(shares.answer_weights_N),
-        mask,
         tokens=5,
     )
     loss.total.backward()
@@ -139,7 +149,10 @@ def test_clip_takes_the_gradient_away_only_where_the_policy_already_moved_enough
     new = torch.log(torch.tensor([[1.5], [1.5], [0.5], [0.5]], dtype=torch.float64)).requires_grad_()
     advantage = torch.tensor([1.0, -1.0, 1.0, -1.0], dtype=torch.float64)
     loss = modality_loss(
-        new, old, advantage, torch.full((4,), 0.25, dtype=torch.float64), torch.ones(4, 1, dtype=torch.bool), tokens=1
+        TokenLogProbs(new, old, torch.ones(4, 1, dtype=torch.bool)),
+        advantage,
+        torch.full((4,), 0.25, dtype=torch.float64),
+        tokens=1,
     )
     loss.total.backward()
     assert new.grad is not None
@@ -157,7 +170,8 @@ def test_clip_acts_with_several_epochs_on_one_batch() -> None:
     for _ in range(6):
         new = torch.log_softmax(logits, -1).expand(2, 4).gather(1, tokens)
         weights, mask = torch.full((2,), 0.5, dtype=torch.float64), torch.ones(2, 1, dtype=torch.bool)
-        loss = modality_loss(new, old, torch.tensor([1.0, -1.0], dtype=torch.float64), weights, mask, tokens=1)
+        log_probs, advantage = TokenLogProbs(new, old, mask), torch.tensor([1.0, -1.0], dtype=torch.float64)
+        loss = modality_loss(log_probs, advantage, weights, tokens=1)
         clipped.append(loss.clipped)
         optimiser.zero_grad()
         loss.total.backward()
@@ -168,10 +182,10 @@ def test_clip_acts_with_several_epochs_on_one_batch() -> None:
 
 def test_a_batch_may_be_cut_along_items_and_tokens() -> None:
     batch = _random_batch()
-    whole = modality_loss(tokens=5, beta=0.1, **batch)
+    whole = loss_of(batch, tokens=5, beta=0.1)
     parts = [
-        modality_loss(
-            **{name: value[rows, columns] if value.ndim == 2 else value[rows] for name, value in batch.items()},
+        loss_of(
+            {name: value[rows, columns] if value.ndim == 2 else value[rows] for name, value in batch.items()},
             tokens=5,
             beta=0.1,
         )
@@ -195,7 +209,7 @@ def test_kl_needs_its_reference() -> None:
     batch = _random_batch()
     batch.pop("reference_log_probs_N_L")
     with pytest.raises(ValueError, match="frozen reference"):
-        modality_loss(tokens=5, beta=0.1, **batch)
+        loss_of(batch, tokens=5, beta=0.1)
 
 
 def test_permutation_control_stays_inside_groups_and_keeps_dropped_items() -> None:

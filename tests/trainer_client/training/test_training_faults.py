@@ -26,19 +26,21 @@ from sync_r1.reward_models.types import Failure, FailureCode, NotApplicable, Sam
 from sync_r1.trainer_client.config import TrainConfig
 from sync_r1.trainer_client.policies.base import Answers
 from sync_r1.trainer_client.rollouts.outage import RewardOutage, joined
+from sync_r1.trainer_client.rollouts.scorer import Scorers
 from sync_r1.trainer_client.sdk.client import RewardClient
 from sync_r1.trainer_client.sdk.ensemble import EnsembleResult, RewardEnsemble, RewardUse
 from sync_r1.trainer_client.tasks.pocketbench import write_pocketbench
 from sync_r1.trainer_client.tasks.unifybench import UnifyBench, load_unifybench
 from sync_r1.trainer_client.training.checkpoint import CheckpointError, latest_checkpoint
-from sync_r1.trainer_client.training.journal import (
-    Journal,
-    JournalError,
+from sync_r1.trainer_client.training.loop import train
+from sync_r1.trainer_client.training.run import Run, TrainingError
+from sync_r1.trainer_client.training.score_log import (
+    ScoreLog,
+    ScoreLogError,
     result_from_json,
     result_to_json,
     samples_digest,
 )
-from sync_r1.trainer_client.training.loop import TrainingError, train
 
 SHORT = {"steps": 4, "checkpoint_every": 2, "evaluation": {"pictures_per_condition": 1, "shown": 1}}
 
@@ -56,9 +58,11 @@ async def run(
 ) -> ToyPolicy:  # fmt: skip
     policy = policy or ToyPolicy()
     await train(
-        config, out, policy=policy, reference=ToyPolicy(), bench=bench, scorer=scorer or ToyScorer(),
-        gate_scorer=ToyScorer(), judge=None,
-        progress=lambda message, done, total: said.append(message) if said is not None else None,
+        Run(
+            config, out, policy=policy, reference=ToyPolicy(), bench=bench,
+            scorers=Scorers(scorer or ToyScorer(), ToyScorer()),
+            progress=lambda message, done, total: said.append(message) if said is not None else None,
+        )
     )  # fmt: skip
     return policy
 
@@ -143,7 +147,7 @@ async def test_scores_come_from_the_journal_when_a_step_is_taken_again(tmp_path:
     assert weights(again) == weights(first)
     (tmp_path / "b" / "metrics.jsonl").unlink()
     shutil.rmtree(tmp_path / "b" / "checkpoints")
-    with pytest.raises(JournalError, match="other samples than this run draws now"):
+    with pytest.raises(ScoreLogError, match="other samples than this run draws now"):
         await run(toy_config(**SHORT, seed=1), tmp_path / "b", bench)
 
 
@@ -155,19 +159,19 @@ async def test_a_torn_last_line_is_removed_and_a_foreign_one_refused(tmp_path: P
         return await ToyScorer(lambda _: dict.fromkeys(bright_and_yes_keys, 0.1 + 0.2)).score([sample])
 
     bright_and_yes_keys = list(ToyScorer().weights)
-    written = await Journal(file).scored("0/scores-0", [sample], ask)
+    written = await ScoreLog(file).scored("0/scores-0", [sample], ask)
     with file.open("a") as stream:
         stream.write('{"key": "1/scores-0", "samp')
-    journal = Journal(file)
+    journal = ScoreLog(file)
     assert file.read_text().count("\n") == 1
     read = await journal.scored("0/scores-0", [sample], ask)
     assert journal.replayed == 1
     assert read.total_N.tobytes() == written.total_N.tobytes()
     await journal.scored("1/scores-0", [sample], ask)
-    assert (await Journal(file).scored("1/scores-0", [sample], ask)).total_N.tobytes() == written.total_N.tobytes()
+    assert (await ScoreLog(file).scored("1/scores-0", [sample], ask)).total_N.tobytes() == written.total_N.tobytes()
     file.write_text("{}\n")
-    with pytest.raises(JournalError, match="line 1"):
-        Journal(file)
+    with pytest.raises(ScoreLogError, match="line 1"):
+        ScoreLog(file)
 
 
 async def test_nothing_of_a_result_is_lost_in_the_journal() -> None:

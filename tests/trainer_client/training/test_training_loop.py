@@ -17,13 +17,16 @@ from toy_trainer import ToyPolicy, ToyScorer, bright_and_yes, toy_config
 from sync_r1.reward_models.types import Sample
 from sync_r1.trainer_client.config import TrainConfig
 from sync_r1.trainer_client.evaluation.held_out import Evaluation, answers_right
-from sync_r1.trainer_client.rollouts.dgs import NoSelection
+from sync_r1.trainer_client.rollouts.plain_groups import NoSelection
+from sync_r1.trainer_client.rollouts.scorer import Scorers
 from sync_r1.trainer_client.tasks.curriculum import Curriculum
 from sync_r1.trainer_client.tasks.pocketbench import write_pocketbench
 from sync_r1.trainer_client.tasks.unifybench import UnifyBench, load_unifybench
 from sync_r1.trainer_client.training.checkpoint import CheckpointError, RunState, latest_checkpoint, load_checkpoint
-from sync_r1.trainer_client.training.learner import Learner, learning_rate_schedule
-from sync_r1.trainer_client.training.loop import TrainingError, train
+from sync_r1.trainer_client.training.learner import Learner
+from sync_r1.trainer_client.training.loop import train
+from sync_r1.trainer_client.training.optimisers import TotalSteps, learning_rate_schedule
+from sync_r1.trainer_client.training.run import Run, TrainingError
 
 
 @pytest.fixture(scope="module")
@@ -37,14 +40,12 @@ async def run(
     config: TrainConfig, out: Path, bench: UnifyBench, policy: ToyPolicy | None = None, scorer: ToyScorer | None = None
 ) -> tuple[Evaluation | None, Evaluation]:
     return await train(
-        config,
-        out,
-        policy=policy or ToyPolicy(),
-        reference=ToyPolicy(),
-        bench=bench,
-        scorer=scorer or ToyScorer(),
-        gate_scorer=ToyScorer(weights={"concept-consistency": 0.65, "text-faithfulness": 0.35}),
-        judge=None,
+        Run(
+            config, out, policy=policy or ToyPolicy(), reference=ToyPolicy(), bench=bench,
+            scorers=Scorers(
+                scorer or ToyScorer(), ToyScorer(weights={"concept-consistency": 0.65, "text-faithfulness": 0.35})
+            ),
+        )
     )
 
 
@@ -171,8 +172,10 @@ async def test_image_tokens_learn_nothing_from_the_answers_reward(tmp_path: Path
 async def test_training_stops_when_the_time_is_up_and_still_measures(tmp_path: Path, bench: UnifyBench) -> None:
     policy = ToyPolicy()
     _, end = await train(
-        toy_config(budget_s=60.0), tmp_path, policy=policy, reference=ToyPolicy(), bench=bench,
-        scorer=ToyScorer(), gate_scorer=ToyScorer(), judge=None, started_s=time.monotonic() - 59.0,
+        Run(
+            toy_config(budget_s=60.0), tmp_path, policy=policy, reference=ToyPolicy(), bench=bench,
+            scorers=Scorers(ToyScorer(), ToyScorer()), started_s=time.monotonic() - 59.0,
+        )
     )  # fmt: skip
     assert end.pictures == 64
     assert not (tmp_path / "metrics.jsonl").exists()
@@ -210,7 +213,7 @@ async def test_a_broken_checkpoint_is_refused_by_name(tmp_path: Path, bench: Uni
     checkpoint = latest_checkpoint(tmp_path / "checkpoints")
     assert checkpoint is not None
     (checkpoint / "state.json").write_text("{}")
-    learner = Learner(ToyPolicy(), ToyPolicy(), config.objective, config.optimiser, total_steps=4)
+    learner = Learner(ToyPolicy(), ToyPolicy(), config.objective, config.optimiser, total_steps=TotalSteps(4))
     curriculum = Curriculum(bench, recall_share=0.5, learnability=0.0)
     state = RunState(0, learner, NoSelection(2), curriculum, torch.Generator(), np.random.default_rng(0))
     with pytest.raises(CheckpointError, match="step-000004"):

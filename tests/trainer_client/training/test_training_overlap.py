@@ -20,10 +20,12 @@ from toy_trainer import ToyPolicy, ToyScorer, toy_config
 from sync_r1.reward_models.types import Sample
 from sync_r1.trainer_client.config import TrainConfig
 from sync_r1.trainer_client.policies.base import ImageState
+from sync_r1.trainer_client.rollouts.scorer import Scorers
 from sync_r1.trainer_client.sdk.ensemble import EnsembleResult
 from sync_r1.trainer_client.tasks.pocketbench import write_pocketbench
 from sync_r1.trainer_client.tasks.unifybench import UnifyBench, load_unifybench
 from sync_r1.trainer_client.training.loop import train
+from sync_r1.trainer_client.training.run import Run
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +53,10 @@ async def run(
     settings: TrainConfig, out: Path, bench: UnifyBench, policy: ToyPolicy, scorer: Any, gate: Any = None
 ) -> list[Any]:
     await train(
-        settings, out, policy=policy, reference=ToyPolicy(), bench=bench, scorer=scorer,
-        gate_scorer=gate or gate_scorer(), judge=None,
+        Run(
+            settings, out, policy=policy, reference=ToyPolicy(), bench=bench,
+            scorers=Scorers(scorer, gate or gate_scorer()),
+        )
     )  # fmt: skip
     return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 

@@ -25,12 +25,14 @@ from sync_r1.trainer_client.policies.concepts.data import benchmark_files
 from sync_r1.trainer_client.policies.concepts.embeddings import ConceptTraining
 from sync_r1.trainer_client.policies.concepts.learn import learn_concepts
 from sync_r1.trainer_client.policies.pocket.policy import PocketPolicy
+from sync_r1.trainer_client.rollouts.scorer import Scorers
 from sync_r1.trainer_client.sdk.client import RewardClient
 from sync_r1.trainer_client.sdk.ensemble import RewardEnsemble, RewardUse
 from sync_r1.trainer_client.tasks.named_benchmarks import UNSEEN_CONCEPTS, benchmark_folder
 from sync_r1.trainer_client.tasks.pocketbench import write_pocketbench
 from sync_r1.trainer_client.tasks.unifybench import load_unifybench
 from sync_r1.trainer_client.training.loop import train
+from sync_r1.trainer_client.training.run import Run
 
 if TYPE_CHECKING:
     from sync_r1.services.local.up import Up
@@ -41,11 +43,13 @@ async def test_a_step_is_scored_by_all_four_services(tmp_path: Path, services: U
     config = toy_config(steps=1, selector={"kind": "dgs", "preview_at": 0.5}, sampling={"prompts": 2, "group_size": 4})
     clients = {name: RewardClient(services.endpoints[name]) for name in REWARDS}
     scorer = RewardEnsemble({name: (clients[name], RewardUse(config.rewards[name].weight)) for name in REWARDS})
-    gate = RewardEnsemble({name: (clients[name], RewardUse(w)) for name, w in config.selector.weights.items()})
+    gate = RewardEnsemble({name: (clients[name], RewardUse(w)) for name, w in config.selector.gate_weights.items()})
     try:
         start, end = await train(
-            config, tmp_path, policy=ToyPolicy(), reference=ToyPolicy(), bench=load_unifybench(tmp_path / "benchmark"),
-            scorer=scorer, gate_scorer=gate, judge=None,
+            Run(
+                config, tmp_path, policy=ToyPolicy(), reference=ToyPolicy(),
+                bench=load_unifybench(tmp_path / "benchmark"), scorers=Scorers(scorer, gate),
+            )
         )  # fmt: skip
     finally:
         await scorer.close()

@@ -18,7 +18,9 @@ from sync_r1.trainer_client.config import ObjectiveConfig, OptimiserConfig
 from sync_r1.trainer_client.policies.base import Question
 from sync_r1.trainer_client.policies.pocket.policy import PocketPolicy
 from sync_r1.trainer_client.rollouts.sampler import Trajectory
-from sync_r1.trainer_client.training.learner import Learner, RecordedLogProbs
+from sync_r1.trainer_client.training.learner import Learner
+from sync_r1.trainer_client.training.losses import RecordedLogProbs
+from sync_r1.trainer_client.training.optimisers import TotalSteps
 from sync_r1.trainer_client.training.sync_grpo import Credit
 
 
@@ -37,7 +39,7 @@ def credit_of(count: int) -> Credit:
 def learner(policy: PocketPolicy, objective: dict[str, object], optimiser: dict[str, object]) -> Learner:
     return Learner(
         policy, copy.deepcopy(policy), ObjectiveConfig(answer_tokens=4, **objective),
-        OptimiserConfig(warmup_steps=0, **optimiser), total_steps=10,
+        OptimiserConfig(warmup_steps=0, **optimiser), total_steps=TotalSteps(10),
     )  # fmt: skip
 
 

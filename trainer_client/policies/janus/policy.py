@@ -20,27 +20,20 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import cast
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import DynamicCache, JanusForConditionalGeneration, JanusProcessor
 
+from sync_r1.reward_models.types import Pixels
 from sync_r1.trainer_client.policies.base import Answers, ImageState, Question
+from sync_r1.trainer_client.policies.janus.frozen import train_language_model
 from sync_r1.trainer_client.policies.janus.text import JanusText
 from sync_r1.trainer_client.policies.sampling import draw
 from sync_r1.trainer_client.policies.showo.masked_decoding import guided_log_probs
 
 UNDECIDED = -1
 """In `ImageState.tokens_N_I`: not drawn yet."""
-
-
-def train_language_model(model: JanusForConditionalGeneration) -> None:
-    """Freeze all but the language model and its head."""
-    model.requires_grad_(False)
-    for trained in (model.model.language_model, model.lm_head):
-        trained.requires_grad_(True)
 
 
 class JanusPolicy:
@@ -191,7 +184,7 @@ class JanusPolicy:
         return ImageState(state.prompt_ids_N_P, tokens, decided_at, until_step, state.pad_id, temperature)
 
     @torch.no_grad()
-    def preview(self, state: ImageState) -> npt.NDArray[np.uint8]:
+    def preview(self, state: ImageState) -> Pixels:
         """The upper part of the pictures, as far as it is drawn: uint8 (N, H · step / T, W, 3).
 
         A masked model has an opinion of the whole picture at every step; this one has none of the rows to come. To
@@ -212,7 +205,7 @@ class JanusPolicy:
         return pictures[:, : pictures.shape[1] * int(drawn_N_1.max()) // self.grid]
 
     @torch.no_grad()
-    def decode(self, state: ImageState) -> npt.NDArray[np.uint8]:
+    def decode(self, state: ImageState) -> Pixels:
         """Finished pictures. Raises ValueError if some rows are missing."""
         if (state.tokens_N_I == UNDECIDED).any():
             raise ValueError(f"the pictures are at step {state.step} of {self.steps}; advance them, or use preview")
@@ -266,10 +259,10 @@ class JanusPolicy:
         conditional, unconditional = logits.chunk(2)
         return guided_log_probs(conditional, unconditional, self.guidance - 1)
 
-    def _pixels(self, codes: Tensor) -> npt.NDArray[np.uint8]:
+    def _pixels(self, codes: Tensor) -> Pixels:
         with self._network():
             values = self.model.decode_image_tokens(codes.to(self.device)).float()
-        return cast("npt.NDArray[np.uint8]", ((values.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu().numpy())
+        return cast("Pixels", ((values.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu().numpy())
 
     def _embed(self, ids: Tensor) -> Tensor:
         return cast(Tensor, self.model.get_input_embeddings()(ids.to(self.device)))

@@ -1,4 +1,4 @@
-"""The eye on a run's rewards: figures of each step into its metrics, alarms when they start, `calibration.json`.
+"""Monitors a run's rewards: statistics of each step for its metrics, alarms when they start, `calibration.json`.
 
 Everything follows from what the run has already written to `metrics.jsonl`, so a resumed run goes on as if it had not
 stopped.
@@ -14,19 +14,19 @@ from typing import Any
 
 import numpy as np
 
-from sync_r1.trainer_client.durable_files import write_text
+from sync_r1.trainer_client.atomic_write import write_text
 from sync_r1.trainer_client.monitoring.alarms import Alarm, alarms, held_out_alarms
 from sync_r1.trainer_client.monitoring.calibration import calibrations
-from sync_r1.trainer_client.monitoring.statistics import duplicate_figures, rollout_figures, score_figures
+from sync_r1.trainer_client.monitoring.statistics import duplicate_statistics, rollout_statistics, score_statistics
 from sync_r1.trainer_client.rollouts.answer_tree import first_rows, nodes_of
-from sync_r1.trainer_client.rollouts.selectors import Selected
+from sync_r1.trainer_client.rollouts.selection import Selected
 from sync_r1.trainer_client.sdk.combination import Ints
-from sync_r1.trainer_client.training.batch import Batch, Whole
+from sync_r1.trainer_client.training.batch import Batch, GatheredBatch
 from sync_r1.trainer_client.training.distributed import Ranks
 
 
-class Watch:
-    """Keeps the figures of a run in `out` and says what they mean.
+class RewardMonitor:
+    """Keeps the statistics of the run in `out` and raises the alarms that they give reason for.
 
     `weights`: reward -> weight in the total, 0 for one that is scored only.
     """
@@ -56,8 +56,8 @@ class Watch:
         return held_out_alarms(json.loads(first.read_text())["values"], values, self._weights) if first.exists() else []
 
 
-def batch_figures(batch: Batch, whole: Whole, ranks: Ranks) -> dict[str, Any]:
-    """`hygiene` of a step, from this process's `batch` and the `whole` one; every process has to call it."""
+def reward_statistics(batch: Batch, gathered: GatheredBatch, ranks: Ranks) -> dict[str, Any]:
+    """`hygiene` of a step, from this process's `batch` and the `gathered` one; every process has to call it."""
 
     def answers_of(selected: Selected) -> tuple[list[str], Ints]:
         """The policy's own answers, each once, and their groups."""
@@ -66,10 +66,10 @@ def batch_figures(batch: Batch, whole: Whole, ranks: Ranks) -> dict[str, Any]:
         given = [one for one in own if one.answer is not None]
         return [one.text for one in given], np.array([one.group for one in given], np.int64)
 
-    own, selected = batch.selected, whole.selected
+    own, selected = batch.selected, gathered.selected
     drawn = [(one.group, pixels) for one, pixels in zip(own.trajectories, batch.pictures) if pixels is not None]
     pictures, picture_groups_N = [pixels for _, pixels in drawn], np.array([group for group, _ in drawn], np.int64)
-    parts = ranks.gather(rollout_figures(pictures, picture_groups_N, *answers_of(own)))
-    duplicates = duplicate_figures(parts, *answers_of(selected))
+    parts = ranks.gather(rollout_statistics(pictures, picture_groups_N, *answers_of(own)))
+    duplicates = duplicate_statistics(parts, *answers_of(selected))
     groups_N = np.array([trajectory.group for trajectory in selected.trajectories])
-    return score_figures(whole.scores, groups_N) | {"duplicates": duplicates}
+    return score_statistics(gathered.scores, groups_N) | {"duplicates": duplicates}

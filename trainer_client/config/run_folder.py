@@ -1,6 +1,6 @@
 """`config.json` of a run folder: a full dump of its configuration with the format that it was written in.
 
-A folder of an older format is read as it is and written in the newest one when the run is resumed (`config_keys.py`
+A folder of an older format is read as it is and written in the newest one when the run is resumed (`keys.py`
 says what changes between formats).
 """
 
@@ -12,14 +12,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from sync_r1.trainer_client.config import ConfigError, TrainConfig
-from sync_r1.trainer_client.config_keys import FORMAT, FormatError, migrate, without_other_selectors
-from sync_r1.trainer_client.durable_files import write_text
+from sync_r1.trainer_client.atomic_write import write_text
+from sync_r1.trainer_client.config.keys import FORMAT, FormatError, migrate
+from sync_r1.trainer_client.config.run import TrainConfig
+from sync_r1.trainer_client.config.section import ConfigError
 
 
 def write_config(run: Path, config: TrainConfig) -> None:
     """Write `run/config.json` in the newest format."""
-    values = {"format": FORMAT, **without_other_selectors(config.model_dump(mode="json"))}
+    values = {"format": FORMAT, **config.model_dump(mode="json")}
     write_text(run / "config.json", json.dumps(values, indent=1) + "\n")
 
 
@@ -49,6 +50,6 @@ def read_config(run: Path) -> TrainConfig:
 
 
 def changed_sections(before: TrainConfig, now: TrainConfig) -> list[str]:
-    """Keys and sections of the whole configuration that say something else now; keys that nobody reads do not count."""
-    then, current = (without_other_selectors(config.model_dump()) for config in (before, now))
+    """Keys and sections of the whole configuration that say something else now."""
+    then, current = (config.model_dump() for config in (before, now))
     return [key for key in current if then[key] != current[key]]

@@ -13,7 +13,7 @@ from typing import Any
 
 from sync_r1.reward_models.errors import SyncR1Error
 
-FORMAT = 2
+FORMAT = 3
 """Of the `config.json` that this version writes, under the key `format`; without that key it is 1."""
 
 RENAMED: dict[int, dict[str, str]] = {
@@ -32,7 +32,7 @@ SELECTOR_KEYS: dict[str, frozenset[str]] = {
     "dapo": frozenset({"max_rounds", "min_std"}),
     "pods": frozenset({"candidates"}),
 }  # fmt: skip
-"""By `selector.kind`, the keys of `selector` that mean something for it."""
+"""By `selector.kind`, the keys of `selector` that formats 1 and 2 read for it; the others stood there at any value."""
 
 
 class FormatError(SyncR1Error, ValueError):
@@ -64,10 +64,11 @@ def migrate(values: Mapping[str, Any]) -> dict[str, Any]:
     return migrated
 
 
-def without_other_selectors(values: Mapping[str, Any]) -> dict[str, Any]:
+def _without_other_selectors(values: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration `values` without keys of `selector` that its kind does not read; it means the same.
 
-    `group: dynamic` once set the baseline whatever the kind was, so where it is dropped the objective says it.
+    From format 3 on only its own keys are there. `group: dynamic` once set the
+    baseline whatever the kind was, so where it is dropped the objective says it.
     """
     kept, selector = dict(values), values.get("selector")
     own = SELECTOR_KEYS.get(selector.get("kind", "dgs")) if isinstance(selector, Mapping) else None
@@ -79,7 +80,7 @@ def without_other_selectors(values: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-_STEPS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {2: without_other_selectors}
+_STEPS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {3: _without_other_selectors}
 """By format, what else brings a configuration of the format before up to it, once keys have their new names."""
 
 

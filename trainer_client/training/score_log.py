@@ -1,7 +1,7 @@
-"""The journal of a run: every score, on the disk before anything is learnt from it.
+"""The score log of a run (`journal.jsonl`): every score, on the disk before anything is learnt from it.
 
 You are between services and update. A run that is killed goes on from its last checkpoint; the steps since then are
-taken again, and the journal answers in place of the services, so that the run ends as if nothing had happened. It is
+taken again, and the score log answers in place of the services, so that the run ends as if nothing had happened. It is
 also the record of who scored what: each line holds the digests of the releases.
 
 One JSON line per round of requests, appended and never changed: `key` ("12/scores-0": the first round of scores of the
@@ -23,21 +23,21 @@ import numpy as np
 
 from sync_r1.reward_models.errors import SyncR1Error
 from sync_r1.reward_models.types import Failure, FailureCode, NotApplicable, Picture, Sample
-from sync_r1.trainer_client.durable_files import append_line, cut_torn_line
+from sync_r1.trainer_client.atomic_write import append_line, cut_torn_line
 from sync_r1.trainer_client.sdk.combination import Floats
 from sync_r1.trainer_client.sdk.ensemble import EnsembleResult, RewardResult
 from sync_r1.trainer_client.sdk.errors import RewardClientError
 
 
-class JournalError(SyncR1Error, RuntimeError):
+class ScoreLogError(SyncR1Error, RuntimeError):
     """The journal cannot be read, or holds scores of other samples; the message says what to do."""
 
 
-class Journal:
+class ScoreLog:
     """Scores by key, in `file`. `replayed` counts the rounds that were answered from it."""
 
     def __init__(self, file: Path) -> None:
-        """Reads which keys are there; a last line that a crash tore is removed. Raises JournalError."""
+        """Reads which keys are there; a last line that a crash tore is removed. Raises ScoreLogError."""
         self.file, self.replayed = file, 0
         self._offsets: dict[str, int] = {}
         cut_torn_line(file)
@@ -53,7 +53,7 @@ class Journal:
     ) -> EnsembleResult:
         """The scores of `samples`: those that the journal has under `key`, else what `ask` gives, written first.
 
-        Raises JournalError when the scores under `key` are those of other samples, and what `ask` raises.
+        Raises ScoreLogError when the scores under `key` are those of other samples, and what `ask` raises.
         """
         digest = samples_digest(samples)
         if key not in self._offsets:
@@ -66,7 +66,7 @@ class Journal:
             stream.seek(self._offsets[key])
             entry = self._read(stream.readline(), key)
         if entry["samples"] != digest:
-            raise JournalError(
+            raise ScoreLogError(
                 f"{self.file} has scores for {key} of other samples than this run draws now (digest "
                 f"{entry['samples'][:12]} there, {digest[:12]} here): the step was not repeated exactly, so machine, "
                 "libraries, thread count or code differ; move the journal away to have the samples scored anew, which "
@@ -81,7 +81,7 @@ class Journal:
             if not {"key", "samples", "result"} <= entry.keys():
                 raise ValueError(f"it has only {sorted(entry)}")
         except (ValueError, AttributeError) as error:
-            raise JournalError(
+            raise ScoreLogError(
                 f"{self.file}, {where}: expected a JSON object with key, samples and result: {error}; the file was "
                 "changed by something else than a run, so move it away to have the samples scored anew"
             ) from error
