@@ -26,7 +26,7 @@ from benchmarks.harness import Report
 from sync_r1.trainer_client.config import EvaluationConfig, TrainConfig, load_config
 from sync_r1.trainer_client.evaluation.held_out import evaluate
 from sync_r1.trainer_client.jobs.local_services import live_services, read_endpoints
-from sync_r1.trainer_client.jobs.train import load_benchmark, load_judge, part_of, reward_clients, reward_ensemble
+from sync_r1.trainer_client.jobs.train import load_benchmark, load_oracle, part_of, reward_clients, reward_ensemble
 from sync_r1.trainer_client.policies.loading import load_policy
 from sync_r1.trainer_client.tasks.tasks import TRUE_SENTENCE
 
@@ -45,6 +45,7 @@ ARMS: dict[str, tuple[str, ...]] = {
 """By 24 updates of pictures (8 prompts × 8 each) and 20 to 24 of answers (8 prompts × 16)."""
 MEASURES = ("oracle_success", f"{TRUE_SENTENCE}oracle_success", "text-faithfulness", "concept-consistency",
             "aesthetic", "answer_accuracy", "picture_question_accuracy")  # fmt: skip
+_MEASURED = EvaluationConfig(pictures_per_condition=8, true_sentence_pictures=8, shown=1)
 _LONGEST_RUN_S = 3 * 3600.0
 
 
@@ -73,15 +74,12 @@ async def _measured(policy: Path, config: TrainConfig, endpoints: dict[str, str]
     ensemble = reward_ensemble(config, reward_clients(config, endpoints))
     try:
         evaluation = await evaluate(
+            config.model_copy(update={"evaluation": _MEASURED}),
             load_policy(config.policy.model_copy(update={"weights": str(policy)}), config.precision),
             replace(bench, concepts=tuple(swapped)),
-            ensemble,
-            load_judge(bench),
-            EvaluationConfig(pictures_per_condition=8, true_sentence_pictures=8, shown=1),
-            picture_ensemble=part_of(ensemble, {"concept-consistency", "text-faithfulness", "aesthetic"}),
-            temperature=1.0,
-            batch=64,
-            timeout_s=900,
+            scorer=ensemble,
+            picture_scorer=part_of(ensemble, {"concept-consistency", "text-faithfulness", "aesthetic"}),
+            oracle=load_oracle(bench),
         )
     finally:
         await ensemble.close()
@@ -108,7 +106,7 @@ def main() -> None:
     services.mkdir(parents=True, exist_ok=True)
     with live_services("pocket", services):
         endpoints = read_endpoints(services / "endpoints.json")
-        config = load_config(CONFIG)
+        config = load_config(CONFIG, ["score_timeout_s=900"])
         for arm in ARMS:
             held_out, training = [], []
             for seed in arguments.seeds:

@@ -97,7 +97,7 @@ class UnifyBenchMetrics:
         metrics += await self._faces(items, outputs)
         knowledge = _Question("knowledge", "knowledge-driven T2I", "knowledge", _TEXT, config.knowledge)
         metrics.append(
-            self._oracle(knowledge, items, outputs)
+            self._by_oracle(knowledge, items, outputs)
             if config.knowledge == ORACLE
             else await self._plain(knowledge, items, outputs)
         )
@@ -147,7 +147,7 @@ class UnifyBenchMetrics:
         note = f"{count} of {len(missing)} pictures have no face and count as 0"
         return [replace(similarity, note=note), self._metric(absent, asked, missing)]
 
-    def _oracle(self, question: _Question, items: Sequence[Item], outputs: Outputs) -> Metric:
+    def _by_oracle(self, question: _Question, items: Sequence[Item], outputs: Outputs) -> Metric:
         """0.5 for the right concept and 0.5 for the fact, seen by the benchmark's own oracle."""
         question = replace(question, reward="", variant=ORACLE)
         if self._oracle is None:

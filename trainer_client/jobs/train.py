@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from sync_r1.trainer_client.config import ANSWER_REWARD, IMAGE_REWARDS, ConfigError, TrainConfig
+from sync_r1.trainer_client.config import ANSWER_REWARD, IMAGE_REWARDS, ConfigError, TrainConfig, processes_error
 from sync_r1.trainer_client.config.run_folder import changed_sections, read_config, write_config
 from sync_r1.trainer_client.evaluation.held_out import Evaluation
 from sync_r1.trainer_client.evaluation.oracle import PocketOracle, SuccessOracle
@@ -27,7 +27,7 @@ from sync_r1.trainer_client.sdk.settings import settings_from_environment
 from sync_r1.trainer_client.tasks.named_benchmarks import benchmark_folder
 from sync_r1.trainer_client.tasks.unifybench import UnifyBench, load_unifybench
 from sync_r1.trainer_client.training.checkpoint import latest_checkpoint
-from sync_r1.trainer_client.training.distributed import Ranks, join, leave
+from sync_r1.trainer_client.training.distributed import join, leave
 from sync_r1.trainer_client.training.loop import train
 from sync_r1.trainer_client.training.run import Progress, Run
 
@@ -48,7 +48,8 @@ def run_training(
     started_s = time.monotonic()
     # A process may wait for the first one's whole evaluation, or for another one's outage.
     ranks = join(config.budget_s + config.outage_budget_s + _READY_TIMEOUT_S)
-    _check_processes(config, ranks)
+    if why := processes_error(config, ranks.size):
+        raise ConfigError(why)
     if ranks.main:
         _check_folder(config, out, resume)
         load_benchmark(config.benchmark, out)
@@ -102,14 +103,6 @@ async def _train(
         return await train(make_run(scorers))
     finally:
         await total.close()
-
-
-def _check_processes(config: TrainConfig, ranks: Ranks) -> None:
-    """Raises ConfigError for what cannot be done in so many processes."""
-    if config.sampling.prompts < ranks.size:
-        raise ConfigError(f"sampling.prompts is {config.sampling.prompts}, too few for {ranks.size} processes")
-    if config.combination == "gdpo" and ranks.size > 1:
-        raise ConfigError("combination gdpo whitens over the whole batch, so it needs a single process")
 
 
 def _load_newest(config: TrainConfig, checkpoint: Path | None) -> Policy:

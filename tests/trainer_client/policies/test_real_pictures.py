@@ -27,8 +27,10 @@ from sync_r1.trainer_client.policies.concepts.embeddings import POCKET_TRAINING
 from sync_r1.trainer_client.policies.concepts.learn import learn_concepts
 from sync_r1.trainer_client.policies.loading import load_policy
 from sync_r1.trainer_client.policies.showo.image_tokenizer import prepared
+from sync_r1.trainer_client.rollouts.scorer import Scorers
 from sync_r1.trainer_client.tasks.unifybench import load_unifybench
 from sync_r1.trainer_client.training.loop import train
+from sync_r1.trainer_client.training.run import Run
 
 SIZES = [(256, 256), (512, 512), (300, 700), (1023, 767), (90, 91), (41, 1000), (3, 5), (513, 512)]
 KINDS = ["pocket", "showo", "janus"]
@@ -124,8 +126,10 @@ async def test_a_policy_trains_a_step_on_photos(kind: str, photos: Path, tmp_pat
     )  # fmt: skip
     before = [parameter.detach().clone() for parameter in policy.parameters()]
     await train(
-        config, tmp_path / "run", policy=policy, reference=reference, bench=load_unifybench(photos),
-        scorer=ToyScorer(), gate_scorer=ToyScorer(), judge=None,
+        Run(
+            config, tmp_path / "run", policy=policy, reference=reference, bench=load_unifybench(photos),
+            scorers=Scorers(ToyScorer(), ToyScorer()),
+        )
     )  # fmt: skip
     (line,) = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert json.loads(line)["trajectories"] == 4
@@ -142,9 +146,7 @@ async def test_a_policy_is_evaluated_on_photos(kind: str, photos: Path, tmp_path
     )
     assert outputs.answers
     assert outputs.pictures
-    measured = await evaluate(
-        policy, bench, ToyScorer(), None, config.evaluation, temperature=1.0, batch=8, timeout_s=60
-    )
+    measured = await evaluate(config, policy, bench, scorer=ToyScorer(), picture_scorer=None, oracle=None)
     assert measured.means
 
 

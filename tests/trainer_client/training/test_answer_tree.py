@@ -19,11 +19,13 @@ from sync_r1.trainer_client.config.run_folder import write_config
 from sync_r1.trainer_client.evaluation.held_out import Evaluation
 from sync_r1.trainer_client.planning.plan import make_plan
 from sync_r1.trainer_client.reports.run_page import write_report
+from sync_r1.trainer_client.rollouts.scorer import Scorers
 from sync_r1.trainer_client.tasks.pocketbench import write_pocketbench
 from sync_r1.trainer_client.tasks.tasks import TRUE_SENTENCE
 from sync_r1.trainer_client.tasks.unifybench import UnifyBench, load_unifybench
 from sync_r1.trainer_client.training.checkpoint import latest_checkpoint
 from sync_r1.trainer_client.training.loop import train
+from sync_r1.trainer_client.training.run import Run
 
 PICTURES, ANSWERS = dict.fromkeys(REWARDS[:3], 0.2), {REWARDS[3]: 0.4}
 TREE: dict[str, Any] = {
@@ -47,7 +49,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> UnifyBench:
     return load_unifybench(folder)
 
 
-class Scorers:
+class Toys:
     """Toy scorers of everything, of answers and of pictures."""
 
     def __init__(self, judge: Any = bright_and_yes) -> None:
@@ -69,21 +71,15 @@ def _judged(sample: Sample, judge: Any) -> dict[str, float | None]:
 
 
 async def run(
-    config: TrainConfig, out: Path, bench: UnifyBench, policy: ToyPolicy | None = None, scorers: Scorers | None = None
+    config: TrainConfig, out: Path, bench: UnifyBench, policy: ToyPolicy | None = None, toys: Toys | None = None
 ) -> tuple[Evaluation | None, Evaluation]:
-    scorers = scorers or Scorers()
+    toys = toys or Toys()
     return await train(
-        config,
-        out,
-        policy=policy or ToyPolicy(),
-        reference=ToyPolicy(),
-        bench=bench,
-        scorer=scorers.total,
-        gate_scorer=scorers.total,
-        answer_scorer=scorers.answers,
-        picture_scorer=scorers.pictures,
-        judge=None,
-    )
+        Run(
+            config, out, policy=policy or ToyPolicy(), reference=ToyPolicy(), bench=bench,
+            scorers=Scorers(toys.total, toys.total, toys.answers, toys.pictures),
+        )
+    )  # fmt: skip
 
 
 def lines(out: Path) -> list[dict[str, Any]]:
@@ -93,8 +89,8 @@ def lines(out: Path) -> list[dict[str, Any]]:
 async def test_all_answers_are_scored_once_and_some_are_pictured_several_times(
     tmp_path: Path, bench: UnifyBench
 ) -> None:
-    scorers = Scorers()
-    await run(toy_config(steps=1, **TREE), tmp_path, bench, scorers=scorers)
+    scorers = Toys()
+    await run(toy_config(steps=1, **TREE), tmp_path, bench, toys=scorers)
     answers = [sample for request in scorers.sent(scorers.answers) for sample in request]
     pictures = [sample for request in scorers.sent(scorers.pictures) for sample in request]
     assert len(answers) == 3 * 4
@@ -111,8 +107,8 @@ async def test_all_answers_are_scored_once_and_some_are_pictured_several_times(
 async def test_which_answers_are_pictured_is_drawn_at_random(tmp_path: Path, bench: UnifyBench) -> None:
     chosen = set()
     for seed in range(6):
-        scorers = Scorers()
-        await run(toy_config(steps=1, seed=seed, **TREE), tmp_path / str(seed), bench, scorers=scorers)
+        scorers = Toys()
+        await run(toy_config(steps=1, seed=seed, **TREE), tmp_path / str(seed), bench, toys=scorers)
         sent = scorers.sent(scorers.pictures)[0]
         chosen.add(tuple(int(sample.id.split("-")[1]) for sample in sent))
     assert len(chosen) > 1
@@ -121,13 +117,13 @@ async def test_which_answers_are_pictured_is_drawn_at_random(tmp_path: Path, ben
 async def test_answers_learn_without_a_picture_and_pictures_without_an_answer(
     tmp_path: Path, bench: UnifyBench
 ) -> None:
-    policy, scorers = ToyPolicy(), Scorers()
+    policy, scorers = ToyPolicy(), Toys()
     await run(toy_config(steps=2, **PHASES, **APART), tmp_path / "answers", bench, policy, scorers)
     assert policy.sentence_logits.abs().max() > 0.1
     assert not policy.grey_logits.any()
     assert scorers.sent(scorers.pictures) == []
     config = toy_config(steps=1, **PHASES | {"schedule": PHASES["schedule"][1:]}, **APART)
-    policy, scorers = ToyPolicy(), Scorers()
+    policy, scorers = ToyPolicy(), Toys()
     await run(config, tmp_path / "pictures", bench, policy, scorers)
     assert policy.grey_logits.abs().max() > 0.1
     assert not policy.sentence_logits.any()
@@ -180,7 +176,7 @@ async def test_a_resumed_run_of_trees_is_the_same_run(tmp_path: Path, bench: Uni
 
     out = tmp_path / "cut"
     with pytest.raises(Interrupted):
-        await run(config, out, bench, scorers=Scorers(until_the_eighth_step))
+        await run(config, out, bench, toys=Toys(until_the_eighth_step))
     checkpoint = latest_checkpoint(out / "checkpoints")
     assert checkpoint is not None
     resumed = ToyPolicy.load(checkpoint / "policy")
@@ -208,8 +204,8 @@ async def test_each_modality_has_its_own_optimiser_schedule_and_moments(tmp_path
 async def test_the_plan_counts_what_a_run_of_trees_does(tmp_path: Path, bench: UnifyBench) -> None:
     config = toy_config(steps=3, **PHASES)
     work = make_plan(config).work
-    scorers = Scorers()
-    await run(config, tmp_path, bench, scorers=scorers)
+    scorers = Toys()
+    await run(config, tmp_path, bench, toys=scorers)
     for step in lines(tmp_path):
         # The plan is of the pocket policy, whose pictures take 8 steps; the toy's take 4.
         assert work.policy_steps[0] <= 2 * step["selection"]["policy_steps"] <= work.policy_steps[1]
