@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from sync_r1.services.local.up import Up
-    from sync_r1.trainer_client.evaluation.compare_scores import ScoredSide, Side
+    from sync_r1.trainer_client.evaluation.compare_scores import Comparison, ScoredSide, Side
     from sync_r1.trainer_client.sdk.sample_file import SampleRow
 
 SideArgument = Annotated[
@@ -44,12 +44,9 @@ def compare(
     import json
     from dataclasses import replace
 
-    from rich.markup import escape
-    from rich.table import Table
-
     from sync_r1.trainer_client.evaluation.compare_scores import compare as compared
     from sync_r1.trainer_client.evaluation.compare_scores import parse_side
-    from sync_r1.trainer_client.reports.comparison_page import figures, page, verdict
+    from sync_r1.trainer_client.reports.comparison_page import page
 
     if endpoint and start_up:
         raise typer.BadParameter("say either --endpoint HOST:PORT, or --up REWARD to start a service")
@@ -68,6 +65,22 @@ def compare(
             json_file.write_text(json.dumps({"reward": one.reward, **named, **found.to_json()}, indent=1) + "\n")
         if html_file is not None:
             html_file.write_text(page(found, one, other, rows, source.parent), encoding="utf-8")
+    _show(found, one, other)
+    for file in (json_file, html_file):
+        if file is not None:
+            console().print(f"written: {file}", highlight=False)
+    if not found.pairs:
+        console().print("no item was scored by both: this compares nothing", highlight=False)
+        raise typer.Exit(3)
+
+
+def _show(found: Comparison, one: ScoredSide, other: ScoredSide) -> None:
+    """The figures, the most different items and the verdict, on the screen."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from sync_r1.trainer_client.reports.comparison_page import figures, verdict
+
     screen = console()
     table = Table("figure", "value", title=f"{one.reward}: A = {escape(one.name)}, B = {escape(other.name)}")
     for what, value in figures(found):
@@ -81,12 +94,6 @@ def compare(
             items.add_row(escape(item.id), f"{item.a:.3f}", f"{item.b:.3f}", f"{item.b - item.a:+.3f}")
         screen.print(items)
     screen.print(escape(verdict(found)), highlight=False)
-    for file in (json_file, html_file):
-        if file is not None:
-            screen.print(f"written: {file}", highlight=False)
-    if not found.pairs:
-        screen.print("no item was scored by both: this compares nothing", highlight=False)
-        raise typer.Exit(3)
 
 
 def _service(reward: str, profile: str, also: list[str]) -> AbstractContextManager[Up | None]:

@@ -65,9 +65,6 @@ class ShowoPolicy:
         self.folders: published.Folders | None = None
         """Where the tokenizers came from, for `save`."""
 
-    # --- answers
-    # -------------------------------------------------------------------------------------------------------------
-
     def answer(
         self, questions: Sequence[Question], *, temperature: float = 1.0, generator: torch.Generator | None = None
     ) -> Answers:
@@ -143,9 +140,6 @@ class ShowoPolicy:
         pad = self.model.config.special("<|pad|>")
         longest = max(len(row) for row in rows)
         return torch.tensor([[pad] * (longest - len(row)) + row for row in rows])
-
-    # --- pictures
-    # ------------------------------------------------------------------------------------------------------------
 
     def start(self, prompts: Sequence[str]) -> ImageState:
         """All-masked pictures.
@@ -266,9 +260,6 @@ class ShowoPolicy:
             logits.append(self.model.code_logits(hidden[:, 1:-1][scored]).float())
         scale = temperature if temperature > 0 else 1.0
         return guided_log_probs(logits[0] / scale, logits[1] / scale if len(logits) > 1 else None, self.guidance)
-
-    # --- weights
-    # -------------------------------------------------------------------------------------------------------------
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """The network's parameters."""
