@@ -256,8 +256,11 @@ def _fits(value: int, last: str) -> bool:
 def _year(tokens: Sequence[Token], century: int, end: int) -> Number:
     """Nineteen ninety-nine · twenty twenty · nineteen oh five; else the number itself."""
     word = _word(tokens, end)
-    if word in ("oh", "o") and 0 < SMALL.get(_word(tokens, end + 1), 0) < 10:
-        return Number(Fraction(100 * century + SMALL[tokens[end + 1].text]), end + 2)
+    at = end + (word == "-")  # nineteen-oh-five
+    if _word(tokens, at) in ("oh", "o"):
+        at += 1 + (_word(tokens, at + 1) == "-")
+        if 0 < SMALL.get(_word(tokens, at), 0) < 10:
+            return Number(Fraction(100 * century + SMALL[tokens[at].text]), at + 1)
     if century <= 20 and (word in TENS or SMALL.get(word, 0) >= 10):
         rest = _cardinal(tokens, end, years=False)
         if rest is not None and not rest.ordinal and not isinstance(rest.value, str) and 10 <= rest.value < 100:
