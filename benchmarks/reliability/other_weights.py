@@ -1,8 +1,8 @@
 """Two Tritons with other weights behind one address are exchanged under load
 
 The graph was exported again and kept its name and version, as `sync-r1 export` does. One front, whose looks at Triton
-are 10 s apart, further than many exchanges; callers without any retry. What a caller may see is the score of the weights that
-the release names, or UNAVAILABLE.
+are 10 s apart, further than many exchanges; callers without any retry. What a caller may see is the score of the
+weights that the release names, or UNAVAILABLE.
 """
 
 from __future__ import annotations
