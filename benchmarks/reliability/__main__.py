@@ -12,8 +12,8 @@ from benchmarks.harness import machine
 from benchmarks.reliability.record import PAGE, gather, keep, text
 
 DRILLS = (
-    "overload", "triton_killed", "replicas", "envoy", "canary", "clients_killed", "memory", "fuzz", "bombs", "identity",
-    "overhead", "hedging", "strangers", "supply_chain",
+    "overload", "triton_killed", "other_weights", "replicas", "envoy", "canary", "clients_killed", "memory", "fuzz",
+    "bombs", "identity", "overhead", "hedging", "strangers", "supply_chain",
 )  # fmt: skip
 
 

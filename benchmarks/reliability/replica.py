@@ -35,6 +35,8 @@ class ReplicaConfig(BaseModel):
     """The file of the coded graph; None = `reward` of the pocket profile."""
     version: int = 1
     """Of that graph."""
+    shared_memory: bool = True
+    """False where a relay stands between it and Triton."""
     reward: str = ""
     slow_share: float = 0.0
     slow_s: float = 0.0
@@ -68,7 +70,7 @@ async def run(config: ReplicaConfig) -> None:
         served = coded.profile_of(config.graph, reward, config.version).rewards[coded.REWARD]
     else:
         served = serve.served_reward("pocket", config.reward)
-    runner = TritonRunner(config.triton, shared_memory=True)
+    runner = TritonRunner(config.triton, shared_memory=config.shared_memory)
     pins = {pin for release in served.releases.values() for pin in release.graphs}
     service = server.RewardServer(served, runner, config.service, ready=lambda: runner.ready(pins))
     ended = asyncio.Event()

@@ -29,6 +29,7 @@ class TritonSupervisor:
         # What a thread starts ends with it (`processes.py`): this one lives until the block is left.
         self._thread = threading.Thread(target=self._watch, name="triton-supervisor", daemon=True)
         self._restarted_s: deque[float] = deque()
+        self._not_started = ""
         self.failure = ""
         """Why Triton was given up, one sentence; empty while it was not."""
 
@@ -50,7 +51,7 @@ class TritonSupervisor:
 
     def _watch(self) -> None:
         while not self._over.wait(_LOOK_S):
-            if not self.failure and (trouble := self._triton.trouble()):
+            if not self.failure and (trouble := self._not_started or self._triton.trouble()):
                 self._restart(trouble)
 
     def _restart(self, trouble: str) -> None:
@@ -67,6 +68,7 @@ class TritonSupervisor:
         self._say(f"Triton again ({len(self._restarted_s)} of {RESTARTS}): {trouble}")
         try:
             self._triton.restart()
+            self._not_started = ""
         except (TritonStartError, OSError) as error:
-            if not self._over.is_set():
-                self.failure = f"{trouble}, and could not be started again: {error}"
+            first = str(error).splitlines()[0].removesuffix(" The end of its log:").rstrip(".")
+            self._not_started = f"the embedded Triton could not be started again ({first})"

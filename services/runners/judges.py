@@ -104,7 +104,8 @@ class JudgeRunner:
     """
 
     def __init__(self, judges: Sequence[GraphSpec], endpoints: Mapping[str, JudgeEndpoint]) -> None:
-        self._judges = {(spec.name, spec.version): spec.judge for spec in judges if spec.judge is not None}
+        # By what they are asked, not by version: two profiles may give two judges of one name the same version.
+        self._judges = {(spec.name, spec.sha256): spec.judge for spec in judges if spec.judge is not None}
         self._endpoints = {name: _Endpoint(name, endpoints[name]) for name in {name for name, _ in self._judges}}
 
     async def close(self) -> None:
@@ -116,15 +117,15 @@ class JudgeRunner:
         """See `GraphRunner.run`; inputs and outputs are those of `reward_models/graphs/judges.py`."""
         started_ns = time.perf_counter_ns()
         try:
-            version = context.release.pin_of(graph).version
-            judge, endpoint = self._judges[graph, version], self._endpoints[graph]
+            pin = context.release.pin_of(graph)
+            judge, endpoint = self._judges[graph, pin.sha256], self._endpoints[graph]
         except KeyError as error:
-            raise GraphError(f"judge {graph!r} in the version that the release pins is not served: {error}") from error
+            raise GraphError(f"judge {graph!r} as the release pins it is not served: {error}") from error
         questions = [_Question(judge, text, tuple(row)) for text, row in zip(inputs["text"], inputs["pictures"])]
         remaining_s = context.deadline_s - time.monotonic()
         tasks = [asyncio.ensure_future(endpoint.ask_alone(context, question)) for question in questions]
         try:
-            with tracer.start_as_current_span(f"ask {graph}", attributes={"version": version, "items": len(tasks)}):
+            with tracer.start_as_current_span(f"ask {graph}", attributes={"version": pin.version, "items": len(tasks)}):
                 answers = await asyncio.wait_for(asyncio.gather(*tasks), max(0.0, remaining_s))
         except asyncio.TimeoutError:
             raise GraphDeadline(f"judge {graph}: no answer within {remaining_s:.3f} s") from None
@@ -139,7 +140,7 @@ class JudgeRunner:
             "problem": texts([answer.problem for answer in answers]),
             "first_token": first_tokens,
         }
-        return RunResult(outputs, version, time.perf_counter_ns() - started_ns)
+        return RunResult(outputs, pin.version, time.perf_counter_ns() - started_ns)
 
 
 class _Endpoint:

@@ -49,7 +49,7 @@ def with_judges(
         if name not in known:
             raise JudgesError(f"--judges {file}: {name!r} is no judge of the profile; it has {sorted(known) or 'none'}")
     kept, left_out = [], list[str]()
-    used: dict[tuple[str, int], GraphSpec] = {}
+    used: dict[tuple[str, str], GraphSpec] = {}
     for reward in served:
         variants = {}
         for name, variant in reward.variants.items():
@@ -64,7 +64,7 @@ def with_judges(
                 left_out.append(name)
                 continue
             variants[name] = variant
-            used |= {(judge.name, judge.version): judge for judge in judges}
+            used |= {(judge.name, judge.sha256): judge for judge in judges}
         kept.append(ServedReward(reward.name, reward.default_variant, variants, reward.graphs))
     router = GraphRouter(triton, JudgeRunner(list(used.values()), endpoints), {name for name, _ in used})
     return kept, router, sorted(set(left_out))

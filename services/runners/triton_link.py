@@ -111,7 +111,7 @@ class _Connection:
     async def abandon(self) -> None:
         """End the calls under way, as CANCELLED, and the channel."""
         for call in self._under_way:
-            call._cython_call.cancel("the connection is dead")
+            call._cython_call.cancel("abandoned")
         try:
             await self._idle.wait()
         finally:
@@ -139,6 +139,10 @@ async def _answer(call: Any) -> Any:
     try:
         return await asyncio.shield(answer)
     except asyncio.CancelledError:
+        if answer.done() and answer.cancelled():  # not we are cancelled: `abandon` has ended the call
+            nothing = grpc.aio.Metadata()
+            details = "the connection is dead"
+            raise grpc.aio.AioRpcError(grpc.StatusCode.CANCELLED, nothing, nothing, details) from None
         if not answer.done():
             call._cython_call.cancel("given up")
         raise

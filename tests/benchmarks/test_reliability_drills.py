@@ -132,6 +132,7 @@ def test_every_drill_of_the_list_is_a_module_with_a_title() -> None:
     [
         ("overload", ["no wrong score"]),
         ("triton_killed", ["no score is wrong", "UNAVAILABLE"]),
+        ("other_weights", ["no score is of other weights", "UNAVAILABLE"]),
         ("replicas", ["none lost", "attempts are counted"]),
         ("envoy", ["none lost", "attempts are counted", "really happened"]),
         ("clients_killed", ["under way", "scores right"]),

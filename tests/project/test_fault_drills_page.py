@@ -129,6 +129,6 @@ def test_the_page_can_be_replayed(start: Callable[[str], Terminal], tmp_path: Pa
     second = start(serve_command)
     second.until(lambda said: "listens on" in said)
     os.kill(int(triton[2]), signal.SIGKILL)
-    up.until(lambda said: "the embedded Triton ended" in said)
-    assert up.process.wait(60) == 1
-    second.until(lambda said: "NOT_SERVING" in said)
+    up.until(lambda said: "starting Triton again (1 of 3)" in said)
+    second.until(lambda said: "now SERVING" in said.partition("NOT_SERVING")[2])  # by itself
+    assert up.process.poll() is None

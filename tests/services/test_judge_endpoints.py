@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from pathlib import Path
 
 import grpc
@@ -10,14 +11,14 @@ import numpy as np
 import pytest
 import yaml
 from judge_endpoint import JudgeEndpoint
-from judge_services import NOBODY, PROFILE, answers, shown, write_endpoints, write_profile
+from judge_services import MODEL, NOBODY, PROFILE, answers, shown, write_endpoints, write_profile
 
 from sync_r1.protos.rewards.v1 import rewards_pb2, rewards_pb2_grpc
 from sync_r1.reward_models.backends.local import LocalRunner
 from sync_r1.reward_models.backends.repository import write_repository
 from sync_r1.reward_models.profiles import load_profile
 from sync_r1.reward_models.runner import RunContext
-from sync_r1.reward_models.types import GraphError, ProfileError
+from sync_r1.reward_models.types import GraphError, ProfileError, Sample, Score
 from sync_r1.services.local import up
 from sync_r1.services.runners.judge_endpoints import JudgesError, read_endpoints
 from sync_r1.services.runners.router import with_judges
@@ -103,6 +104,21 @@ def test_a_release_names_prompt_and_model_and_not_the_place(tmp_path: Path, monk
             patch.setitem(prompt.__dict__, field, value)
             changed = load_profile(str(write_profile(tmp_path))).rewards[UNDERSTANDING].release("judge")
             assert changed.digest != first.digest, field
+
+
+async def test_a_judge_is_asked_as_the_release_says_beside_another_of_its_name_and_version(tmp_path: Path) -> None:
+    other = copy.deepcopy(PROFILE)
+    other["graphs"]["answers"]["model"] = "another-vlm"
+    served = [load_profile(str(write_profile(tmp_path, one))).rewards[UNDERSTANDING] for one in (PROFILE, other)]
+    sample = Sample(question="What colour?", answer="red", reference_answers=("red",))
+    with JudgeEndpoint() as endpoint:
+        _, router, _ = with_judges(served, TritonRunner(NOBODY), write_endpoints(tmp_path, endpoint.url))
+        for one in served:
+            context = RunContext(one.release("judge"), time.monotonic() + 60)
+            (outcome,) = await one.variants["judge"].score([sample], router, context)
+            assert isinstance(outcome, Score)
+        await router.close()
+        assert [body["model"] for body in endpoint.asked] == [MODEL, "another-vlm"]
 
 
 def test_a_judge_of_another_kind_does_not_fit(tmp_path: Path) -> None:
