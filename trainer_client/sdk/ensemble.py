@@ -37,6 +37,8 @@ from sync_r1.trainer_client.sdk.reward_use import FailurePolicy, RewardUse, name
 from sync_r1.trainer_client.sdk.sample_checks import call_arguments
 from sync_r1.trainer_client.sdk.settings import DEFAULT_SETTINGS, ClientSettings
 
+__all__ = ["Combination", "EnsembleResult", "RewardEnsemble", "RewardResult"]
+
 Combination = Literal["weighted_sum", "gdpo"]
 
 
