@@ -78,6 +78,7 @@ def interval(values: list[float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--control-seeds", type=int, nargs="+", help="of the control, if not all of --seeds")
     parser.add_argument("--out", type=Path, default=Path("runs/learning"))
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time; give each a core with --set threads=1")
     parser.add_argument("--set", dest="overrides", action="append", default=[], help="key=value for both arms")
@@ -88,28 +89,31 @@ def main() -> None:
         return train(arguments.out / f"{arm.split()[0]}-{seed}", seed, ARMS[arm], arguments.overrides)
 
     # Seeds outside, arms inside: both arms of a seed run at the same time, under the same load.
-    cases = [(arm, seed) for seed, arm in itertools.product(arguments.seeds, ARMS)]
+    seeds = dict(zip(ARMS, (arguments.seeds, arguments.control_seeds or arguments.seeds)))
+    cases = [(arm, seed) for seed, arm in itertools.product(arguments.seeds, ARMS) if seed in seeds[arm]]
     with ThreadPoolExecutor(arguments.jobs) as pool:
         finished = dict(zip(cases, pool.map(run, cases)))
-    runs = {arm: [finished[arm, seed] for seed in arguments.seeds] for arm in ARMS}
+    runs = {arm: {seed: finished[arm, seed] for seed in seeds[arm]} for arm in ARMS}
     report = Report(
         "learning",
         "The main job learns from its rewards (held-out conditions)",
-        ("measure", "before", *(f"gain, {arm}" for arm in ARMS), "gain beyond the control", "per seed"),
+        ("measure", "before", "after", *(f"gain, {arm}" for arm in ARMS), "gain beyond the control", "gain per seed"),
     )
     learned, control = runs.values()
     for measure in MEASURES:
-        beyond = [one.gain(measure) - other.gain(measure) for one, other in zip(learned, control)]
+        beyond = [learned[seed].gain(measure) - run.gain(measure) for seed, run in control.items()]
         report.rows.append((
             measure,
-            f"{np.mean([run.before[measure] for run in learned]):.3f}",
-            interval([run.gain(measure) for run in learned]),
-            interval([run.gain(measure) for run in control]),
+            f"{np.mean([run.before[measure] for run in learned.values()]):.3f}",
+            f"{np.mean([run.after[measure] for run in learned.values()]):.3f}",
+            interval([run.gain(measure) for run in learned.values()]),
+            interval([run.gain(measure) for run in control.values()]),
             interval(beyond),
-            ", ".join(f"{value:+.3f}" for value in beyond),
+            ", ".join(f"{run.gain(measure):+.3f}" for run in learned.values()),
         ))  # fmt: skip
-    longest = max(run.seconds for arm in runs.values() for run in arm)
-    report.notes.append(f"{len(arguments.seeds)} seeds per arm; longest run up to its last step: {longest:.0f} s")
+    longest = max(run.seconds for arm in runs.values() for run in arm.values())
+    counts = " and ".join(f"{len(arm)} of {name}" for name, arm in runs.items())
+    report.notes.append(f"seeds: {counts}; longest run up to its last step: {longest:.0f} s")
     report.notes.append(
         "gains are means over seeds with 95 % intervals; oracle_success is a share of pictures, never a reward"
     )
