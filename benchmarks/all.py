@@ -19,9 +19,9 @@ from benchmarks.harness import RESULTS
 
 SERVING = ("throughput", "front", "ensemble")
 SCALING = ("capacity", "queue_policy", "hpa")
-LEARNING = ("learning", "oracle", "gradients", "likelihood", "arms", "learn_concept", "overlap")
+LEARNING = ("learning", "schedules", "oracle", "gradients", "likelihood", "arms", "learn_concept", "overlap")
 TABLES = (
-    *SERVING, *SCALING, "hpa_windows", "learning", "oracle", "reward_variance", "reward_variance_trained",
+    *SERVING, *SCALING, "hpa_windows", "learning", "schedules", "oracle", "reward_variance", "reward_variance_trained",
     "gate_correlation", "gate_correlation_trained", "gradients", "gradients_trained", "likelihood", "arms_selectors",
     "arms_learning", "learn_concept", "learn_concept_training", "overlap", "fidelity", "full_profile",
 )  # fmt: skip
