@@ -1,11 +1,11 @@
 """Do `dlib_face`, `ocr` and `technical` measure what their names say? Figures for their cards.
 
-    python -m sync_r1.reward_models.validity.library
+    python -m sync_r1.reward_models.validity.library [--variant NAME …]
 
 On pictures that ship inside scikit-image: 100 faces of 25 x 25 grey pixels and 100 patches without one (LFW), five
 photographs. Nobody says which of the faces are of one person, so *same* is a face against itself, altered, and *other*
 is two faces of the set: less than two photographs of one person would prove. Every pair is scored by the
-reward itself. Writes `validity_library.json`.
+reward itself. Merged by variant into `validity_library.json`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ import argparse
 import asyncio
 import importlib.util
 import io
-import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +24,13 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from sync_r1.reward_models.backends.graph_store import ensure_graphs
 from sync_r1.reward_models.backends.local import LocalRunner
-from sync_r1.reward_models.errors import UserError
+from sync_r1.reward_models.errors import UserError, exit_on_error
 from sync_r1.reward_models.images import from_raw
 from sync_r1.reward_models.profiles import Profile, load_profile
 from sync_r1.reward_models.runner import RunContext
 from sync_r1.reward_models.types import Concept, Outcome, Picture, Pixels, Sample, Score
 from sync_r1.reward_models.validity.measure import auc
+from sync_r1.reward_models.validity.recorded import Row, merge, wanted
 
 SEED = 41_000_003
 PHOTOS = ("astronaut.png", "coffee.png", "chelsea.png", "rocket.jpg", "motorcycle_left.png")
@@ -222,29 +222,32 @@ async def measure_distortion(measured: Measured) -> dict[str, float]:
     }
 
 
-async def measure() -> dict[str, object]:
-    """All figures, rounded to four places."""
+ROWS: dict[str, Callable[[Measured], Awaitable[dict[str, float]]]] = {
+    "dlib_face": measure_faces,
+    "ocr": measure_ocr,
+    "technical": measure_distortion,
+}
+
+
+async def measure(variants: Sequence[str]) -> dict[str, Row]:
+    """The rows named by `variants` (all where none is named), rounded to four places. Raises UserError."""
+    names = wanted(variants, list(ROWS))
     profile = load_profile("scorers")
     ensure_graphs(profile, graphs=("dlib_face", "rapidocr", "brisque"))
     with LocalRunner(profile) as runner:
-        measured = Measured(profile, runner)
-        figures = {
-            "dlib_face": await measure_faces(measured),
-            "ocr": await measure_ocr(measured),
-            "technical": await measure_distortion(measured),
-        }
-    return {
-        "command": "python -m sync_r1.reward_models.validity.library",
-        **{name: {key: round(value, 4) for key, value in group.items()} for name, group in figures.items()},
-    }
+        figures = {name: await ROWS[name](Measured(profile, runner)) for name in names}
+    return {name: {key: round(value, 4) for key, value in group.items()} for name, group in figures.items()}
 
 
 def main() -> None:
-    """Measure, print and write `validity_library.json`."""
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    report = json.dumps(asyncio.run(measure()), indent=1)
-    Path(__file__).with_name("validity_library.json").write_text(report + "\n")
-    print(report)
+    """Measure, merge into `validity_library.json` and print it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--variant", action="append", default=[], help="measure this row only; may be given repeatedly")
+    options = parser.parse_args()
+    file = Path(__file__).with_name("validity_library.json")
+    with exit_on_error(file):
+        measured = asyncio.run(measure(options.variant))
+        print(merge(file, "python -m sync_r1.reward_models.validity.library", measured))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """Do the rewards measure what their names say? Figures for the cards, scored as a service would score them.
 
-    python -m sync_r1.reward_models.validity --photos DIR
+    python -m sync_r1.reward_models.validity [--photos DIR] [--variant NAME …]
 
 `dino` on photographs: DIR holds subjects in the UnifyBench layout (`concept/{train,test}/NAME/*.png`, the class in
 `info.json`). `semantic` on labelled answers: written ones, the facts of the pocket domain, and DIR's own questions (see
-`semantic_pairs.py`). The pocket variants: see `pocket_rewards.py`. Writes `validity.json`, which the cards show.
+`semantic_pairs.py`). The pocket variants: see `pocket_rewards.py`. Without DIR the figures on photographs stay as they
+are recorded; with `--variant` every other row does. Merged into `validity.json`, which the cards show.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import argparse
 import asyncio
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 
@@ -23,12 +25,13 @@ import numpy.typing as npt
 
 from sync_r1.reward_models.backends.graph_store import ensure_graphs
 from sync_r1.reward_models.backends.local import LocalRunner
-from sync_r1.reward_models.errors import UserError
+from sync_r1.reward_models.errors import UserError, exit_on_error
 from sync_r1.reward_models.images import decode
 from sync_r1.reward_models.profiles import Profile, ServedReward, load_profile
 from sync_r1.reward_models.runner import RunContext
 from sync_r1.reward_models.types import Concept, Picture, Sample, Score
 from sync_r1.reward_models.validity.pocket_rewards import measure_concept, measure_text
+from sync_r1.reward_models.validity.recorded import Row, merge, wanted
 from sync_r1.reward_models.validity.semantic_pairs import (
     LabelledAnswer,
     choice_pairs,
@@ -181,44 +184,63 @@ async def score_all(
     return np.array(values)
 
 
-async def measure(photos_folder: Path) -> dict[str, object]:
-    """All figures, rounded to four places."""
-    profile = load_profile("pocket")
-    ensure_graphs(profile, graphs=("efficientnet_lite2", "minilm"))
-    photos = read_photos(photos_folder)
-    masked = Photos([in_ellipse(picture) for picture in photos.pictures], photos.subjects, photos.classes)
+def rows(profile: Profile, photos_folder: Path | None) -> dict[str, Callable[[], Awaitable[Row]]]:
+    """How each row of `validity.json` is measured, by name; without photographs those on them are left out."""
+    answers: dict[str, Callable[[], Sequence[LabelledAnswer]]] = {"written": written_pairs, "pocket": pocket_pairs}
+    if photos_folder is not None:
+        answers["photos"] = partial(photo_pairs, photos_folder)
+    options = {
+        "selection": selection_pairs,
+        "selection_released": selection_pairs,
+        "yes_no": yes_no_pairs,
+        "choice": choice_pairs,
+    }
 
     async def scores(reward: str, variant: str, samples: Sequence[Sample]) -> npt.NDArray[np.float64]:
         return await score_all(profile.rewards[reward], variant, samples, profile)
 
-    answers = {
-        "written": written_pairs(),
-        "pocket": pocket_pairs(),
-        "photos": photo_pairs(photos_folder),
-    }
+    async def dino(folder: Path) -> Row:
+        photos = read_photos(folder)
+        masked = Photos([in_ellipse(picture) for picture in photos.pictures], photos.subjects, photos.classes)
+        figures = _rounded(await measure_dino(profile, photos))
+        return {**figures, "in_ellipse": _rounded(await measure_dino(profile, masked))}
+
+    async def concept(variant: str) -> Row:
+        return _rounded(await measure_concept(variant, scores, auc))
+
+    async def text(variant: str) -> Row:
+        return _rounded(await measure_text(variant, scores, auc))
+
+    async def answered(variant: str) -> Row:
+        return {name: _rounded(await measure_answers(profile, of(), variant)) for name, of in answers.items()}
+
+    async def families() -> Row:
+        return {name: _rounded(figures) for name, figures in (await measure_families(profile)).items()}
+
+    async def chosen(variant: str) -> Row:
+        return _rounded(await measure_answers(profile, options[variant](), variant))
+
     return {
-        "command": "python -m sync_r1.reward_models.validity --photos DIR",
-        "dino": {
-            **_rounded(await measure_dino(profile, photos)),
-            "in_ellipse": _rounded(await measure_dino(profile, masked)),
-        },
-        **{variant: _rounded(await measure_concept(variant, scores, auc)) for variant in ("clip_i", "clip_i_mean")},
-        **{variant: _rounded(await measure_text(variant, scores, auc)) for variant in ("clip_t", "clauses")},
-        **{
-            variant: {name: _rounded(await measure_answers(profile, group, variant)) for name, group in answers.items()}
-            for variant in ("semantic", "bleu", "exact")
-        },
-        "semantic_families": {name: _rounded(f) for name, f in (await measure_families(profile)).items()},
-        **{
-            variant: _rounded(await measure_answers(profile, group, variant))
-            for variant, group in (
-                ("selection", selection_pairs()),
-                ("selection_released", selection_pairs()),
-                ("yes_no", yes_no_pairs()),
-                ("choice", choice_pairs()),
-            )
-        },
+        **({"dino": partial(dino, photos_folder)} if photos_folder is not None else {}),
+        **{variant: partial(concept, variant) for variant in ("clip_i", "clip_i_mean")},
+        **{variant: partial(text, variant) for variant in ("clip_t", "clauses")},
+        **{variant: partial(answered, variant) for variant in ("semantic", "bleu", "exact")},
+        "semantic_families": families,
+        **{variant: partial(chosen, variant) for variant in options},
     }
+
+
+async def measure(variants: Sequence[str], photos_folder: Path | None) -> dict[str, Row]:
+    """The rows named by `variants` (all where none is named), rounded to four places. Raises UserError."""
+    if photos_folder is None and "dino" in variants:
+        raise UserError("dino is measured on photographs; name their folder with --photos")
+    if photos_folder is not None and not photos_folder.is_dir():
+        raise UserError(f"--photos {photos_folder}: there is no such folder; leave it out to keep the recorded figures")
+    profile = load_profile("pocket")
+    known = rows(profile, photos_folder)
+    names = wanted(variants, list(known))
+    ensure_graphs(profile, graphs=("efficientnet_lite2", "minilm"))
+    return {name: await known[name]() for name in names}
 
 
 def _rounded(figures: dict[str, float]) -> dict[str, float]:
@@ -226,14 +248,16 @@ def _rounded(figures: dict[str, float]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure, print and write `validity.json`."""
+    """Measure, merge into `validity.json` and print it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", type=Path, required=True, help="folder of photographs in the UnifyBench layout")
+    parser.add_argument("--photos", type=Path, help="folder of photographs in the UnifyBench layout")
+    parser.add_argument("--variant", action="append", default=[], help="measure this row only; may be given repeatedly")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("validity.json"))
     options = parser.parse_args()
-    report = json.dumps(asyncio.run(measure(options.photos)), indent=1)
-    options.out.write_text(report + "\n")
-    print(report)
+    with exit_on_error(options.out, *([options.photos] if options.photos else [])):
+        measured = asyncio.run(measure(options.variant, options.photos))
+        keep = () if options.photos else ("photos",)
+        print(merge(options.out, "python -m sync_r1.reward_models.validity --photos DIR", measured, keep))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import pytest
 from sync_r1.reward_models.backends.graph_store import ensure_graphs
 from sync_r1.reward_models.profiles import Profile, load_profile
 from sync_r1.reward_models.types import Sample
-from sync_r1.reward_models.validity.measure import measure as validity
+from sync_r1.reward_models.validity import measure as validity
 from sync_r1.reward_models.validity.pocket_rewards import measure_concept, measure_text
 
 FIGURES = json.loads(Path(validity.__file__).with_name("validity.json").read_text())
