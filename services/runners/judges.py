@@ -26,6 +26,7 @@ from typing import Any
 import httpx
 import numpy as np
 
+from sync_r1.reward_models.errors import SyncR1Error
 from sync_r1.reward_models.graphs.judges import FirstToken, Judge, texts
 from sync_r1.reward_models.graphs.spec import GraphSpec
 from sync_r1.reward_models.rewards.base import failure_of
@@ -89,7 +90,7 @@ class _Question:
         return json.dumps(body).encode()
 
 
-class _Transient(Exception):
+class _Transient(SyncR1Error):
     """An attempt that failed for a reason that may pass. `cause` is raised when no further attempt is made."""
 
     def __init__(self, cause: GraphError, retry_after_s: float | None = None) -> None:

@@ -7,6 +7,7 @@ import stat
 from collections import OrderedDict
 from pathlib import Path
 
+from sync_r1.reward_models.errors import SyncR1Error
 from sync_r1.reward_models.types import Concept, Failure, FailureCode, Picture, Sample
 from sync_r1.trainer_client.sdk.pictures import EncodedPicture
 from sync_r1.trainer_client.sdk.sample_file import FileRow, reason
@@ -14,7 +15,7 @@ from sync_r1.trainer_client.sdk.sample_file import FileRow, reason
 _KEPT_BYTES = 64 << 20
 
 
-class Unreadable(Exception):
+class Unreadable(SyncR1Error):
     """A row cannot be made into a sample; `failure` says what is wrong."""
 
     def __init__(self, failure: Failure) -> None:

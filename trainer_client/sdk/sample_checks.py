@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from sync_r1.reward_models.errors import SyncR1Error
 from sync_r1.reward_models.images import ImageError
 from sync_r1.reward_models.types import Concept, Failure, FailureCode, Picture, Pixels, Sample
 from sync_r1.trainer_client.sdk.description import VariantDescription
@@ -25,7 +26,7 @@ _NEEDED = {"answer": "a text (it may be empty)", "target": "an index into `choic
 """What the wire cannot say is missing: an answer that was never given is no empty one, nor is no target the first."""
 
 
-class Unfit(Exception):
+class Unfit(SyncR1Error):
     """A value does not fit its field; `failure` is the item's outcome."""
 
     def __init__(self, code: FailureCode, field: str, message: str) -> None:
