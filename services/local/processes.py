@@ -1,9 +1,6 @@
 """Child processes that never outlive their parent: how `up` and the embedded Triton start and stop programs.
 
-A child is started through a two-line Python launcher that asks the kernel to end it when its parent dies
-(`PR_SET_PDEATHSIG`), then becomes the program. So nothing is left behind even when the parent is killed with SIGKILL.
-The kernel ties that to the *thread* that started the child: start children from a thread that lives as long as they
-should (the main thread).
+Start children from a thread that lives as long as they should (the main thread): see `reward_models/child_process.py`.
 """
 
 from __future__ import annotations
@@ -12,25 +9,17 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-# Runs before the program: 1 is PR_SET_PDEATHSIG. The parent may already be gone by then, hence the check of its pid.
-_LAUNCHER = """
-import ctypes, os, sys
-ctypes.CDLL(None).prctl(1, int(sys.argv[2]))
-if os.getppid() != int(sys.argv[1]): sys.exit(1)
-os.execv(sys.argv[3], sys.argv[3:])
-"""
+from sync_r1.reward_models.child_process import ends_with_us
 
 
 def spawn(command: Sequence[str], *, log: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     """Start `command` in a session of its own (a Ctrl-C reaches only us), with all its output appended to `log`."""
-    launcher = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), str(int(signal.SIGTERM))]
     with log.open("ab") as output:
         return subprocess.Popen(
-            [*launcher, *command],
+            ends_with_us(command),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

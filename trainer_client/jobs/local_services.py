@@ -15,18 +15,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from sync_r1.reward_models.child_process import ends_with_us
 from sync_r1.reward_models.errors import SyncR1Error
 
 START_TIMEOUT_S = 3600.0
 """`up` bounds its own steps by what it has to export and load, and ends with a reason; this is for one that hangs."""
 STOP_TIMEOUT_S = 20.0
-# Runs before the command: 1 is PR_SET_PDEATHSIG, 15 SIGTERM, so that services never outlive a trainer that is killed.
-_LAUNCHER = """
-import ctypes, os, sys
-ctypes.CDLL(None).prctl(1, 15)
-if os.getppid() != int(sys.argv[1]): sys.exit(1)
-os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
-"""
 
 
 class ServicesError(SyncR1Error, RuntimeError):
@@ -56,14 +50,18 @@ def live_services(
     """
     endpoints_file, log_file = folder / "endpoints.json", folder / "services.log"
     endpoints_file.unlink(missing_ok=True)
-    launcher = [sys.executable, "-c", _LAUNCHER, str(os.getpid())]
-    command = [*launcher, "-m", "sync_r1.cli.main", "up", "--profile", profile, "--endpoints-file", str(endpoints_file)]
+    command = [sys.executable, "-m", "sync_r1.cli.main", "up", "--profile", profile]
+    command += ["--endpoints-file", str(endpoints_file)]
     command += [part for name in also for part in ("--also", name)] + (["--judges", judges] if judges else [])
     with log_file.open("ab") as log:
         # A session of its own: Ctrl-C then reaches the trainer only, which finishes its checkpoint before it stops the
         # services.
         process = subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True
+            ends_with_us(command),
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
         )
     try:
         _wait(process, endpoints_file, log_file, timeout_s)
