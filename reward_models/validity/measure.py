@@ -234,8 +234,6 @@ async def measure(variants: Sequence[str], photos_folder: Path | None) -> dict[s
     """The rows named by `variants` (all where none is named), rounded to four places. Raises UserError."""
     if photos_folder is None and "dino" in variants:
         raise UserError("dino is measured on photographs; name their folder with --photos")
-    if photos_folder is not None and not photos_folder.is_dir():
-        raise UserError(f"--photos {photos_folder}: there is no such folder; leave it out to keep the recorded figures")
     profile = load_profile("pocket")
     known = rows(profile, photos_folder)
     names = wanted(variants, list(known))
@@ -255,6 +253,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("validity.json"))
     options = parser.parse_args()
     with exit_on_error(options.out, *([options.photos] if options.photos else [])):
+        if options.photos and not options.photos.is_dir():
+            raise UserError(f"--photos {options.photos}: no such folder; leave it out to keep the recorded figures")
         measured = asyncio.run(measure(options.variant, options.photos))
         keep = () if options.photos else ("photos",)
         print(merge(options.out, "python -m sync_r1.reward_models.validity --photos DIR", measured, keep))
