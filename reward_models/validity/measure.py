@@ -254,7 +254,7 @@ def main() -> None:
     options = parser.parse_args()
     with exit_on_error(options.out, *([options.photos] if options.photos else [])):
         if options.photos and not options.photos.is_dir():
-            raise UserError(f"--photos {options.photos}: no such folder; leave it out to keep the recorded figures")
+            raise UserError(f"--photos {options.photos}: there is no such folder; without it its rows are kept")
         measured = asyncio.run(measure(options.variant, options.photos))
         keep = () if options.photos else ("photos",)
         print(merge(options.out, "python -m sync_r1.reward_models.validity --photos DIR", measured, keep))
