@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.experiments.gradient_pool import TRUNCATED_AT, WEIGHTS, Floats, Pool, weighted
-from sync_r1.trainer_client.config import IMAGE_REWARDS, PlainConfig, SelectorConfig, selector_config
+from sync_r1.trainer_client.config import IMAGE_REWARDS, DgsConfig, PlainConfig, SelectorConfig, selector_config
 from sync_r1.trainer_client.rollouts.sampler import Trajectory
 from sync_r1.trainer_client.rollouts.selection import Gate, Selector
 from sync_r1.trainer_client.rollouts.selectors import make_selector
@@ -84,10 +84,10 @@ class Groups:
 def replay(pool: Pool, selector: Selector, config: SelectorConfig, tasks: list[Task], order_P_N: Any) -> Groups:
     """One group per prompt by `selector`'s own code, its members taken from `order_P_N`."""
     sampler = PoolSampler(order_P_N)
-    step = round(config.preview_at * 8)
 
     async def gate(samples: Sequence[Any]) -> Floats:
-        scores = weighted(pool.previews_P_N[step], config.weights)
+        assert isinstance(config, DgsConfig)
+        scores = weighted(pool.previews_P_N[round(config.preview_at * 8)], config.weights)
         return np.array([scores[place] for place in sampler.looked])
 
     run: Any = selector.rollout
@@ -97,7 +97,8 @@ def replay(pool: Pool, selector: Selector, config: SelectorConfig, tasks: list[T
     groups_N = np.array([member.group for member in members])
     at = (groups_N, np.array([member.index for member in members]))
     # A trajectory that the selector moved to the end without decoding is a truncated one.
-    truncated_N = np.isnan(selected.gate_N) if config.learn_from_rejected else np.zeros(len(members), np.bool_)
+    rejected_too = getattr(config, "learn_from_rejected", False)
+    truncated_N = np.isnan(selected.gate_N) if rejected_too else np.zeros(len(members), np.bool_)
     image_weights = {name: WEIGHTS[name] for name in IMAGE_REWARDS}
 
     def reward(weights: dict[str, float]) -> Floats:
@@ -162,7 +163,8 @@ class Moments:
 def moments(pool: Pool, case: Case, tasks: list[Task], repeats: int) -> Moments:
     """Replay one case `repeats` times on random halves."""
     group_size, settings = case
-    config = selector_config(settings | {"min_correlation": -1.0})
+    # The gate is never switched off here.
+    config = selector_config(settings | ({"min_correlation": -1.0} if settings.get("kind", "dgs") == "dgs" else {}))
     selector = make_selector(config, group_size, np.random.default_rng(1))
     rng = np.random.default_rng(0)
     prompts, per_prompt = pool.rewards_P_N["aesthetic"].shape

@@ -1,6 +1,6 @@
 """Do `dlib_face`, `ocr` and `technical` measure what their names say? Figures for their cards.
 
-    python -m sync_r1.reward_models.validity.library [--variant NAME …]
+    python -m sync_r1.reward_models.validity_library [--variant NAME …]
 
 On pictures that ship inside scikit-image: 100 faces of 25 x 25 grey pixels and 100 patches without one (LFW), five
 photographs. Nobody says which of the faces are of one person, so *same* is a face against itself, altered, and *other*
@@ -247,7 +247,7 @@ def main() -> None:
     file = Path(__file__).with_name("validity_library.json")
     with exit_on_error(file):
         measured = asyncio.run(measure(options.variant))
-        print(merge(file, "python -m sync_r1.reward_models.validity.library", measured))
+        print(merge(file, "python -m sync_r1.reward_models.validity_library", measured))
 
 
 if __name__ == "__main__":

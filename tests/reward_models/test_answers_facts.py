@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,6 +23,7 @@ from sync_r1.reward_models.profiles import Profile, load_profile
 from sync_r1.reward_models.rewards.text_faithfulness import clauses_of
 from sync_r1.reward_models.runner import RunContext
 from sync_r1.reward_models.types import Outcome, Sample, Score
+from sync_r1.reward_models.validity.measure import ZERO, auc
 
 FIGURES = json.loads(Path(validity.__file__).with_name("validity.json").read_text()).get("semantic_families", {})
 ScoreAll = Callable[[list[Sample]], Awaitable[list[Outcome]]]
@@ -74,11 +76,11 @@ async def test_semantic_tells_right_from_near_miss_in_every_held_out_family(name
     pairs = family(name, held_out=True)
     assert len(pairs) + len(family(name, held_out=False)) >= 200
     samples = [Sample(question=p.question, reference_answers=(p.reference,), answer=p.answer) for p in pairs]
-    values = validity.np.array([o.value for o in await score(profile, samples) if isinstance(o, Score)])
-    right = validity.np.array([pair.right for pair in pairs])
-    measured = validity.auc(values[right], values[~right])
+    values = np.array([o.value for o in await score(profile, samples) if isinstance(o, Score)])
+    right = np.array([pair.right for pair in pairs])
+    measured = auc(values[right], values[~right])
     assert measured >= 0.95
-    assert (values[right] > validity.ZERO).all(), [p for p, v in zip(pairs, values) if p.right and v <= validity.ZERO]
+    assert (values[right] > ZERO).all(), [p for p, v in zip(pairs, values) if p.right and v <= ZERO]
     on_card = FIGURES.get(name, {}).get("held_out_auc")
     assert measured == pytest.approx(on_card, abs=2e-3), "the card is out of date: run its validity_command"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import http.server
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from sync_r1.reward_models.backends.bundles import BundleError, blob_name, write_bundle
+from sync_r1.reward_models.graphs.spec import pin_path
 from sync_r1.reward_models.profiles import Profile, load_profile
 from sync_r1.services import bundle_source
 from sync_r1.services.bundle_source import fetch_bundle
@@ -27,13 +29,19 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "store"
 
 
+def write_graph(file: Path, data: bytes) -> None:
+    """A graph's file as an export leaves it, with its pin."""
+    file.write_bytes(data)
+    pin_path(file).write_text(json.dumps({"sha256": hashlib.sha256(data).hexdigest()}))
+
+
 @pytest.fixture
 def bundle(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, str]:
     """A bundle of two small graphs (`pocket`'s own are 110 MB), and its digest; the store is empty again."""
     monkeypatch.setenv("SYNC_R1_GRAPHS", str(tmp_path / "made"))
     (tmp_path / "made").mkdir()
     for name in GRAPHS:
-        (tmp_path / "made" / f"{name}.onnx").write_bytes(WEIGHTS + name.encode())
+        write_graph(tmp_path / "made" / f"{name}.onnx", WEIGHTS + name.encode())
         (tmp_path / "made" / f"{name}.lock").touch()
     (tmp_path / "made" / "minilm.tokenizer.json").write_text("{}")
     digest = write_bundle([load_profile("pocket")], tmp_path / "bundle")
@@ -63,7 +71,9 @@ def test_the_files_of_the_wanted_graphs_arrive_and_no_others(
     bundle: tuple[Path, str], profile: Profile, store: Path
 ) -> None:
     fetch_bundle(str(bundle[0]), bundle[1], [profile], graphs=["minilm", "pocket_aesthetic"])
-    assert sorted(file.name for file in store.iterdir()) == ["minilm.onnx", "minilm.tokenizer.json"]
+    assert sorted(file.name for file in store.iterdir()) == [
+        "minilm.onnx", "minilm.onnx.json", "minilm.tokenizer.json",
+    ]  # fmt: skip
     assert profile.graphs["minilm"].sha256 == hashlib.sha256(WEIGHTS + b"minilm").hexdigest()
 
 
@@ -83,9 +93,9 @@ def test_two_writings_of_the_same_files_have_one_digest_and_bundles_share_a_fold
     monkeypatch.setenv("SYNC_R1_GRAPHS", str(tmp_path / "made"))
     before = set((bundle[0] / "sha256").iterdir())
     assert write_bundle([load_profile("pocket")], bundle[0]) == bundle[1]
-    (tmp_path / "made" / "minilm.onnx").write_bytes(b"the next version")
+    write_graph(tmp_path / "made" / "minilm.onnx", b"the next version")
     assert write_bundle([load_profile("pocket")], bundle[0]) != bundle[1]
-    assert len(set((bundle[0] / "sha256").iterdir()) - before) == 2  # one graph and one index
+    assert len(set((bundle[0] / "sha256").iterdir()) - before) == 3  # a graph, its pin and an index
 
 
 @pytest.mark.parametrize("place", ["index", "graph"])

@@ -223,13 +223,16 @@ async def test_a_call_given_up_leaves_triton_s_queue_unrun(toy_triton: EmbeddedT
     assert await _executed(toy_triton, "slow") - before == 2
 
 
-async def test_the_deadline_is_told_to_triton_s_queue_as_well(toy_triton: EmbeddedTriton) -> None:
+async def test_the_deadline_is_told_to_triton_s_queue_as_well(
+    toy_triton: EmbeddedTriton, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Triton itself drops a request whose time is up; its UNAVAILABLE is told apart from that of a Triton gone."""
     runner = TritonRunner(toy_triton.url)
-    infer = runner._triton.ModelInfer
+    ask = runner._link.ask
 
-    def patient(request: Any, timeout: float, **options: Any) -> Any:
-        return infer(request, timeout=timeout + 10, **options)  # so that Triton's own answer is seen, not gRPC's
+    async def patient(method: str, request: Any, *, timeout_s: float, **options: Any) -> Any:
+        longer_s = timeout_s + 10 if method == "ModelInfer" else timeout_s
+        return await ask(method, request, timeout_s=longer_s, **options)  # so that Triton's own answer is seen
 
     before = await _executed(toy_triton, "slow")
     pixels = np.zeros((1, 8, 8, 3), np.uint8)
@@ -237,7 +240,7 @@ async def test_the_deadline_is_told_to_triton_s_queue_as_well(toy_triton: Embedd
         runner.run(RunContext(toys.release("slow"), time.monotonic() + 20, "a"), "slow", {"pixels": pixels})
     )
     await asyncio.sleep(0.3)
-    runner._triton.ModelInfer = patient
+    monkeypatch.setattr(runner._link, "ask", patient)
     with pytest.raises(GraphDeadline) as caught:
         await runner.run(RunContext(toys.release("slow"), time.monotonic() + 0.2, "b"), "slow", {"pixels": pixels})
     triton_said = caught.value.__cause__

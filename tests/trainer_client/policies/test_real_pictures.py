@@ -119,7 +119,7 @@ async def test_a_policy_trains_a_step_on_photos(kind: str, photos: Path, tmp_pat
     reference = policy.reference() if kind == "janus" else policy_of(kind, tmp_path / "again")
     config = toy_config(
         steps=1,
-        sampling={"prompts": 2, "group_size": 2, "batch": 8, "share_of_r": 0.0},
+        sampling={"prompts": 2, "group_size": 2, "rollout_rows_max": 8, "recall_share": 0.0},
         objective={"answer_tokens": 8, "beta": 0.01},
         optimiser={"learning_rate": 1e-3, "warmup_steps": 0, "micro_batch": 4, "micro_steps": 2},
         evaluation={"pictures_per_condition": 1, "shown": 1},

@@ -156,6 +156,7 @@ def test_every_field_of_a_sample_reaches_it_through_the_file(tmp_path: Path) -> 
     row = {
         "id": "1", "group": "g", "image": "a.png", "prompt": "p", "concept": concept, "question": "q", "answer": "",
         "reference_answers": ["r"], "choices": ["c", "d"], "target": 1, "nouns": ["n"],
+        "metadata": {"row": "1"},
     }  # fmt: skip
     (one,) = rows(tmp_path, json.dumps(row).encode())
     wanted = {**row, "image": picture(png(1)), "concept": {**concept, "references": (picture(png(2)),)}}
