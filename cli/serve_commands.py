@@ -37,6 +37,9 @@ def serve(
     also: AlsoOption = None,
     routes: RoutesOption = None,
     judges: JudgesOption = None,
+    triton_timeout: Annotated[
+        float, typer.Option("--triton-timeout", min=1, help="Seconds until Triton must have had every graph once.")
+    ] = 600.0,
     shared_memory: Annotated[
         bool, typer.Option("--shared-memory", help="Hand pictures over in shared memory: Triton is on this machine.")
     ] = False,
@@ -114,7 +117,7 @@ def serve(
             raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
         config = ServeConfig(
             reward=reward, triton=triton, profile=profile, also=tuple(also or ()), shared_memory=shared_memory,
-            judges=judges, service=service,
+            judges=judges, service=service, triton_timeout_s=triton_timeout,
         )  # fmt: skip
         asyncio.run(run(config, on_listening=lambda where: console().print(f"{reward} listens on {where}")))
 

@@ -13,7 +13,7 @@ from benchmarks.reliability.record import PAGE, gather, keep, text
 
 DRILLS = (
     "overload", "triton_killed", "replicas", "envoy", "canary", "clients_killed", "memory", "fuzz", "bombs", "identity",
-    "overhead", "hedging", "strangers", "supply_chain",
+    "overhead", "hedging", "strangers", "supply_chain", "loop_stall",
 )  # fmt: skip
 
 

@@ -26,6 +26,7 @@ from sync_r1.reward_models.types import (
     GraphDeadline,
     GraphOverloaded,
     GraphUnavailable,
+    RequestTooLong,
     UnknownRelease,
     UnknownVariant,
 )
@@ -34,6 +35,7 @@ from sync_r1.services.access.quotas import BeyondQuota, OverQuota
 
 logger = logging.getLogger(__name__)
 
+_ECHOED_CHARACTERS, _MESSAGE_BYTES = 64, 1024
 PUSHBACK = "grpc-retry-pushback-ms"
 REFUSED = "sync-r1-refused"
 """Trailer of RESOURCE_EXHAUSTED: which bound it was, inflight, bytes, quota or queue (Triton's); or `draining`."""
@@ -59,11 +61,30 @@ class BodyTooSlow(Exception):
     """The body of the call did not arrive in time."""
 
 
+def echoed(text: str) -> str:
+    """A caller's own text as a message may repeat it: quoted, in ASCII, and its beginning only where it is long.
+
+    A status travels in trailers, of which gRPC takes 8 KiB: a longer one reaches the client as RESOURCE_EXHAUSTED, so
+    that an error that must not be retried would be.
+    """
+    if len(text) <= _ECHOED_CHARACTERS:
+        return ascii(text)
+    return f"{text[:_ECHOED_CHARACTERS]!a}… ({len(text)} characters)"
+
+
+def _within_a_trailer(message: str) -> str:
+    """The message, cut where it is so long that it could not travel: a list of ours, what `echoed` never saw."""
+    if len(message.encode(errors="replace")) <= _MESSAGE_BYTES:
+        return message
+    return message.encode(errors="replace")[:_MESSAGE_BYTES].decode(errors="ignore") + "…"
+
+
 # Messages of these are written for clients.
 _SAID_AS_IT_IS: dict[type[Exception], grpc.StatusCode] = {
     InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
     UnknownVariant: grpc.StatusCode.INVALID_ARGUMENT,
     BeyondQuota: grpc.StatusCode.INVALID_ARGUMENT,
+    RequestTooLong: grpc.StatusCode.INVALID_ARGUMENT,
     UnknownRelease: grpc.StatusCode.NOT_FOUND,
     Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     OutOfBytes: grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -110,5 +131,5 @@ async def abort(
     error.__traceback__ = None
     if error.__cause__ is not None:
         error.__cause__.__traceback__ = None
-    await context.abort(code, message, trailers)
+    await context.abort(code, _within_a_trailer(message), trailers)
     raise AssertionError("context.abort always raises")

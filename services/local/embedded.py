@@ -7,6 +7,7 @@ image. It has the Python backend alone, so its model repository is written with 
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import re
@@ -23,9 +24,11 @@ from types import TracebackType
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from sync_r1.services.config import channel_options
 from sync_r1.services.local import processes
 
 _START_ATTEMPTS = 3
+_PLAIN_PATH = re.compile(r"[A-Za-z0-9._/-]+")
 # What Triton logs of a model that it gives up, up to the first line's end of what Python raised.
 _LOAD_FAILURE = re.compile(r"failed to load '([^']+)' version (\d+): \w+: (.*?)\.?(?:\\n|\"?$)", re.MULTILINE)
 
@@ -84,8 +87,10 @@ class EmbeddedTriton:
         """Start Triton and wait until all its models are ready."""
         if not self._repository.is_dir():
             raise TritonStartError(f"no model repository at {self._repository}; write one with `sync-r1 repository`")
-        self._directory = Path(tempfile.mkdtemp(prefix="sync-r1-triton-"))
+        self._directory = plain_directory("sync-r1-triton-")
         try:
+            # Under a name without blanks: Triton starts the processes of its Python backend through a shell.
+            (self._directory / "models").symlink_to(self._repository)
             backends = _link_backend(self._directory)
             for attempt in range(1, _START_ATTEMPTS + 1):
                 self._log = self._directory / f"triton-{attempt}.log"
@@ -103,7 +108,7 @@ class EmbeddedTriton:
         self._url = f"127.0.0.1:{port}"
         command = [
             str(_wheel() / "bin" / "tritonserver"),
-            f"--model-repository={self._repository}",
+            f"--model-repository={self._directory / 'models'}",
             f"--backend-directory={backends}",
             f"--backend-config=python,shm-region-prefix-name={self._shm_prefix}",
             "--disable-auto-complete-config",
@@ -118,7 +123,8 @@ class EmbeddedTriton:
         self._process = processes.spawn(command, log=log, environment=_environment())
         deadline = time.monotonic() + self._ready_timeout_s
         # By default a channel that was refused for minutes tries again after two minutes, when the bound may be over.
-        with grpc.insecure_channel(self._url, options=[("grpc.max_reconnect_backoff_ms", 1000)]) as channel:
+        options = [("grpc.max_reconnect_backoff_ms", 1000), *channel_options(self._url)]
+        with grpc.insecure_channel(self._url, options=options) as channel:
             service = service_pb2_grpc.GRPCInferenceServiceStub(channel)
             while time.monotonic() < deadline:
                 if self._process.poll() is not None:
@@ -160,6 +166,22 @@ class EmbeddedTriton:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+def plain_directory(prefix: str) -> Path:
+    """A new directory for temporary files whose path a shell takes as it is. Triton's Python backend puts its own paths
+    into a command line without quotes, so that a TMPDIR with a blank or a quote in it would keep it from starting.
+
+    Raises TritonStartError where there is none.
+    """
+    for place in dict.fromkeys((tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm")):
+        if _PLAIN_PATH.fullmatch(place):
+            with contextlib.suppress(OSError):
+                return Path(tempfile.mkdtemp(prefix=prefix, dir=place))
+    raise TritonStartError(
+        f"the embedded Triton needs a writable directory for temporary files whose path has letters, digits and ._/- "
+        f"only; TMPDIR is {tempfile.gettempdir()!r} and /tmp cannot be used: set TMPDIR to another directory"
+    )
 
 
 def _why_it_ended(log: Path, code: int) -> str:

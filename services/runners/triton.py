@@ -29,6 +29,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from sync_r1.reward_models.releases import GraphPin, Release
 from sync_r1.reward_models.runner import RunContext, RunResult, Tensors, joined
 from sync_r1.reward_models.types import GraphDeadline, GraphError, GraphOverloaded, GraphUnavailable
+from sync_r1.services.config import channel_options
 from sync_r1.services.runners.shared_memory import Region, RegionPool
 from sync_r1.services.telemetry.tracing import outgoing, tracer
 
@@ -69,6 +70,7 @@ class TritonRunner:
                 ("grpc.initial_reconnect_backoff_ms", 100),
                 ("grpc.max_reconnect_backoff_ms", 1000),
                 ("grpc.use_local_subchannel_pool", 1),
+                *channel_options(url),
             ],
         )
         self._triton = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)

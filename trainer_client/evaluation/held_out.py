@@ -21,9 +21,11 @@ import torch
 from sync_r1.reward_models.pocket.oracle import Oracle
 from sync_r1.trainer_client.config import EvaluationConfig
 from sync_r1.trainer_client.policies.base import Policy, Question
+from sync_r1.trainer_client.rollouts.outage import why_unscored
 from sync_r1.trainer_client.rollouts.sampler import Sampler, Trajectory
 from sync_r1.trainer_client.rollouts.scorer import Scorer
 from sync_r1.trainer_client.sdk.ensemble import EnsembleResult
+from sync_r1.trainer_client.sdk.errors import RewardClientError
 from sync_r1.trainer_client.tasks.pocketbench import ROLES, load_concepts
 from sync_r1.trainer_client.tasks.tasks import (
     TRUE_SENTENCE,
@@ -49,6 +51,10 @@ class Verdict:
     """Kind, colour and pattern are the concept's."""
     fact: bool
     """The condition's fact is visible."""
+
+
+class NothingScored(RewardClientError):
+    """Not one item has a score, so nothing was measured."""
 
 
 class Judge(Protocol):
@@ -124,8 +130,9 @@ async def evaluate(
     batch: int,
     timeout_s: float,
 ) -> Evaluation:
-    """Measure `policy` on every held-out condition of `bench`. Raises what the ensembles raise, and ValueError without
-    conditions. `picture_ensemble` scores pictures of the right sentence, if `config` wants some.
+    """Measure `policy` on every held-out condition of `bench`. Raises what the ensembles raise, NothingScored where no
+    picture gets a total reward, and ValueError without conditions.
+    `picture_ensemble` scores pictures of the right sentence, if `config` wants some.
     """
     generator = torch.Generator().manual_seed(config.seed)
     sampler = Sampler(policy, temperature=temperature, batch=batch, generator=generator)
@@ -225,6 +232,10 @@ async def _measured(
         for start in range(0, len(samples), _REQUEST_ITEMS)
     ]
     columns = _reward_columns(results)
+    if not np.isfinite(columns["total"]).any():
+        raise NothingScored(
+            f"none of {len(samples)} held-out pictures has a score, so nothing was measured: {why_unscored(results[0])}"
+        )
     verdicts = judge.judge(tasks, pictures) if judge is not None else None
     if verdicts is not None:
         columns["oracle_success"] = np.array([float(verdict.concept and verdict.fact) for verdict in verdicts])

@@ -30,7 +30,7 @@ from sync_r1.trainer_client.monitoring.alarms import Alarm
 from sync_r1.trainer_client.policies.base import Policy
 from sync_r1.trainer_client.rollouts.answer_tree import nodes_of, part_rewards
 from sync_r1.trainer_client.rollouts.dgs import make_selector
-from sync_r1.trainer_client.rollouts.outage import PatientScorer
+from sync_r1.trainer_client.rollouts.outage import PatientScorer, why_unscored
 from sync_r1.trainer_client.rollouts.phase_timer import Phases
 from sync_r1.trainer_client.rollouts.sampler import Sampler
 from sync_r1.trainer_client.rollouts.scorer import Scorer
@@ -164,7 +164,7 @@ async def train(
     start = None if measured else await measure("start")
     evaluation_s = time.monotonic() - measuring_s if start else config.budget_s * 0.1
 
-    empty_batches, longest_step_s = 0, 0.0
+    empty_batches, longest_step_s, first_step, reasons = 0, 0.0, state.step, ""
     while state.step < config.steps:
         left_s = started_s + config.budget_s - _RESERVE_S - time.monotonic() - evaluation_s
         if ranks.agree(left_s < longest_step_s):
@@ -204,10 +204,11 @@ async def train(
                 ) from error
         elif not any(np.isfinite(part_N).any() for part_N in scores.contributions.values()):
             empty_batches += 1
-            log.warning("step %d: no trajectory has a score, so nothing is learnt: %s", state.step, _reasons(scores))
+            reasons = why_unscored(scores)
+            log.warning("step %d: no trajectory has a score, so nothing is learnt: %s", state.step, reasons)
             if empty_batches == _MAX_EMPTY_BATCHES:
                 raise TrainingError(
-                    f"{empty_batches} batches in a row came back without a single score: {_reasons(scores)}"
+                    f"{empty_batches} batches in a row came back without a single score: {reasons}"
                 )
         state.step += 1
         record = {"learn": plan.learn} | step_record(state.step, tasks, selected, scores, learned_N, groups_N)
@@ -227,6 +228,10 @@ async def train(
         longest_step_s = max(longest_step_s, time.monotonic() - step_s - record["outage_s"])
         if config.evaluation.every and state.step % config.evaluation.every == 0 and state.step < config.steps:
             await measure(f"step-{state.step:06d}")
+    if empty_batches and empty_batches == state.step - first_step:
+        raise TrainingError(
+            f"none of the {empty_batches} batches came back with a score, so nothing was learnt: {reasons}"
+        )
     if saved_step != state.step:
         save_checkpoint(checkpoints, state, kept=config.checkpoints_kept)
     memory_mb = max(ranks.gather(peak_memory_mb()))
@@ -330,18 +335,6 @@ def _headline(means: dict[str, Any]) -> str:
     wanted = ("total", *IMAGE_REWARDS, ANSWER_REWARD, "oracle_success", "answer_accuracy")
     known = {name: mean for name, mean in means.items() if mean is not None}
     return "  ".join(f"{name} {mean:.3f}" for name, mean in known.items() if reward_of(name) in wanted)
-
-
-def _reasons(scores: EnsembleResult) -> str:
-    reasons = []
-    for name, reward in scores.rewards.items():
-        if reward.error is not None:
-            reasons.append(f"{name}: {reward.error}")
-        elif reward.failures:
-            reasons.append(
-                f"{name}: {len(reward.failures)} failures, e.g. {next(iter(reward.failures.values())).message}"
-            )
-    return "; ".join(reasons) or "every reward was not applicable"
 
 
 def write_evaluation(folder: Path, name: str, evaluation: Evaluation) -> None:
