@@ -60,6 +60,8 @@ def _scan(body: bytes, limits: Limits) -> None:
         kind = key & 7
         if kind == _LENGTH:
             size, position = _varint(body, position)
+            if position + size > len(body):
+                return  # it ends in the middle of something
             known = fields.get(key >> 3, 0)
             if isinstance(known, dict):
                 inside.append((position + size, known))
