@@ -30,6 +30,9 @@ RewardArgument = Annotated[
     str, typer.Argument(help="concept-consistency, text-faithfulness, understanding-correctness or aesthetic.")
 ]
 
+TritonTimeoutOption = Annotated[
+    float, typer.Option("--triton-timeout", min=1, help="Seconds until Triton must have had every graph once.")
+]
 SharedMemoryOption = Annotated[
     bool, typer.Option("--shared-memory", help="Hand pictures over in shared memory: Triton is on this machine.")
 ]
@@ -84,6 +87,7 @@ def serve(
     also: AlsoOption = None,
     routes: RoutesOption = None,
     judges: JudgesOption = None,
+    triton_timeout: TritonTimeoutOption = 600.0,
     shared_memory: SharedMemoryOption = False,
     host: HostOption = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 9001,
@@ -131,7 +135,7 @@ def serve(
             raise UserError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
         config = ServeConfig(
             reward=reward, triton=triton, profile=profile, also=tuple(also or ()), shared_memory=shared_memory,
-            judges=judges, service=service,
+            judges=judges, service=service, triton_timeout_s=triton_timeout,
         )  # fmt: skip
         asyncio.run(run(config, on_listening=lambda where: console().print(f"{reward} listens on {where}")))
 

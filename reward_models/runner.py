@@ -31,6 +31,8 @@ class RunContext:
     release: Release
     deadline_s: float
     request_id: str = ""
+    max_tokens: int | None = None
+    """Token ids that a graph may be given for the call's texts; None = as many as they take."""
 
 
 @dataclass(frozen=True)

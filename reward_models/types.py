@@ -65,6 +65,10 @@ class GraphDeadline(GraphError):
     """The caller's deadline passed before the graph answered."""
 
 
+class RequestTooLong(GraphError):
+    """The texts of the call are more than a service works on in one call; fewer items may do."""
+
+
 class FailureCode(str, Enum):
     """Why one item has no score; the values equal the names in `rewards.proto` without their prefix."""
 

@@ -37,6 +37,14 @@ class Limits(BaseModel):
     max_image_bytes: int = Field(default=16 * 1024 * 1024, ge=1024)
     max_pixels: int = Field(default=16_000_000, ge=1)
     max_text_bytes: int = Field(default=8 * 1024, ge=1)
+    max_texts: int = Field(default=64, ge=1)
+    """Texts in one list of an item (choices, say), and entries of its metadata."""
+    max_request_text_bytes: int = Field(default=4 * 1024 * 1024, ge=1024)
+    """Of a request, pictures excepted. This and the next bound how long parsing holds everybody else up."""
+    max_request_fields: int = Field(default=65_536, ge=64)
+    """Fields of a serialised request, nested ones included; see `front/wire_scan.py`."""
+    max_request_tokens: int = Field(default=131_072, ge=64)
+    """Token ids that the texts of a request take in one run of a graph, padding included."""
     max_inflight_items: int = Field(default=1024, ge=1)
     """Items admitted at once; a request beyond that is refused at once."""
     max_deadline_ms: int = Field(default=120_000, ge=1)
@@ -94,6 +102,8 @@ class ServiceConfig(BaseModel):
     """Bytes of requests in memory at once, as declared by `x-byte-size` or as they came."""
     body_timeout_s: float = Field(default=30.0, gt=0)
     """Time that the body of a call may take to arrive, seconds."""
+    unannounced_timeout_s: float = Field(default=5.0, gt=0)
+    """The same for a call that does not say its size, its wait for its turn included, seconds."""
     max_decoded_bytes: int = Field(default=768 * 1024 * 1024, ge=1024)
     """Bytes of what is made of the pictures of all calls in work, by their headers: twice what their graphs take."""
     decode_threads: int = Field(default_factory=lambda: min(usable_cpus(), 16), ge=1)
@@ -124,7 +134,7 @@ class ServiceConfig(BaseModel):
             lacking.append("--tls-cert and --tls-key (nothing is encrypted)")
         if self.tokens is None and (self.tls is None or self.tls.client_ca is None):
             lacking.append("--tokens or --tls-client-ca (nobody is asked who they are)")
-        if lacking and not self.insecure and not _is_loopback(self.host):
+        if lacking and not self.insecure and not is_loopback(self.host):
             raise ValueError(
                 f"{self.address} can be reached from other machines, and this service lacks {' and '.join(lacking)}; "
                 "add them, listen on 127.0.0.1, or say --insecure if something else protects this network"
@@ -141,12 +151,18 @@ class ServiceConfig(BaseModel):
         return self
 
 
+def channel_options(target: str) -> list[tuple[str, int]]:
+    """gRPC's options that depend on where a channel goes: to this machine never through the environment's proxy."""
+    return [("grpc.enable_http_proxy", 0)] if is_loopback(target.rpartition(":")[0]) else []
+
+
 def host_and_port(host: str, port: int) -> str:
     """HOST:PORT; an IPv6 address gets its brackets."""
     return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host, a name or an address, is this machine and nothing but."""
     if host == "localhost":
         return True
     try:

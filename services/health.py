@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from typing import Any
 
+import grpc
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health import aio as health_aio
 
@@ -19,11 +21,48 @@ SERVICE = "sync_r1.rewards.v1.RewardService"
 LIVENESS = "liveness"
 
 
+class _Health(health_aio.HealthServicer):
+    """gRPC's own, with watches that can be ended. Its own run until their client leaves, so that one open watch holds a
+    drain to the end of its grace; and one that leaves takes the news of changes from all others.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._changed = asyncio.Event()
+        self._over = False
+
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext) -> None:
+        """The status now and whenever it changes, until the client leaves or `end_watches`."""
+        told = None
+        while True:
+            changed = self._changed  # taken first: what changes while we write is looked at again
+            status = self._server_status.get(request.service, health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)
+            if status != told:
+                await context.write(health_pb2.HealthCheckResponse(status=status))
+            told = status
+            if self._over:
+                return
+            await changed.wait()
+
+    async def _set(self, service: str, status: Any) -> None:
+        self._server_status[service] = status
+        self._wake()
+
+    def end_watches(self) -> None:
+        """End every watch, and answer new ones once."""
+        self._over = True
+        self._wake()
+
+    def _wake(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+
 class HealthWatcher:
     """Asks `ready` every `interval_s` and tells the health service; starts as NOT_SERVING."""
 
     def __init__(self, ready: Callable[[], Awaitable[bool]], interval_s: float) -> None:
-        self.servicer = health_aio.HealthServicer()
+        self.servicer = _Health()
         self._ready = ready
         self._interval_s = interval_s
         self._task: asyncio.Task[None] | None = None
@@ -45,6 +84,10 @@ class HealthWatcher:
             self._task = None
         self.serving = False
         await self.servicer.enter_graceful_shutdown()
+
+    def end_watches(self) -> None:
+        """End the streams of `Watch`, whose clients know by now that this replica is NOT_SERVING."""
+        self.servicer.end_watches()
 
     async def _watch(self) -> None:
         while True:

@@ -27,6 +27,7 @@ from sync_r1.reward_models.profiles import ServedReward
 from sync_r1.reward_models.releases import Release
 from sync_r1.reward_models.rewards.base import Reward
 from sync_r1.reward_models.types import UnknownRelease, UnknownVariant
+from sync_r1.services.echo import echoed
 from sync_r1.services.file_stamp import stamp
 
 logger = logging.getLogger(__name__)
@@ -137,12 +138,12 @@ class Routes:
         variant = variant or self._default_variant
         if variant not in self._defaults:
             raise UnknownVariant(
-                f"variant: {self._reward} has no variant {variant!r}; it has {', '.join(sorted(self._defaults))}"
+                f"variant: {self._reward} has no variant {echoed(variant)}; it has {', '.join(sorted(self._defaults))}"
             )
         route = self._by_digest.get(release or self._defaults[variant])
         if route is None or route.variant != variant:
             known = ", ".join(digest for digest, other in self._by_digest.items() if other.variant == variant)
-            raise UnknownRelease(f"release: {release!r} is not served for variant {variant!r}; served: {known}")
+            raise UnknownRelease(f"release: {echoed(release)} is not served for variant {variant!r}; served: {known}")
         return route
 
     def _reload_if_changed(self) -> None:

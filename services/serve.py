@@ -14,13 +14,17 @@ import gc
 import logging
 import os
 import signal
+import sys
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sync_r1.reward_models.errors import UserError, exit_on_error
 from sync_r1.reward_models.profiles import Profile, ServedReward, load_profile
+from sync_r1.reward_models.types import GraphUnavailable
 from sync_r1.services.config import ServiceConfig, host_and_port
 from sync_r1.services.runners.router import with_judges
 from sync_r1.services.runners.triton import TritonRunner
@@ -45,6 +49,9 @@ class ServeConfig(BaseModel):
     """Further profiles, whose releases are served beside the first one's."""
     shared_memory: bool = False
     """Hand pictures to Triton in shared memory; only where it runs on this machine, for us alone."""
+    triton_timeout_s: float = Field(default=600.0, gt=0)
+    """How long Triton may take until it has every graph once; then the process gives up. Weights of many gigabytes take
+    minutes to load, and Triton answers nobody meanwhile."""
     judges: Path | None = None
     """File of the judges' endpoints (`judge_endpoints.py`); variants whose judge it does not name are not served."""
     announce: Path | None = None
@@ -89,6 +96,8 @@ async def serve(config: ServeConfig, on_listening: Callable[[str], None] = lambd
     """Serve until SIGTERM or SIGINT, then drain. `on_listening` is told HOST:PORT."""
     logs.configure(config.service.log_format)
     keep_freed_memory()
+    # Threads that work on texts hand Python's lock to the event loop after 1 ms instead of 5, each of them.
+    sys.setswitchinterval(0.001)
     found = [served_reward(profile, config.reward) for profile in (config.profile, *config.also)]
     triton = TritonRunner(config.triton, shared_memory=config.shared_memory)
     served, runner, left_out = with_judges(found, triton, config.judges)
@@ -115,12 +124,35 @@ async def serve(config: ServeConfig, on_listening: Callable[[str], None] = lambd
             draft.write_text(address)
             os.replace(draft, config.announce)
         on_listening(address)
-        await stop.wait()
+        answered = await _triton_answered(server, stop, config)
+        if answered:
+            await stop.wait()
         await server.drain()
+        if not answered:
+            raise GraphUnavailable(
+                f"Triton at {config.triton} did not have every graph of {config.reward} within "
+                f"{config.triton_timeout_s:g} s; start it with this service's model repository, name another one with "
+                "--triton, or give it longer with --triton-timeout"
+            )
     finally:
         await runner.close()
         if flush_traces is not None:
             await asyncio.to_thread(flush_traces)
+
+
+async def _triton_answered(server: RewardServer, stop: asyncio.Event, config: ServeConfig) -> bool:
+    """Whether the service was SERVING once, or is told to stop, before Triton's time is up."""
+    gives_up_s = time.monotonic() + config.triton_timeout_s
+    if not server.serving:
+        logger.warning(
+            "Triton at %s does not answer, or lacks a graph of %s; waiting for it, %g s at most (--triton-timeout)",
+            config.triton, config.reward, config.triton_timeout_s,
+        )  # fmt: skip
+    while not server.serving and time.monotonic() < gives_up_s:
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(stop.wait(), min(0.2, config.triton_timeout_s))
+            return True
+    return server.serving
 
 
 def main() -> None:

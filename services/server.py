@@ -17,6 +17,7 @@ from grpc_health.v1 import health_pb2_grpc
 from sync_r1.reward_models.errors import SyncR1Error
 from sync_r1.reward_models.profiles import ServedReward
 from sync_r1.reward_models.runner import GraphRunner
+from sync_r1.services.access.admission import ByteBudget
 from sync_r1.services.access.interceptor import Gate, receive_limit
 from sync_r1.services.access.quotas import Team
 from sync_r1.services.access.tls import ServerCertificates
@@ -64,8 +65,10 @@ class RewardServer:
         self._routes = Routes([served] if isinstance(served, ServedReward) else served, self._config.routes)
         self.metrics = ServiceMetrics(self._routes.reward)
         """What a scrape of `metrics_port` reads."""
-        self._servicer = RewardServicer(self._routes, runner, self._config, self.metrics)
-        self._gate = Gate(self._config, Tokens(self._config.tokens) if self._config.tokens is not None else None)
+        budget = ByteBudget(self._config.max_inflight_bytes)
+        self._servicer = RewardServicer(self._routes, runner, self._config, self.metrics, budget)
+        tokens = Tokens(self._config.tokens) if self._config.tokens is not None else None
+        self._gate = Gate(self._config, tokens, budget)
         self._certificates = ServerCertificates(self._config.tls) if self._config.tls is not None else None
         self._server = grpc.aio.server(
             interceptors=[Observer(self.metrics), self._gate],
@@ -102,8 +105,13 @@ class RewardServer:
         return self._servicer.inflight_items
 
     @property
+    def serving(self) -> bool:
+        """Whether health says SERVING now."""
+        return self._health.serving
+
+    @property
     def inflight_bytes(self) -> int:
-        """Bytes of the requests that are read or in work."""
+        """Bytes of the requests that are read or in work, shadows included."""
         return self._gate.inflight_bytes
 
     @property
@@ -142,6 +150,7 @@ class RewardServer:
         await asyncio.sleep(self._config.drain_s)
         ends_s = time.monotonic() + self._config.grace_s
         await self._gate.drain(self._config.grace_s, quiet_s=min(_QUIET_S, self._config.drain_s))
+        self._health.end_watches()
         await self._server.stop(max(0.5, ends_s - time.monotonic()))
         if self._health_server is not None:
             await self._health_server.stop(None)

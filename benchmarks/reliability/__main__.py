@@ -14,6 +14,7 @@ from benchmarks.reliability.record import PAGE, gather, keep, text
 DRILLS = (
     "overload", "triton_killed", "other_weights", "replicas", "envoy", "canary", "clients_killed", "memory", "fuzz",
     "bombs", "identity", "overhead", "hedging", "strangers", "supply_chain",
+    "loop_stall",
 )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import fcntl
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from sync_r1.reward_models.errors import exit_on_error
 from sync_r1.reward_models.graphs.export import Exportable, ExportError, write_onnx
@@ -158,12 +158,22 @@ def _complete(graph: GraphSpec) -> bool:
     return graph.file.is_file() and pin_path(graph.file).is_file()
 
 
+def _opened_lock(graph: GraphSpec) -> TextIO:
+    """The lock file beside a graph. Raises GraphFileMissing where the store cannot be written."""
+    try:
+        graph.file.parent.mkdir(parents=True, exist_ok=True)
+        return graph.file.with_suffix(".lock").open("w")
+    except OSError as error:
+        raise GraphFileMissing(
+            f"graph {graph.name!r} has to be exported to {graph.file.parent}, which cannot be written "
+            f"({error.strerror}); set SYNC_R1_GRAPHS to a folder that can"
+        ) from error
+
+
 def _export_locked(graph: GraphSpec) -> None:
-    lock = graph.file.with_suffix(".lock")
-    lock.parent.mkdir(parents=True, exist_ok=True)
     give_up = time.monotonic() + LOCK_TIMEOUT_S
     # A lock of the operating system: it goes with the process that holds it, however that ends.
-    with lock.open("w") as held:
+    with _opened_lock(graph) as held:
         while True:
             try:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)

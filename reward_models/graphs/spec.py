@@ -222,5 +222,7 @@ def pin_path(file: Path) -> Path:
 
 
 def graph_store() -> Path:
-    """The folder of exported graphs: env SYNC_R1_GRAPHS, or ~/.cache/sync-r1/graphs."""
-    return Path(os.environ.get("SYNC_R1_GRAPHS") or Path.home() / ".cache" / "sync-r1" / "graphs").absolute()
+    """The folder of exported graphs: env SYNC_R1_GRAPHS, or ~/.cache/sync-r1/graphs (a user without a home directory
+    is no error here: nothing can be written there, and whoever tries says so)."""
+    home = os.path.expanduser("~")
+    return Path(os.environ.get("SYNC_R1_GRAPHS") or Path(home) / ".cache" / "sync-r1" / "graphs").absolute()

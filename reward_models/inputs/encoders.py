@@ -6,7 +6,6 @@ one set of references G times. Preparation runs in a worker thread, so that an e
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -19,10 +18,12 @@ import numpy.typing as npt
 from sync_r1.reward_models.graphs.spec import GraphFileMissing, GraphSpec
 from sync_r1.reward_models.inputs.preparation import Preparation, Square
 from sync_r1.reward_models.runner import GraphRunner, RunContext
-from sync_r1.reward_models.types import Picture, RewardError
+from sync_r1.reward_models.threads import in_thread
+from sync_r1.reward_models.types import Picture, RequestTooLong, RewardError
 
 Outputs = dict[str, npt.NDArray[np.float32]]
 """One item's outputs by name, without the batch axis."""
+_PAIRS_AT_ONCE = 64
 Encode = Callable[[Sequence[str]], dict[str, npt.NDArray[np.int64]]]
 
 
@@ -47,7 +48,9 @@ class ImageEncoder:
         if not distinct:
             return {}
         (by,) = self.preparations
-        pixels = await asyncio.to_thread(lambda: np.stack([picture.prepared(by) for picture in distinct.values()]))
+        pixels = await in_thread(
+            context.deadline_s, lambda: np.stack([picture.prepared(by) for picture in distinct.values()])
+        )
         result = await runner.run(context, self.graph.name, {self.graph.inputs[0].name: pixels})
         return _by_key(list(distinct), result.outputs)
 
@@ -84,11 +87,11 @@ class TextEncoder:
         return ""
 
     async def run(self, texts: Iterable[str], runner: GraphRunner, context: RunContext) -> dict[str, Outputs]:
-        """Outputs by text, each distinct text run once. Raises TextError and GraphError."""
+        """Outputs by text, each distinct text run once. Raises TextError, RequestTooLong and GraphError."""
         distinct = list(dict.fromkeys(texts))
         if not distinct:
             return {}
-        inputs = await asyncio.to_thread(self.encode, distinct)
+        inputs = await in_thread(context.deadline_s, lambda: _token_ids(self.encode, distinct, context))
         result = await runner.run(context, self.graph.name, inputs)
         return _by_key(distinct, result.outputs)
 
@@ -114,16 +117,39 @@ class PairEncoder:
             return {}
         (by,) = self.preparations
 
-        def prepare() -> dict[str, npt.NDArray[Any]]:
+        def prepare() -> tuple[dict[str, npt.NDArray[Any]], dict[str, npt.NDArray[np.int64]]]:
+            token_ids = _token_ids(self.encode, [text for _, text in distinct], context)
             pictures = {picture.sha256: picture for picture in distinct.values()}
-            ready = {digest: picture.prepared(by) for digest, picture in pictures.items()}
-            pixels = np.stack([ready[digest] for digest, _ in distinct])
-            return {self.graph.inputs[0].name: pixels, **self.encode([text for _, text in distinct])}
+            return {digest: picture.prepared(by) for digest, picture in pictures.items()}, token_ids
 
-        result = await runner.run(context, self.graph.name, await asyncio.to_thread(prepare))
-        return {
-            key: {name: array[row] for name, array in result.outputs.items()} for row, key in enumerate(distinct)
-        }
+        ready, token_ids = await in_thread(context.deadline_s, prepare)
+        keys = list(distinct)
+        outputs: dict[tuple[str, str], Outputs] = {}
+        for start in range(0, len(keys), _PAIRS_AT_ONCE):  # a picture is held once for each text it goes with
+            part = slice(start, start + _PAIRS_AT_ONCE)
+            inputs: dict[str, npt.NDArray[Any]] = {name: array[part] for name, array in token_ids.items()}
+            inputs[self.graph.inputs[0].name] = np.stack([ready[digest] for digest, _ in keys[part]])
+            result = await runner.run(context, self.graph.name, inputs)
+            for row, key in enumerate(keys[part]):
+                outputs[key] = {name: array[row] for name, array in result.outputs.items()}
+        return outputs
+
+
+def _token_ids(encode: Encode, texts: Sequence[str], context: RunContext) -> dict[str, npt.NDArray[np.int64]]:
+    """The inputs of the texts. Raises TextError, and RequestTooLong where they are more than the call may take."""
+    most = context.max_tokens
+    _check_tokens(len(texts), most)  # before they are encoded: each takes one at least
+    inputs = encode(texts)
+    _check_tokens(max(array.size for array in inputs.values()), most)
+    return inputs
+
+
+def _check_tokens(count: int, most: int | None) -> None:
+    if most is not None and count > most:
+        raise RequestTooLong(
+            f"the distinct texts of this call take {count} token ids or more, the limit is {most} "
+            "(max_request_tokens); send fewer items in one call, or shorter texts"
+        )
 
 
 def pocket_text_encoder(graph: GraphSpec) -> TextEncoder:

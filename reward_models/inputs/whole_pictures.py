@@ -16,6 +16,7 @@ from sync_r1.reward_models.graphs.spec import GraphSpec
 from sync_r1.reward_models.inputs.encoders import Outputs
 from sync_r1.reward_models.inputs.preparation import Preparation
 from sync_r1.reward_models.runner import GraphRunner, RunContext
+from sync_r1.reward_models.threads import in_thread
 from sync_r1.reward_models.types import Picture, Pixels
 
 LONGEST_SIDE = 1024
@@ -36,7 +37,7 @@ class WholePictures:
     async def run(self, pictures: Iterable[Picture], runner: GraphRunner, context: RunContext) -> dict[str, Outputs]:
         """Outputs by picture digest, each picture run once. Raises GraphError."""
         distinct = {picture.sha256: picture for picture in pictures}
-        shapes = await asyncio.to_thread(_by_shape, distinct)
+        shapes = await in_thread(context.deadline_s, lambda: _by_shape(distinct))
         tasks = [
             asyncio.ensure_future(runner.run(context, self.graph.name, {self.graph.inputs[0].name: np.stack(pixels)}))
             for pixels in (list(group.values()) for group in shapes)

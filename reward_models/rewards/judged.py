@@ -6,7 +6,6 @@ to the service's log and nowhere else. Variants that judge a whole group at once
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import math
@@ -24,6 +23,7 @@ from sync_r1.reward_models.inputs.preparation import Preparation
 from sync_r1.reward_models.rewards.base import ItemReward
 from sync_r1.reward_models.rewards.fields import finite_score, missing_field
 from sync_r1.reward_models.runner import GraphRunner, RunContext, Tensors
+from sync_r1.reward_models.threads import in_thread, in_time
 from sync_r1.reward_models.types import Failure, FailureCode, Outcome, Picture, Sample, Score
 
 logger = logging.getLogger(__name__)
@@ -96,12 +96,16 @@ class _JudgedItem(ItemReward):
 
     async def score_batch(self, samples: Sequence[Sample], runner: GraphRunner, context: RunContext) -> list[Outcome]:
         """See `Reward.score`."""
-        asked = [self._question(sample) for sample in samples]
+        in_turn = in_time(samples, context.deadline_s)
+        asked = await in_thread(context.deadline_s, lambda: [self._question(sample) for sample in in_turn])
         distinct = {question.key: question for question in asked if isinstance(question, Question)}
         outcomes: dict[tuple[str, ...], Outcome] = {}
         if distinct:
             pictures = {shown.sha256: shown for question in distinct.values() for shown in question.pictures}
-            encoded = await asyncio.to_thread(lambda: {key: shown.prepared(AS_PNG) for key, shown in pictures.items()})
+            items = in_time(pictures.items(), context.deadline_s)
+            encoded = await in_thread(
+                context.deadline_s, lambda: {key: shown.prepared(AS_PNG) for key, shown in items}
+            )
             inputs = {
                 "text": texts([question.text for question in distinct.values()]),
                 "pictures": files([[encoded[shown.sha256] for shown in question.pictures]

@@ -20,6 +20,7 @@ from sync_r1.reward_models.rewards.base import ItemReward
 from sync_r1.reward_models.rewards.fields import finite_score, missing_field
 from sync_r1.reward_models.rewards.judged import Strict, answer_of, unparsable
 from sync_r1.reward_models.runner import GraphRunner, RunContext, Tensors
+from sync_r1.reward_models.threads import in_thread, in_time
 from sync_r1.reward_models.types import Failure, FailureCode, Outcome, Picture, Sample
 
 FORMULA_VERSION = "1"
@@ -92,7 +93,8 @@ class JudgedPictures(ItemReward):
         pictures = {sample.image.sha256: sample.image for sample in samples if sample.image is not None}
         order = sorted(pictures)
         shown: list[Picture] = [samples[0].concept.references[0], *(pictures[digest] for digest in order)]
-        encoded = await asyncio.to_thread(lambda: [picture.prepared(AS_PNG) for picture in shown])
+        in_turn = in_time(shown, context.deadline_s)
+        encoded = await in_thread(context.deadline_s, lambda: [picture.prepared(AS_PNG) for picture in in_turn])
         text = f"Rate the {len(order)} pictures after the reference."
         result = await runner.run(context, self.judge.name, {"text": texts([text]), "pictures": files([encoded])})
         marks = self._marks(result.outputs, len(order), context)

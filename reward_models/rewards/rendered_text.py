@@ -5,7 +5,6 @@ As Flow-GRPO (arXiv 2505.05470, `flow_grpo/ocr.py`) defines it, with RapidOCR in
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from sync_r1.reward_models.inputs.whole_pictures import WholePictures
 from sync_r1.reward_models.rewards.base import ItemReward
 from sync_r1.reward_models.rewards.fields import finite_score, missing_field
 from sync_r1.reward_models.runner import GraphRunner, RunContext
+from sync_r1.reward_models.threads import in_thread, in_time
 from sync_r1.reward_models.types import Failure, FailureCode, NotApplicable, Outcome, Sample
 
 FORMULA_VERSION = "1"
@@ -47,8 +47,9 @@ class RenderedText(ItemReward):
         early = [missing_field(sample, REQUIRED_FIELDS) or _refused(sample) for sample in samples]
         images = [sample.image for sample, done in zip(samples, early) if done is None and sample.image is not None]
         outputs = await self.pictures.run(images, runner, context) if images else {}
-        return await asyncio.to_thread(
-            lambda: [done or self._score(sample, outputs) for sample, done in zip(samples, early)]
+        pairs = in_time(zip(samples, early), context.deadline_s)
+        return await in_thread(
+            context.deadline_s, lambda: [done or self._score(sample, outputs) for sample, done in pairs]
         )
 
     def _score(self, sample: Sample, outputs: dict[str, Outputs]) -> Outcome:

@@ -18,11 +18,14 @@ from sync_r1.reward_models.inputs.encoders import ImageEncoder, Outputs, TextEnc
 from sync_r1.reward_models.rewards.base import ItemReward
 from sync_r1.reward_models.rewards.fields import finite_score, missing_field
 from sync_r1.reward_models.runner import GraphRunner, RunContext
+from sync_r1.reward_models.threads import in_thread, in_time
 from sync_r1.reward_models.types import Failure, FailureCode, Outcome, Sample
 
 NAME = "text-faithfulness"
 FORMULA_VERSION = "1"
 REQUIRED_FIELDS = ("image", "prompt")
+MAX_CLAUSES = 64
+"""Of one prompt: each is embedded."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,16 @@ class TextFaithfulness(ItemReward):
 
     async def score_batch(self, samples: Sequence[Sample], runner: GraphRunner, context: RunContext) -> list[Outcome]:
         """See `Reward.score`. Each distinct picture and each distinct clause is embedded once."""
-        clauses = [clauses_of(sample.prompt) if self.split else [sample.prompt] for sample in samples]
-        failures = [self._failure(sample, texts) for sample, texts in zip(samples, clauses)]
+
+        def split() -> tuple[list[list[str]], list[Failure | None]]:
+            clauses = [
+                clauses_of(sample.prompt) if self.split else [sample.prompt]
+                for sample in in_time(samples, context.deadline_s)
+            ]
+            pairs = in_time(zip(samples, clauses), context.deadline_s)
+            return clauses, [self._failure(sample, texts) for sample, texts in pairs]
+
+        clauses, failures = await in_thread(context.deadline_s, split)
         usable = [number for number, failure in enumerate(failures) if failure is None]
         images, texts = await asyncio.gather(
             self.image_encoder.run(
@@ -53,15 +64,21 @@ class TextFaithfulness(ItemReward):
             ),
             self.text_encoder.run((text for number in usable for text in clauses[number]), runner, context),
         )
-        return [
-            failure or self._score(sample, clause, images, texts)
-            for sample, clause, failure in zip(samples, clauses, failures)
-        ]
+        return await in_thread(
+            context.deadline_s,
+            lambda: [
+                failure or self._score(sample, clause, images, texts)
+                for sample, clause, failure in zip(samples, clauses, failures)
+            ],
+        )
 
     def _failure(self, sample: Sample, texts: Sequence[str]) -> Failure | None:
         missing = missing_field(sample, REQUIRED_FIELDS)
         if missing is not None:
             return missing
+        if len(texts) > MAX_CLAUSES:
+            message = f"`prompt` has {len(texts)} clauses, the limit is {MAX_CLAUSES}; shorten it, or join some"
+            return Failure(FailureCode.BAD_TEXT, message, "prompt")
         for text in texts:
             refusal = self.text_encoder.refusal(text)
             if refusal:

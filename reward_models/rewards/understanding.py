@@ -7,7 +7,6 @@ components, and variants of their own that run no graph.
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from sync_r1.reward_models.inputs.encoders import Outputs, TextEncoder, cosine
 from sync_r1.reward_models.rewards.base import ItemReward
 from sync_r1.reward_models.rewards.fields import finite_score, missing_field
 from sync_r1.reward_models.runner import GraphRunner, RunContext
+from sync_r1.reward_models.threads import check, in_thread, in_time
 from sync_r1.reward_models.types import Failure, FailureCode, NotApplicable, Outcome, Sample
 
 NAME = "understanding-correctness"
@@ -84,7 +84,8 @@ class StringCorrectness(ItemReward):
 
     async def score_batch(self, samples: Sequence[Sample], runner: GraphRunner, context: RunContext) -> list[Outcome]:
         """See `Reward.score`."""
-        return await asyncio.to_thread(lambda: [self._score(sample) for sample in samples])
+        in_turn = in_time(samples, context.deadline_s)
+        return await in_thread(context.deadline_s, lambda: [self._score(sample) for sample in in_turn])
 
     def _score(self, sample: Sample) -> Outcome:
         metric = STRING_METRICS[self.card.variant]
@@ -119,14 +120,22 @@ class SemanticCorrectness(ItemReward):
 
     async def score_batch(self, samples: Sequence[Sample], runner: GraphRunner, context: RunContext) -> list[Outcome]:
         """See `Reward.score`. Each distinct sentence and each distinct content word is embedded once."""
-        early = await asyncio.to_thread(
-            lambda: [missing_field(sample, SEMANTIC_REQUIRED_FIELDS) or self._refused(sample) for sample in samples]
+        deadline_s = context.deadline_s
+        early = await in_thread(
+            deadline_s,
+            lambda: [
+                missing_field(sample, SEMANTIC_REQUIRED_FIELDS) or self._refused(sample)
+                for sample in in_time(samples, deadline_s)
+            ],
         )
-        readings = _Readings()
-        texts = await asyncio.to_thread(_to_embed, samples, early, readings)
-        embeddings = await self.encoder.run(texts, runner, context)
-        return await asyncio.to_thread(
-            lambda: [done or self._score(sample, embeddings, readings) for sample, done in zip(samples, early)]
+        readings = _Readings(deadline_s)
+        sentences, words = await in_thread(deadline_s, lambda: _to_embed(samples, early, readings))
+        # Apart, because every text of a run takes as many tokens as the longest of them.
+        embeddings = await self.encoder.run(sentences, runner, context)
+        embeddings |= await self.encoder.run((word for word in words if word not in embeddings), runner, context)
+        pairs = in_time(zip(samples, early), deadline_s)
+        return await in_thread(
+            deadline_s, lambda: [done or self._score(sample, embeddings, readings) for sample, done in pairs]
         )
 
     def _refused(self, sample: Sample) -> Failure | None:
@@ -155,7 +164,12 @@ class SemanticCorrectness(ItemReward):
 class _Readings(dict[str, Statement]):
     """Text -> what it states; each text of a call is read once (a group repeats its question and references)."""
 
+    def __init__(self, deadline_s: float) -> None:
+        super().__init__()
+        self._deadline_s = deadline_s
+
     def __missing__(self, text: str) -> Statement:
+        check(self._deadline_s)
         self[text] = read(text)
         return self[text]
 
@@ -174,7 +188,9 @@ class _Asked:
     stems: frozenset[str]
 
 
-def _to_embed(samples: Sequence[Sample], early: Sequence[Outcome | None], readings: _Readings) -> list[str]:
+def _to_embed(
+    samples: Sequence[Sample], early: Sequence[Outcome | None], readings: _Readings
+) -> tuple[list[str], list[str]]:
     """Sentences and content words of answers and references. A question's words are never embedded."""
     sentences = [
         text
@@ -182,7 +198,8 @@ def _to_embed(samples: Sequence[Sample], early: Sequence[Outcome | None], readin
         if outcome is None and (sample.answer or "").strip()
         for text in (sample.answer or "", *_references(sample))
     ]
-    return [*map(plain, sentences), *(word for text in dict.fromkeys(sentences) for word in readings[text].main.words)]
+    words = [word for text in dict.fromkeys(sentences) for word in readings[text].main.words]
+    return list(map(plain, sentences)), words
 
 
 def _asked(sample: Sample, readings: _Readings) -> _Asked:

@@ -4,7 +4,8 @@
     x-byte-size: BYTES            how large the request is: too large, or no room for it now, is said at once
 
 A body is only read once there is room for it in the service's byte budget. A call that does not say its size is read
-in a short queue, and the size it turns out to have is what counts; a call that says less than it sends is refused.
+in a short queue, in which nobody waits or dawdles for long, and the size it turns out to have is what counts; a call
+that says less than it sends is refused. Describe has nothing to read, and is answered at once.
 Without the header gRPC itself refuses messages over twice `max_request_bytes`, with its own RESOURCE_EXHAUSTED, which
 never has the pushback trailer: that is how a client tells "too large" from "too busy".
 """
@@ -24,7 +25,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from sync_r1.services.access import status
-from sync_r1.services.access.admission import ByteBudget
+from sync_r1.services.access.admission import ByteBudget, OutOfBytes
 from sync_r1.services.access.quotas import Team
 from sync_r1.services.access.status import BodyTooSlow, Draining, InvalidRequest, Unauthenticated, UnknownToken
 from sync_r1.services.access.tokens import Tokens
@@ -33,10 +34,12 @@ from sync_r1.services.health import SERVICE
 
 BYTE_SIZE = "x-byte-size"
 SCORE = f"/{SERVICE}/Score"
+DESCRIBE = f"/{SERVICE}/Describe"
 
 caller: ContextVar[Team] = ContextVar("caller")
 """The team of the call that the current task serves."""
 
+_UNANNOUNCED_PUSHBACK_MS = 1000
 _SIZE = re.compile(r"[0-9]{1,15}")
 _BEARER = re.compile(r"bearer +([!-~]{1,4096})", re.IGNORECASE)
 
@@ -49,12 +52,14 @@ def receive_limit(max_request_bytes: int) -> int:
 class Gate(grpc.aio.ServerInterceptor):
     """Stands before every method of one service."""
 
-    def __init__(self, config: ServiceConfig, tokens: Tokens | None) -> None:
+    def __init__(self, config: ServiceConfig, tokens: Tokens | None, budget: ByteBudget | None = None) -> None:
+        """`budget`: of the bytes of requests, where others hold some of it too."""
         self._max_request_bytes = config.limits.max_request_bytes
         self._body_timeout_s = config.body_timeout_s
+        self._unannounced_timeout_s = min(config.body_timeout_s, config.unannounced_timeout_s)
         self._tokens = tokens
         self._everybody = Team("")
-        self._budget = ByteBudget(config.max_inflight_bytes)
+        self._budget = budget or ByteBudget(config.max_inflight_bytes)
         self._calls = 0
         self._draining = False
         self._last_arrival_s = -math.inf
@@ -113,6 +118,8 @@ class Gate(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None or handler.unary_unary is None:  # unknown, or a stream of the reflection service
             return handler
+        if method == DESCRIBE and size is None:
+            return self._unread(handler)
         return self._reading(handler, team, size)
 
     def _team(self, metadata: dict[str, Any]) -> Team:
@@ -141,6 +148,16 @@ class Gate(grpc.aio.ServerInterceptor):
                 f"{BYTE_SIZE}: the request has {int(text)} bytes, max_request_bytes is {self._max_request_bytes}"
             )
         return int(text)
+
+    def _unread(self, handler: Any) -> Any:
+        """The handler of Describe, whose request is empty: a body of unknown size is left unread, so that it takes no
+        room from anybody and waits for nobody."""
+
+        async def call(_: Any, context: grpc.aio.ServicerContext) -> Any:
+            with self._call():
+                return await handler.unary_unary(handler.request_deserializer(b""), context)
+
+        return grpc.stream_unary_rpc_method_handler(call, response_serializer=handler.response_serializer)
 
     def _reading(self, handler: Any, team: Team, size: int | None) -> Any:
         """The handler of the same method that reads the body itself, when there is room for it."""
@@ -178,9 +195,9 @@ class Gate(grpc.aio.ServerInterceptor):
         if size is not None:
             held.enter_context(team.hold(size))
             held.enter_context(self._budget.hold(size))
-            body = await self._within(context, context.read())
+            body = await self._within(context, context.read(), self._body_timeout_s)
         else:
-            body = await self._within(context, self._read_unannounced(context))
+            body = await self._unannounced_body(context)
         if not isinstance(body, bytes):
             raise InvalidRequest("the call ended without a request")
         if size is None:
@@ -190,13 +207,30 @@ class Gate(grpc.aio.ServerInterceptor):
             raise InvalidRequest(f"{BYTE_SIZE}: {size} bytes were announced, {len(body)} came")
         return body
 
-    async def _read_unannounced(self, context: grpc.aio.ServicerContext) -> Any:
-        async with self._unannounced:
-            return await context.read()
+    async def _unannounced_body(self, context: grpc.aio.ServicerContext) -> Any:
+        """The body of a call that does not say its size, when its turn has come. Raises OutOfBytes if it has not."""
+        turn = False
 
-    async def _within(self, context: grpc.aio.ServicerContext, reading: Awaitable[Any]) -> Any:
+        async def read() -> Any:
+            nonlocal turn
+            async with self._unannounced:
+                turn = True
+                return await context.read()
+
+        try:
+            return await self._within(context, read(), self._unannounced_timeout_s)
+        except BodyTooSlow:
+            if turn:
+                raise
+            raise OutOfBytes(
+                f"calls that do not say their size are read a few at a time, and this one had waited "
+                f"{self._unannounced_timeout_s:g} s; send the metadata {BYTE_SIZE} with the request's bytes",
+                _UNANNOUNCED_PUSHBACK_MS,
+            ) from None
+
+    async def _within(self, context: grpc.aio.ServicerContext, reading: Awaitable[Any], longest_s: float) -> Any:
         left_s = context.time_remaining()
-        timeout_s = self._body_timeout_s if left_s is None else min(left_s, self._body_timeout_s)
+        timeout_s = longest_s if left_s is None else min(left_s, longest_s)
         # Not wait_for: before Python 3.12 it forgets a cancellation that comes together with the body, and the call of
         # a client that is gone would be scored to the end.
         body = asyncio.ensure_future(reading)

@@ -138,3 +138,8 @@ class Team:
             yield
         finally:
             self._inflight -= items
+
+    def refund(self, items: int) -> None:
+        """Give back to the rate what was admitted and not worked on: items that have to come again, with references."""
+        if self._rate is not None:
+            self._available = min(max(1.0, self._rate), self._available + items)

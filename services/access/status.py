@@ -27,6 +27,7 @@ from sync_r1.reward_models.types import (
     GraphDeadline,
     GraphOverloaded,
     GraphUnavailable,
+    RequestTooLong,
     UnknownRelease,
     UnknownVariant,
 )
@@ -35,6 +36,7 @@ from sync_r1.services.access.quotas import BeyondQuota, OverQuota
 
 logger = logging.getLogger(__name__)
 
+_MESSAGE_BYTES = 1024
 PUSHBACK = "grpc-retry-pushback-ms"
 REFUSED = "sync-r1-refused"
 """Trailer of RESOURCE_EXHAUSTED: which bound it was, inflight, bytes, quota or queue (Triton's); or `draining`."""
@@ -60,11 +62,19 @@ class BodyTooSlow(SyncR1Error):
     """The body of the call did not arrive in time."""
 
 
+def _within_a_trailer(message: str) -> str:
+    """The message, cut where it is so long that it could not travel: a list of ours, what `echoed` never saw."""
+    if len(message.encode(errors="replace")) <= _MESSAGE_BYTES:
+        return message
+    return message.encode(errors="replace")[:_MESSAGE_BYTES].decode(errors="ignore") + "…"
+
+
 # Messages of these are written for clients.
 _SAID_AS_IT_IS: dict[type[Exception], grpc.StatusCode] = {
     InvalidRequest: grpc.StatusCode.INVALID_ARGUMENT,
     UnknownVariant: grpc.StatusCode.INVALID_ARGUMENT,
     BeyondQuota: grpc.StatusCode.INVALID_ARGUMENT,
+    RequestTooLong: grpc.StatusCode.INVALID_ARGUMENT,
     UnknownRelease: grpc.StatusCode.NOT_FOUND,
     Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
     OutOfBytes: grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -111,5 +121,5 @@ async def abort(
     error.__traceback__ = None
     if error.__cause__ is not None:
         error.__cause__.__traceback__ = None
-    await context.abort(code, message, trailers)
+    await context.abort(code, _within_a_trailer(message), trailers)
     raise AssertionError("context.abort always raises")

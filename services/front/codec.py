@@ -20,6 +20,7 @@ from sync_r1.protos.rewards.v1 import rewards_pb2
 from sync_r1.reward_models.images import ImageError
 from sync_r1.reward_models.inputs.preparation import Preparation
 from sync_r1.reward_models.rewards.base import failure_of
+from sync_r1.reward_models.threads import in_thread, in_time
 from sync_r1.reward_models.types import (
     Concept,
     Failure,
@@ -29,8 +30,10 @@ from sync_r1.reward_models.types import (
 )
 from sync_r1.services.access.status import InvalidRequest
 from sync_r1.services.config import Limits
+from sync_r1.services.echo import echoed
 from sync_r1.services.front.picture_decoder import IMAGE, Decoded, PictureDecoder, Place
 from sync_r1.services.front.reference_cache import ReferenceCache
+from sync_r1.services.front.wire_scan import check_wire
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -43,9 +46,13 @@ class MissingReferences:
 
 
 def parse(body: bytes, limits: Limits) -> Any:
-    """The request's message, checked as a whole. Raises InvalidRequest naming the field and the limit."""
+    """The request's message, checked as a whole. Raises InvalidRequest naming the field and the limit.
+
+    Call it in a thread: a request at its limits takes 50 ms and more.
+    """
     if len(body) > limits.max_request_bytes:
         raise InvalidRequest(f"the request has {len(body)} bytes, max_request_bytes is {limits.max_request_bytes}")
+    check_wire(body, limits)
     try:
         request = rewards_pb2.ScoreRequest.FromString(body)
     except DecodeError as error:
@@ -61,7 +68,7 @@ def parse(body: bytes, limits: Limits) -> Any:
     for index, sample in enumerate(request.samples):
         if sample.id and seen.setdefault(sample.id, index) != index:
             raise InvalidRequest(
-                f"samples[{index}].id: {sample.id!r} is the id of samples[{seen[sample.id]}] too; ids must differ"
+                f"samples[{index}].id: {echoed(sample.id)} is the id of samples[{seen[sample.id]}] too; ids must differ"
             )
     return request
 
@@ -117,7 +124,8 @@ class Codec:
             except Exception as error:
                 return failure_of(error)
 
-        return [translated(item, message) for item, message in enumerate(messages)]
+        pairs = in_time(enumerate(messages), deadline_s)
+        return await in_thread(deadline_s, lambda: [translated(item, message) for item, message in pairs])
 
     def _sample(
         self,
@@ -127,6 +135,10 @@ class Codec:
         decoded: dict[Place, Decoded],
         known: Callable[[str], Picture | None],
     ) -> Sample | Failure | MissingReferences:
+        for path, texts in _lists(message):
+            if len(texts) > self._limits.max_texts:
+                what = f"{path}: {len(texts)} entries, the limit is {self._limits.max_texts} (max_texts)"
+                return Failure(FailureCode.BAD_TEXT, what, path)
         for path, text in _texts(message):
             size = len(text.encode())
             if size > self._limits.max_text_bytes:
@@ -178,7 +190,7 @@ class Codec:
                 if not _DIGEST.fullmatch(digest):
                     return Failure(
                         FailureCode.BAD_REFERENCE,
-                        f"{path}: expected a picture or the 64 lowercase hex digits of its sha256; got {digest[:66]!r}",
+                        f"{path}: expected a picture or the 64 lower-case digits of its sha256, got {echoed(digest)}",
                         path,
                     )
                 got = known(digest)
@@ -217,13 +229,20 @@ def _texts(message: Any) -> Iterator[tuple[str, str]]:
     yield from (("question", message.question), ("answer", message.answer))
     yield from (("concept.name", concept.name), ("concept.class_noun", concept.class_noun))
     yield from (("concept.info", concept.info), ("concept.conversation_type", concept.conversation_type))
-    for path, texts in (
-        ("concept.extra_info", concept.extra_info),
+    for path, texts in _lists(message):
+        if path != "metadata":
+            yield from ((f"{path}[{index}]", text) for index, text in enumerate(texts))
+
+
+def _lists(message: Any) -> tuple[tuple[str, Collection[str]], ...]:
+    """Every list of texts of one item, with its path, and its metadata."""
+    return (
+        ("concept.extra_info", message.concept.extra_info),
         ("reference_answers", message.reference_answers),
         ("choices", message.choices),
         ("nouns", message.nouns),
-    ):
-        yield from ((f"{path}[{index}]", text) for index, text in enumerate(texts))
+        ("metadata", message.metadata),
+    )
 
 
 def _domain_sample(message: Any, image: Picture | None, references: tuple[Picture, ...]) -> Sample:

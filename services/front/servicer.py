@@ -20,6 +20,7 @@ import grpc
 from sync_r1.protos.rewards.v1 import rewards_pb2
 from sync_r1.reward_models.rewards.base import Reward
 from sync_r1.reward_models.runner import GraphRunner, RunContext, RunResult, Tensors
+from sync_r1.reward_models.threads import in_thread
 from sync_r1.reward_models.types import GraphDeadline, Outcome, Sample
 from sync_r1.services.access import status
 from sync_r1.services.access.admission import Admission, ByteBudget
@@ -44,7 +45,10 @@ _LOGGED_CHARACTERS = 10_000
 class RewardServicer:
     """Implements `RewardService` for one reward over one runner."""
 
-    def __init__(self, routes: Routes, runner: GraphRunner, config: ServiceConfig, metrics: ServiceMetrics) -> None:
+    def __init__(
+        self, routes: Routes, runner: GraphRunner, config: ServiceConfig, metrics: ServiceMetrics, budget: ByteBudget
+    ) -> None:
+        """`budget`: of the bytes of requests, of which shadows hold some."""
         self._routes = routes
         self._runner = runner
         self._limits = config.limits
@@ -53,7 +57,7 @@ class RewardServicer:
         self._references = ReferenceCache(config.reference_cache_bytes, config.reference_ttl_s)
         self._codec = codec.Codec(config.limits, self._references, config.decode_threads)
         self._decoded = ByteBudget(config.max_decoded_bytes, "decoded pictures", "max_decoded_bytes")
-        self._shadows = ShadowRunner(metrics, config.limits.max_items)
+        self._shadows = ShadowRunner(metrics, config.limits.max_items, budget)
 
     @property
     def inflight_items(self) -> int:
@@ -101,25 +105,30 @@ class RewardServicer:
         started_ns = time.perf_counter_ns()
         request_id = ""
         try:
-            request = codec.parse(body, self._limits)
+            deadline_s = self._deadline_s(context)
+            request = await in_thread(deadline_s, lambda: codec.parse(body, self._limits))
             request_id = request.request_id or uuid.uuid4().hex
             if self._log_metadata:
-                _log_metadata(request.samples, request_id)
+                await in_thread(deadline_s, lambda: _log_metadata(request.samples, request_id))
             route = self._routes.resolve(request.variant, request.release)
-            run = RunContext(route.release, self._deadline_s(context), request_id)
+            run = RunContext(route.release, deadline_s, request_id, self._limits.max_request_tokens)
             team = caller.get()
             with self._admission.admit(len(request.samples)), team.admit(len(request.samples), len(body)):
                 admitted_ns = time.perf_counter_ns()
                 runner = _TimedRunner(self._runner)
                 outcomes = await _within(run, self._call(request.samples, route.reward, runner, run, team))
-            response = responses.response(
-                request, outcomes, reward=self._routes.reward, variant=route.variant, release=route.release.digest
-            )
+                # The caller sends these again with their references: one item is charged once.
+                team.refund(sum(isinstance(outcome, codec.MissingReferences) for outcome in outcomes))
+                write = partial(
+                    responses.response, request, outcomes, reward=self._routes.reward, variant=route.variant,
+                    release=route.release.digest,
+                )  # fmt: skip
+                response = await in_thread(deadline_s, write)
         except Exception as error:
             await status.abort(context, error, request_id=request_id, pushback_ms=self._admission.pushback_ms)
         if (shadow := self._routes.shadow) is not None:
             scoring = partial(self._shadow_call, request.samples, request_id, team)
-            self._shadows.start(shadow, route, outcomes, scoring, request_id)
+            self._shadows.start(shadow, route, outcomes, scoring, request_id, len(body))
         response.request_id = request_id
         ended_ns = time.perf_counter_ns()
         response.timings.admission_ns = admitted_ns - started_ns
@@ -136,7 +145,8 @@ class RewardServicer:
             "required_fields": reward.card.required_fields,
             "preparations": getattr(reward, "preparations", ()),  # a reward that does not say gets whole pictures
         }
-        size = 2 * await asyncio.to_thread(self._codec.needed_bytes, messages, **needs)  # by picture, and as one batch
+        needed = partial(self._codec.needed_bytes, messages, **needs)
+        size = 2 * await in_thread(run.deadline_s, needed)  # by picture, and as one batch
         if size > self._decoded.max_bytes:
             raise InvalidRequest(
                 f"the pictures of this call take {size} bytes once they are decoded and prepared, and this service "
@@ -162,7 +172,8 @@ class RewardServicer:
     async def _shadow_call(
         self, messages: Sequence[Any], request_id: str, team: Team, route: Route
     ) -> list[Outcome | codec.MissingReferences]:
-        run = RunContext(route.release, time.monotonic() + self._limits.max_deadline_ms / 1000, f"{request_id}-shadow")
+        deadline_s = time.monotonic() + self._limits.max_deadline_ms / 1000
+        run = RunContext(route.release, deadline_s, f"{request_id}-shadow", self._limits.max_request_tokens)
         return await _within(run, self._call(messages, route.reward, self._runner, run, team))
 
     def _deadline_s(self, context: grpc.aio.ServicerContext) -> float:

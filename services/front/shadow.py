@@ -12,10 +12,13 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
 
 import numpy as np
 
 from sync_r1.reward_models.types import Score
+from sync_r1.services.access.admission import ByteBudget
 from sync_r1.services.routing import Route, Shadow
 from sync_r1.services.telemetry.metrics import ServiceMetrics
 
@@ -28,27 +31,41 @@ Scoring = Callable[[Route], Awaitable[Sequence[object]]]
 class ShadowRunner:
     """Runs shadows of one service. Used from one event loop."""
 
-    def __init__(self, metrics: ServiceMetrics, max_items: int, seed: int | None = None) -> None:
+    def __init__(
+        self, metrics: ServiceMetrics, max_items: int, budget: ByteBudget, seed: int | None = None
+    ) -> None:
+        """`budget`: of the bytes of requests; a shadow keeps its request in memory and counts as one."""
         self._metrics = metrics
+        self._budget = budget
         self._max_items = max_items
         self._items = 0
         self._random = random.Random(seed)
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(
-        self, shadow: Shadow, answered: Route, outcomes: Sequence[object], scoring: Scoring, request_id: str
+        self, shadow: Shadow, answered: Route, outcomes: Sequence[object], scoring: Scoring, request_id: str, size: int
     ) -> None:
-        """Perhaps (by its share) score the same items once more; returns at once."""
+        """Perhaps (by its share) score the same items once more; returns at once. `size`: the request's bytes."""
         route = shadow.route
         if route.release == answered.release or self._random.random() >= shadow.share:
             return
-        if self._items + len(outcomes) > self._max_items:
+        # Half of the budget is the callers' alone: a shadow must never be why one of them is refused.
+        room = self._budget.max_bytes / 2 - self._budget.inflight_bytes
+        if self._items + len(outcomes) > self._max_items or size > room:
             self._metrics.shadowed(route, "dropped", len(outcomes))
             return
         self._items += len(outcomes)
+        held = ExitStack()
+        held.enter_context(self._budget.hold(size))
         task = asyncio.create_task(self._run(route, answered, outcomes, scoring, request_id))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(partial(self._ended, held, len(outcomes)))
+
+    def _ended(self, held: ExitStack, items: int, task: asyncio.Task[None]) -> None:
+        """Whatever became of it, also where it was given up before its first step."""
+        self._tasks.discard(task)
+        self._items -= items
+        held.close()
 
     async def close(self) -> None:
         """Give up what still runs."""
@@ -81,5 +98,3 @@ class ShadowRunner:
         except Exception as error:  # a failing shadow changes nothing for the caller
             self._metrics.shadowed(route, "failed", len(outcomes))
             logger.warning("shadow %s of request %r: %r", route.variant, request_id, error)
-        finally:
-            self._items -= len(outcomes)

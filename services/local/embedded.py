@@ -26,6 +26,7 @@ import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from sync_r1.reward_models.errors import SyncR1Error
+from sync_r1.services.config import channel_options
 from sync_r1.services.local import processes
 
 _START_ATTEMPTS = 3
@@ -35,6 +36,7 @@ _START_AGAIN = ("Address already in use", "boost::interprocess::lock_exception")
 _STUB = "triton_python_b"  # the kernel keeps 15 letters of a process's name
 _ENDED, _STOPPED = "ZX", "Tt"
 """States of a process in /proc."""
+_PLAIN_PATH = re.compile(r"[A-Za-z0-9._/-]+")
 # What Triton logs of a model that it gives up, up to the first line's end of what Python raised.
 _LOAD_FAILURE = re.compile(r"failed to load '([^']+)' version (\d+): \w+: (.*?)\.?(?:\\n|\"?$)", re.MULTILINE)
 
@@ -90,10 +92,10 @@ class EmbeddedTriton:
         """Why it cannot do its work, in half a sentence: it or a Python process of a graph ended; empty if none did."""
         if self._process is None or (code := self._process.poll()) is not None:
             return f"the embedded Triton ended with code {code if self._process is not None else 0}"
-        if _state(self._process.pid)[1] in _STOPPED:
+        if processes.state(self._process.pid)[1] in _STOPPED:
             return "the embedded Triton is stopped"
-        for pid in _children(self._process.pid):
-            name, state = _state(pid)
+        for pid in processes.children(self._process.pid):
+            name, state = processes.state(pid)
             if name.startswith(_STUB) and state in (*_ENDED, *_STOPPED):
                 return f"a Python process of the embedded Triton {'is stopped' if state in _STOPPED else 'was killed'}"
         return ""
@@ -118,8 +120,10 @@ class EmbeddedTriton:
         """Start Triton and wait until all its models are ready."""
         if not self._repository.is_dir():
             raise TritonStartError(f"no model repository at {self._repository}; write one with `sync-r1 repository`")
-        self._directory = Path(tempfile.mkdtemp(prefix="sync-r1-triton-"))
+        self._directory = plain_directory("sync-r1-triton-")
         try:
+            # Under a name without blanks: Triton starts the processes of its Python backend through a shell.
+            (self._directory / "models").symlink_to(self._repository)
             backends = _link_backend(self._directory)
             for attempt in range(1, _START_ATTEMPTS + 1):
                 self._log = self._directory / f"triton-{attempt}.log"
@@ -139,7 +143,7 @@ class EmbeddedTriton:
         self._url = f"127.0.0.1:{port}"
         command = [
             str(_wheel() / "bin" / "tritonserver"),
-            f"--model-repository={self._repository}",
+            f"--model-repository={backends.parent / 'models'}",
             f"--backend-directory={backends}",
             f"--backend-config=python,shm-region-prefix-name={self._shm_prefix}",
             "--disable-auto-complete-config",
@@ -154,7 +158,8 @@ class EmbeddedTriton:
         self._process = processes.spawn(command, log=log, environment=_environment())
         deadline = time.monotonic() + self._ready_timeout_s
         # By default a channel that was refused for minutes tries again after two minutes, when the bound may be over.
-        with grpc.insecure_channel(self._url, options=[("grpc.max_reconnect_backoff_ms", 1000)]) as channel:
+        options = [("grpc.max_reconnect_backoff_ms", 1000), *channel_options(self._url)]
+        with grpc.insecure_channel(self._url, options=options) as channel:
             service = service_pb2_grpc.GRPCInferenceServiceStub(channel)
             while time.monotonic() < deadline and not self._given_up.is_set():
                 if self._process.poll() is not None:
@@ -198,23 +203,20 @@ class EmbeddedTriton:
         self.stop()
 
 
-def _children(pid: int) -> list[int]:
-    """Processes that the threads of this one have started."""
-    found: list[int] = []
-    with contextlib.suppress(OSError):  # it ends
-        for thread in Path(f"/proc/{pid}/task").iterdir():
+def plain_directory(prefix: str) -> Path:
+    """A new directory for temporary files whose path a shell takes as it is. Triton's Python backend puts its own paths
+    into a command line without quotes, so that a TMPDIR with a blank or a quote in it would keep it from starting.
+
+    Raises TritonStartError where there is none.
+    """
+    for place in dict.fromkeys((tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm")):
+        if _PLAIN_PATH.fullmatch(place):
             with contextlib.suppress(OSError):
-                found += map(int, (thread / "children").read_text().split())
-    return found
-
-
-def _state(pid: int) -> tuple[str, str]:
-    """Name and state letter of a process; a process that is gone has ended."""
-    try:
-        name, _, rest = Path(f"/proc/{pid}/stat").read_text().partition("(")[2].rpartition(")")
-    except OSError:
-        return "", "X"
-    return name, rest.split()[0]
+                return Path(tempfile.mkdtemp(prefix=prefix, dir=place))
+    raise TritonStartError(
+        f"the embedded Triton needs a writable directory for temporary files whose path has letters, digits and ._/- "
+        f"only; TMPDIR is {tempfile.gettempdir()!r} and /tmp cannot be used: set TMPDIR to another directory"
+    )
 
 
 def _why_it_ended(log: Path, code: int) -> str:

@@ -45,3 +45,22 @@ def tail(log: Path, lines: int = 30) -> str:
     text = log.read_text(errors="replace") if log.exists() else ""
     last = [line for line in text.splitlines() if line.strip() and line[0] not in "+|"][-lines:]
     return "\n".join("    " + line[:400].rstrip() for line in last) or "    (nothing was logged)"
+
+
+def children(pid: int) -> list[int]:
+    """Processes that the threads of this one have started."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):  # it ends
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(OSError):
+                found += map(int, (thread / "children").read_text().split())
+    return found
+
+
+def state(pid: int) -> tuple[str, str]:
+    """Name and state letter of a process; a process that is gone has ended."""
+    try:
+        name, _, rest = Path(f"/proc/{pid}/stat").read_text().partition("(")[2].rpartition(")")
+    except OSError:
+        return "", "X"
+    return name, rest.split()[0]

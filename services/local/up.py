@@ -13,7 +13,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -28,9 +27,9 @@ from sync_r1.reward_models.errors import SyncR1Error
 from sync_r1.reward_models.graphs.spec import GraphSpec, data_path
 from sync_r1.reward_models.library.catalogue import check as check_archive
 from sync_r1.reward_models.profiles import Profile, load_profile
-from sync_r1.services.config import ServiceConfig, host_and_port
+from sync_r1.services.config import ServiceConfig, channel_options, host_and_port
 from sync_r1.services.local import processes
-from sync_r1.services.local.embedded import EmbeddedTriton
+from sync_r1.services.local.embedded import EmbeddedTriton, plain_directory
 from sync_r1.services.local.supervisor import TritonSupervisor
 from sync_r1.services.serve import ServeConfig, reward_of
 
@@ -105,7 +104,7 @@ def start(
     """
     profiles = [load_profile(name) for name in (profile, *also)]
     names = list(profiles[0].rewards) if rewards is None else list(rewards)
-    directory = Path(tempfile.mkdtemp(prefix="sync-r1-up-"))
+    directory = plain_directory("sync-r1-up-")
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, directory, ignore_errors=True)
         on_step("graphs")
@@ -175,7 +174,8 @@ def _wait_serving(running: Up, name: str, announce: Path, deadline: float) -> st
         running.check()
         if announce.exists():
             address = announce.read_text()
-            with grpc.insecure_channel(address) as channel, contextlib.suppress(grpc.RpcError):
+            options = channel_options(address)
+            with grpc.insecure_channel(address, options=options) as channel, contextlib.suppress(grpc.RpcError):
                 answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=2.0)
                 if answer.status == health_pb2.HealthCheckResponse.SERVING:
                     return address

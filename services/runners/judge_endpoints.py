@@ -10,7 +10,6 @@ Users' pictures and texts go there, so off loopback it must be https, unless tol
 
 from __future__ import annotations
 
-import ipaddress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -18,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from sync_r1.reward_models.errors import SyncR1Error
+from sync_r1.services.config import is_loopback
 
 
 class JudgesError(SyncR1Error, ValueError):
@@ -54,7 +54,7 @@ class JudgeEndpoint(BaseModel):
             raise ValueError(f"url: expected http(s)://HOST[:PORT]/PATH without a query, got {self.url!r}")
         if parts.username or parts.password:
             raise ValueError("url: credentials do not belong in it; use `api_key_file`")
-        if parts.scheme == "http" and not _is_loopback(parts.hostname) and not self.insecure:
+        if parts.scheme == "http" and not is_loopback(parts.hostname) and not self.insecure:
             raise ValueError(f"url: users' pictures go to {parts.hostname}; use https, or say `insecure: true`")
         return self
 
@@ -83,12 +83,3 @@ def read_key(name: str, file: Path) -> str:
     if not key or any(character.isspace() for character in key):
         raise JudgesError(f"judge {name}: api_key_file {file} should hold one key on one line")
     return key
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

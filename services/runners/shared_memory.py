@@ -11,10 +11,12 @@ import asyncio
 import mmap
 import os
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import numpy.typing as npt
 from tritonclient.grpc import service_pb2
@@ -25,6 +27,7 @@ _DIRECTORY = Path("/dev/shm")
 # Below this a message costs less than the bookkeeping.
 _MIN_BYTES = 64 * 1024
 _MAX_POOL_BYTES = 256 * 1024 * 1024
+_REGISTER_S = 5.0
 
 
 @dataclass(eq=False)
@@ -51,7 +54,7 @@ class RegionPool:
     def __init__(self, triton: TritonLink) -> None:
         self._triton = triton
         self._regions: list[Region] = []
-        self._total = 0
+        self._on_their_way: dict[asyncio.Task[bool], int] = {}
 
     async def acquire(self, array: npt.NDArray[Any], *, timeout_s: float) -> Region | None:
         """Copy `array` into a free region and return it; None if it should travel in the message instead.
@@ -68,13 +71,18 @@ class RegionPool:
             view.reshape(array.shape)[...] = array
         return region
 
+    @property
+    def size(self) -> int:
+        """Bytes of all regions, those included that Triton is being told of."""
+        return sum(region.size for region in self._regions) + sum(self._on_their_way.values())
+
     def forget(self) -> None:
         """Drop every region: Triton does not know them any more."""
         self._regions.clear()
-        self._total = 0
 
     async def close(self) -> None:
         """Unregister all regions; a Triton that is gone already is fine."""
+        await asyncio.gather(*self._on_their_way, return_exceptions=True)
         requests = [service_pb2.SystemSharedMemoryUnregisterRequest(name=region.name) for region in self._regions]
         calls = [self._triton.ask("SystemSharedMemoryUnregister", request, timeout_s=5.0) for request in requests]
         await asyncio.gather(*calls, return_exceptions=True)
@@ -90,25 +98,61 @@ class RegionPool:
 
     async def _create(self, size: int, timeout_s: float) -> Region | None:
         size = 1 << (size - 1).bit_length()  # powers of two, so that batches of similar size share regions
-        if self._total + size > _MAX_POOL_BYTES:
+        if self.size + size > _MAX_POOL_BYTES or not _room_for(size):
             return None
-        self._total += size
         name = f"sync-r1-{os.getpid()}-{uuid.uuid4().hex[:12]}"
         path = _DIRECTORY / name
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+        try:
+            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+        except OSError:
+            return None
         try:
             os.posix_fallocate(descriptor, 0, size)  # a full /dev/shm is an error now, not a SIGBUS at the first write
             region = Region(name, size, mmap.mmap(descriptor, size))
-            request = service_pb2.SystemSharedMemoryRegisterRequest(name=name, key=f"/{name}", offset=0, byte_size=size)
-            await self._triton.ask("SystemSharedMemoryRegister", request, timeout_s=timeout_s)
         except OSError:
-            self._total -= size
+            path.unlink()
             return None
-        except BaseException:
-            self._total -= size
-            raise
         finally:
             os.close(descriptor)
-            path.unlink()
+        # A task of its own: Triton may have mapped the region although the caller is gone or out of time, so it is
+        # seen through to its end, and counted as long.
+        task = asyncio.ensure_future(self._register(region, path))
+        self._on_their_way[task] = size
+        task.add_done_callback(lambda done: self._on_their_way.pop(done))
+        try:
+            await asyncio.wait({task}, timeout=timeout_s)
+        except asyncio.CancelledError:
+            region.release()
+            raise
+        if not task.done():
+            region.release()
+            return None
+        return region if task.result() else None
+
+    async def _register(self, region: Region, path: Path) -> bool:
+        """Tell Triton of a region and take it into the pool; False, and nothing is left of it, where Triton refuses."""
+        request = service_pb2.SystemSharedMemoryRegisterRequest(
+            name=region.name, key=f"/{region.name}", offset=0, byte_size=region.size
+        )
+        try:
+            await self._triton.ask("SystemSharedMemoryRegister", request, timeout_s=_REGISTER_S)
+        except grpc.aio.AioRpcError:
+            forgotten = service_pb2.SystemSharedMemoryUnregisterRequest(name=region.name)
+            with suppress(grpc.aio.AioRpcError):  # it may have been out of time, not out of mind
+                await self._triton.ask("SystemSharedMemoryUnregister", forgotten, timeout_s=_REGISTER_S)
+            return False
+        finally:
+            path.unlink()  # noqa: ASYNC240 (a name in memory)
         self._regions.append(region)
-        return region
+        return True
+
+
+def _room_for(size: int) -> bool:
+    """Whether half of the shared memory stays free for others: Triton's own processes live in it too, and are lost
+    without it (a container has 64 MB unless it is given more).
+    """
+    try:
+        found = os.statvfs(_DIRECTORY)
+    except OSError:
+        return False
+    return found.f_bavail * found.f_frsize - size >= found.f_blocks * found.f_frsize / 2

@@ -16,6 +16,8 @@ from typing import Any
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from sync_r1.services.config import channel_options
+
 LOOK_S = 2.0
 """How long Triton may take to say that it lives, seconds."""
 SILENT_LOOKS = 2
@@ -85,7 +87,7 @@ class _Connection:
     """One channel and the calls under way on it."""
 
     def __init__(self, url: str) -> None:
-        self._channel = grpc.aio.insecure_channel(url, options=_OPTIONS)
+        self._channel = grpc.aio.insecure_channel(url, options=[*_OPTIONS, *channel_options(url)])
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self._under_way: set[Any] = set()
         self._idle = asyncio.Event()

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from sync_r1.services.config import is_loopback
+
 _TIMEOUT_S = 2.0
 _MAX_BYTES = 16 * 1024 * 1024
 Key = tuple[str, tuple[tuple[str, str], ...]]
@@ -47,7 +49,10 @@ class Row:
 
 def scrape(address: str) -> Scrape:
     """Read `http://ADDRESS/metrics`; ADDRESS is HOST:PORT. Raises OSError when nobody answers there."""
-    with urllib.request.urlopen(f"http://{address}/metrics", timeout=_TIMEOUT_S) as response:
+    # A proxy of the environment cannot reach this machine's own loopback, and would be told who is asked for.
+    proxies: dict[str, str] | None = {} if is_loopback(address.rpartition(":")[0]) else None
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies))
+    with opener.open(f"http://{address}/metrics", timeout=_TIMEOUT_S) as response:
         text = response.read(_MAX_BYTES).decode()
     samples = {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value

@@ -134,7 +134,7 @@ async def test_a_call_given_up_in_the_moment_its_body_arrives_is_given_up(turns:
     async def read() -> bytes:
         return await body
 
-    task = asyncio.ensure_future(Gate(ServiceConfig(), None)._within(Context(), read()))
+    task = asyncio.ensure_future(Gate(ServiceConfig(), None)._within(Context(), read(), 30.0))
     await asyncio.sleep(0.01)
     body.set_result(b"body")
     for _ in range(turns):
@@ -158,7 +158,8 @@ async def test_methods_that_are_none_and_messages_that_are_none_stay_the_callers
     async with serving(toy_triton.url) as (_, channel):
         error = await refused(channel.unary_unary("/sync_r1.rewards.v1.RewardService/Train")(b"", timeout=20))
         assert error.code() == grpc.StatusCode.UNIMPLEMENTED
-        error = await refused(channel.unary_unary("/sync_r1.rewards.v1.RewardService/Describe")(b"\xff", timeout=20))
+        describe = channel.unary_unary("/sync_r1.rewards.v1.RewardService/Describe")
+        error = await refused(describe(b"\xff", timeout=20, metadata=(("x-byte-size", "1"),)))
         assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
         assert not [key for key in trailers(error) if key.startswith("x-")]
 

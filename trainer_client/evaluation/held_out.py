@@ -25,9 +25,11 @@ from sync_r1.trainer_client.atomic_write import write_text
 from sync_r1.trainer_client.config import TrainConfig
 from sync_r1.trainer_client.evaluation.oracle import SuccessOracle, Verdict
 from sync_r1.trainer_client.policies.base import Policy, Question
+from sync_r1.trainer_client.rollouts.outage import why_unscored
 from sync_r1.trainer_client.rollouts.sampler import Sampler, Trajectory, parts_of
 from sync_r1.trainer_client.rollouts.scorer import Scorer
 from sync_r1.trainer_client.sdk.ensemble import EnsembleResult
+from sync_r1.trainer_client.sdk.errors import RewardClientError
 from sync_r1.trainer_client.tasks.tasks import (
     TRUE_SENTENCE,
     Task,
@@ -41,6 +43,10 @@ from sync_r1.trainer_client.tasks.tasks import (
 from sync_r1.trainer_client.tasks.unifybench import UnifyBench
 
 _REQUEST_ITEMS = 128
+
+
+class NothingScored(RewardClientError):
+    """Not one item has a score, so nothing was measured."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +105,7 @@ async def evaluate(
     """Measure `policy` on every held-out condition of `bench`. `picture_scorer` scores pictures of the right sentence,
     if `config.evaluation` wants some.
 
-    Raises what the scorers raise, and ValueError without conditions.
+    Raises what the scorers raise, NothingScored where no picture gets a score, and ValueError without conditions.
     """
     wanted, sampling = config.evaluation, config.sampling
     generator = torch.Generator().manual_seed(wanted.seed)
@@ -200,6 +206,10 @@ async def _measured(
     ]
     results = [await scorer.score(part, timeout_s=timeout_s) for part in parts_of(samples, _REQUEST_ITEMS)]
     columns = _reward_columns(results)
+    if not any(np.isfinite(values_N).any() for values_N in columns.values()):
+        raise NothingScored(
+            f"none of {len(samples)} held-out pictures has a score, so nothing was measured: {why_unscored(results[0])}"
+        )
     verdicts = oracle.verdicts(tasks, pictures) if oracle is not None else None
     if verdicts is not None:
         columns["oracle_success"] = np.array([float(verdict.concept and verdict.fact) for verdict in verdicts])

@@ -28,6 +28,7 @@ from sync_r1.reward_models.images import resize
 from sync_r1.reward_models.types import Failure, Sample, Score
 from sync_r1.trainer_client.config import UnifyBenchConfig
 from sync_r1.trainer_client.evaluation.bench_items import PICTURE_TASKS, Item, TaskName
+from sync_r1.trainer_client.evaluation.held_out import NothingScored
 from sync_r1.trainer_client.evaluation.metric import ItemScores, Metric
 from sync_r1.trainer_client.evaluation.oracle import SuccessOracle
 from sync_r1.trainer_client.evaluation.outputs import Outputs
@@ -81,7 +82,9 @@ class UnifyBenchMetrics:
         self.scores: dict[str, ItemScores] = {}
 
     async def measure(self, items: Sequence[Item], outputs: Outputs) -> list[Metric]:
-        """All metrics, in the table's order. Raises RewardClientError when a service that offers a variant fails."""
+        """All metrics, in the table's order. Raises RewardClientError when a service that offers a variant fails, and
+        NothingScored when it scores no item at all.
+        """
         config = self._config
         metrics = await self._recognition(items, outputs)
         for task, title in (("vqa", "visual QA"), ("text_only", "text-only QA")):
@@ -101,6 +104,12 @@ class UnifyBenchMetrics:
             if config.knowledge == ORACLE
             else await self._plain(knowledge, items, outputs)
         )
+        failures = sum(metric.failures for metric in metrics)
+        if failures and not any(metric.items for metric in metrics if metric.reward):
+            raise NothingScored(
+                f"the rewards scored nothing: {failures} items failed and none has a score; the services' logs say "
+                "why, and --outputs measures the same outputs again"
+            )
         return metrics
 
     async def _plain(self, question: _Question, items: Sequence[Item], outputs: Outputs) -> Metric:

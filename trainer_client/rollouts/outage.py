@@ -147,3 +147,16 @@ def _joined(parts: Sequence[RewardResult]) -> RewardResult:
 
 def _shifted(parts: Sequence[dict[int, T]], first: Ints) -> dict[int, T]:
     return {int(start) + position: item for part, start in zip(parts, first) for position, item in part.items()}
+
+
+def why_unscored(scores: EnsembleResult) -> str:
+    """What kept items from a score, reward by reward, for a message."""
+    reasons = []
+    for name, reward in scores.rewards.items():
+        if reward.error is not None:
+            reasons.append(f"{name}: {reward.error}")
+        elif reward.failures:
+            reasons.append(
+                f"{name}: {len(reward.failures)} failures, e.g. {next(iter(reward.failures.values())).message}"
+            )
+    return "; ".join(reasons) or "every reward was not applicable"

@@ -25,6 +25,8 @@ class Bounds:
     keep_groups: bool
     wanted_items: int
     """What it should hold at most; only a group that must stay in one piece may be larger, up to `max_items`."""
+    max_text_bytes: int = 1 << 62
+    """Beside its pictures."""
 
 
 class ItemGate:
@@ -81,16 +83,19 @@ def split(samples: Sequence[PackedSample], bounds: Bounds, *, inline: bool) -> l
     room_bytes = bounds.max_bytes - _REQUEST_OVERHEAD_BYTES
     batches: list[list[int]] = []
     batch: list[int] = []
-    batch_bytes, batch_references = 0, set[str]()
+    batch_bytes, batch_texts, batch_references = 0, 0, set[str]()
     for unit in units:
         _check_unit(samples, unit, bounds, room_bytes, inline)
         added = _cost(samples, unit, set() if inline else batch_references, inline)
-        if batch and (len(batch) + len(unit) > target_items or batch_bytes + added > room_bytes):
+        texts = sum(_text_bytes(samples[i]) for i in unit)
+        full = batch_bytes + added > room_bytes or batch_texts + texts > bounds.max_text_bytes - _REQUEST_OVERHEAD_BYTES
+        if batch and (len(batch) + len(unit) > target_items or full):
             batches.append(batch)
-            batch, batch_bytes, batch_references = [], 0, set()
+            batch, batch_bytes, batch_texts, batch_references = [], 0, 0, set()
             added = _cost(samples, unit, batch_references, inline)
         batch.extend(unit)
         batch_bytes += added
+        batch_texts += texts
         batch_references |= {reference.sha256 for i in unit for reference in samples[i].references}
     if batch:
         batches.append(batch)
@@ -123,6 +128,10 @@ def refused(samples: Sequence[PackedSample], bounds: Bounds) -> dict[int, Outcom
 
 
 def _too_large(sample: PackedSample, bounds: Bounds) -> Failure | None:
+    texts, text_room = _text_bytes(sample), bounds.max_text_bytes - _REQUEST_OVERHEAD_BYTES
+    if texts > text_room:
+        message = f"the texts of the sample take {texts} bytes, those of a request may take {text_room}; shorten them"
+        return Failure(FailureCode.BAD_TEXT, message)
     size, room = sample.size_bytes + reference_bytes(sample), bounds.max_bytes - _REQUEST_OVERHEAD_BYTES
     if size <= room:
         return None
@@ -130,6 +139,11 @@ def _too_large(sample: PackedSample, bounds: Bounds) -> Failure | None:
     if sample.body.ByteSize() > room:
         return Failure(FailureCode.BAD_TEXT, f"{what}; its texts alone are too long")
     return Failure(FailureCode.BAD_IMAGE, f"{what}; send smaller pictures", "image")
+
+
+def _text_bytes(sample: PackedSample) -> int:
+    """Bytes of everything but pictures, the digests of references included."""
+    return sample.body.ByteSize() + 80 * len(sample.references)
 
 
 def _units(samples: Sequence[PackedSample], keep_groups: bool) -> list[list[int]]:

@@ -164,6 +164,7 @@ class RewardClient:
             max_bytes=min(limits.max_request_bytes, self.settings.limits.max_message_bytes),
             keep_groups=chosen.groupwise,
             wanted_items=self.settings.limits.max_items_per_request,
+            max_text_bytes=limits.max_request_text_bytes or limits.max_request_bytes,
         )
         replicas = max(1, len(self._pool()[0].endpoints))
         self._gate.capacity = min(self.settings.limits.max_inflight_items, limits.max_inflight_items * replicas)

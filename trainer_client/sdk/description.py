@@ -54,6 +54,11 @@ class ServiceLimits:
     max_text_bytes: int
     max_inflight_items: int
     max_deadline_ms: int
+    max_texts: int = 0
+    """0, here and below: a service that does not say."""
+    max_request_text_bytes: int = 0
+    max_request_fields: int = 0
+    max_request_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -113,6 +118,10 @@ def from_wire(message: rewards_pb2.DescribeResponse) -> ServiceDescription:
             max_text_bytes=limits.max_text_bytes,
             max_inflight_items=limits.max_inflight_items,
             max_deadline_ms=limits.max_deadline_ms,
+            max_texts=limits.max_texts,
+            max_request_text_bytes=limits.max_request_text_bytes,
+            max_request_fields=limits.max_request_fields,
+            max_request_tokens=limits.max_request_tokens,
         ),
         server_version=message.server_version,
     )

@@ -98,9 +98,9 @@ class Endpoint:
 
     async def describe(self, deadline_s: float) -> rewards_pb2.DescribeResponse:
         """One attempt. Raises RewardClientError."""
-        response: rewards_pb2.DescribeResponse = await self._call(
-            self._stub.Describe, rewards_pb2.DescribeRequest(), deadline_s, ()
-        )
+        request = rewards_pb2.DescribeRequest()
+        size = ("x-byte-size", str(request.ByteSize()))  # without it some services make it wait behind large bodies
+        response: rewards_pb2.DescribeResponse = await self._call(self._stub.Describe, request, deadline_s, (size,))
         return response
 
     async def serving(self, deadline_s: float) -> bool:

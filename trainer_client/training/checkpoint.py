@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 
 from sync_r1.reward_models.errors import SyncR1Error
 from sync_r1.trainer_client.atomic_write import sync
@@ -33,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 class CheckpointError(SyncR1Error, RuntimeError):
-    """A checkpoint cannot be read; the message says which file and why."""
+    """A checkpoint cannot be read, or written; the message says which one and why."""
 
 
 @dataclass
@@ -53,7 +54,7 @@ class RunState:
 
 def save_checkpoint(folder: Path, state: RunState, *, kept: int = 1) -> None:
     """Write `folder/step-XXXXXX` and remove all but the newest `kept`. A crash on the way leaves those that are there
-    untouched. With several processes all must call it; the first one writes.
+    untouched. With several processes all must call it; the first one writes. Raises CheckpointError.
     """
     learner, ranks = state.learner, state.learner.ranks
     # Drawn numbers and the selector's choices differ between processes; the rest of the state is the same in all.
@@ -77,6 +78,28 @@ def save_checkpoint(folder: Path, state: RunState, *, kept: int = 1) -> None:
 def _write(folder: Path, policy: Policy, tensors: dict[str, Any], cursor: dict[str, Any], kept: int) -> None:
     target = folder / f"step-{cursor['step']:06d}"
     partial = folder / f".{target.name}.partial"
+    try:
+        _fill(partial, policy, tensors, cursor)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        # torch and safetensors have words of their own for a full disk ("unexpected pos 26112 vs 26004").
+        shutil.rmtree(partial, ignore_errors=True)
+        free_mb = shutil.disk_usage(folder if folder.exists() else folder.parent).free / 1e6
+        raise CheckpointError(
+            f"{target} could not be written, where {free_mb:.0f} MB are free: {error}; earlier checkpoints are as they "
+            "were: make room, then --resume continues from the last one"
+        ) from error
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(partial, target)
+    sync(folder)
+    # Later ones, if any, are damaged: the run was continued from an earlier one.
+    keep = sorted(path for path in folder.glob("step-*") if path.name <= target.name)[-kept:]
+    for old in folder.glob("step-*"):
+        if old not in keep:
+            shutil.rmtree(old)
+
+
+def _fill(partial: Path, policy: Policy, tensors: dict[str, Any], cursor: dict[str, Any]) -> None:
+    """Write all files of a checkpoint, and their sums, through to the disk."""
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     policy.save(partial / "policy")
@@ -86,14 +109,6 @@ def _write(folder: Path, policy: Policy, tensors: dict[str, Any], cursor: dict[s
     (partial / _SUMS).write_text("".join(sums))
     for path in [*partial.rglob("*"), partial]:
         sync(path)
-    shutil.rmtree(target, ignore_errors=True)
-    os.replace(partial, target)
-    sync(folder)
-    # Later ones, if any, are damaged: the run was continued from an earlier one.
-    keep = sorted(path for path in folder.glob("step-*") if path.name <= target.name)[-kept:]
-    for old in folder.glob("step-*"):
-        if old not in keep:
-            shutil.rmtree(old)
 
 
 def latest_checkpoint(folder: Path) -> Path | None:

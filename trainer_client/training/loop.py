@@ -19,7 +19,7 @@ import numpy as np
 
 from sync_r1.trainer_client.config import TrainConfig
 from sync_r1.trainer_client.evaluation.held_out import Evaluation
-from sync_r1.trainer_client.rollouts.outage import patient
+from sync_r1.trainer_client.rollouts.outage import patient, why_unscored
 from sync_r1.trainer_client.rollouts.phase_timer import Phases
 from sync_r1.trainer_client.sdk.ensemble import EnsembleResult
 from sync_r1.trainer_client.tasks.tasks import Task
@@ -58,7 +58,7 @@ async def train(run: Run) -> tuple[Evaluation | None, Evaluation]:
     collector = Collector(run, state, scorers)
     measurer = HeldOutMeasurer(run, state.learner, scorers, run_log)
     start = await measurer.before()
-    empty_batches, longest_step_s = 0, 0.0
+    empty_batches, longest_step_s, first_step = 0, 0.0, state.step
     while state.step < config.steps:
         if _budget_is_used(run, measurer.needed_s, longest_step_s):
             run_log.say(f"stopped after {state.step} steps: the budget of {config.budget_s:g} s is used")
@@ -88,6 +88,8 @@ async def train(run: Run) -> tuple[Evaluation | None, Evaluation]:
         longest_step_s = max(longest_step_s, time.monotonic() - step_s - record["outage_s"])
         if config.evaluation.every and state.step % config.evaluation.every == 0 and state.step < config.steps:
             await measurer.measure(f"step-{state.step:06d}")
+    if empty_batches and empty_batches == state.step - first_step:
+        raise TrainingError(f"no batch came back with a score, so nothing was learnt: {why_unscored(gathered.scores)}")
     if saved_step != state.step:
         save_checkpoint(checkpoints, state, kept=config.checkpoints_kept)
     memory_mb = max(run.ranks.gather(peak_memory_mb()))
@@ -134,19 +136,7 @@ def _has_scores(scores: EnsembleResult) -> bool:
 
 def _check_empty(empty_batches: int, state: RunState, scores: EnsembleResult) -> None:
     """Warn of a batch without any score. Raises TrainingError when too many in a row are like that."""
-    reasons = _reasons(scores)
+    reasons = why_unscored(scores)
     log.warning("step %d: no trajectory has a score, so nothing is learnt: %s", state.step, reasons)
     if empty_batches == _MAX_EMPTY_BATCHES:
         raise TrainingError(f"{empty_batches} batches in a row came back without a single score: {reasons}")
-
-
-def _reasons(scores: EnsembleResult) -> str:
-    reasons = []
-    for name, reward in scores.rewards.items():
-        if reward.error is not None:
-            reasons.append(f"{name}: {reward.error}")
-        elif reward.failures:
-            reasons.append(
-                f"{name}: {len(reward.failures)} failures, e.g. {next(iter(reward.failures.values())).message}"
-            )
-    return "; ".join(reasons) or "every reward was not applicable"

@@ -198,7 +198,7 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("max_items", "max_references", "max_request_bytes", "max_image_bytes", "max_pixels", "max_text_bytes", "max_inflight_items", "max_deadline_ms")
+    __slots__ = ("max_items", "max_references", "max_request_bytes", "max_image_bytes", "max_pixels", "max_text_bytes", "max_inflight_items", "max_deadline_ms", "max_texts", "max_request_text_bytes", "max_request_fields", "max_request_tokens")
     MAX_ITEMS_FIELD_NUMBER: _ClassVar[int]
     MAX_REFERENCES_FIELD_NUMBER: _ClassVar[int]
     MAX_REQUEST_BYTES_FIELD_NUMBER: _ClassVar[int]
@@ -207,6 +207,10 @@ class Limits(_message.Message):
     MAX_TEXT_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_INFLIGHT_ITEMS_FIELD_NUMBER: _ClassVar[int]
     MAX_DEADLINE_MS_FIELD_NUMBER: _ClassVar[int]
+    MAX_TEXTS_FIELD_NUMBER: _ClassVar[int]
+    MAX_REQUEST_TEXT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_REQUEST_FIELDS_FIELD_NUMBER: _ClassVar[int]
+    MAX_REQUEST_TOKENS_FIELD_NUMBER: _ClassVar[int]
     max_items: int
     max_references: int
     max_request_bytes: int
@@ -215,7 +219,11 @@ class Limits(_message.Message):
     max_text_bytes: int
     max_inflight_items: int
     max_deadline_ms: int
-    def __init__(self, max_items: _Optional[int] = ..., max_references: _Optional[int] = ..., max_request_bytes: _Optional[int] = ..., max_image_bytes: _Optional[int] = ..., max_pixels: _Optional[int] = ..., max_text_bytes: _Optional[int] = ..., max_inflight_items: _Optional[int] = ..., max_deadline_ms: _Optional[int] = ...) -> None: ...
+    max_texts: int
+    max_request_text_bytes: int
+    max_request_fields: int
+    max_request_tokens: int
+    def __init__(self, max_items: _Optional[int] = ..., max_references: _Optional[int] = ..., max_request_bytes: _Optional[int] = ..., max_image_bytes: _Optional[int] = ..., max_pixels: _Optional[int] = ..., max_text_bytes: _Optional[int] = ..., max_inflight_items: _Optional[int] = ..., max_deadline_ms: _Optional[int] = ..., max_texts: _Optional[int] = ..., max_request_text_bytes: _Optional[int] = ..., max_request_fields: _Optional[int] = ..., max_request_tokens: _Optional[int] = ...) -> None: ...
 
 class Graph(_message.Message):
     __slots__ = ("name", "version", "sha256")
