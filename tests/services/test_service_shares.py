@@ -51,9 +51,13 @@ async def test_a_call_without_size_that_waits_behind_others_is_told_to_say_its_s
         limits=Limits(max_request_bytes=1_000_000), max_inflight_bytes=2_000_000, unannounced_timeout_s=1.0
     )
     async with serving_as(toy_triton.url, config) as (server, channel):
-        silent = [channel.stream_unary(SCORE)(timeout=60) for _ in range(2)]
+        silent = [channel.stream_unary(SCORE)(timeout=60) for _ in range(4)]
         await asyncio.sleep(0.3)
+        # Theirs is the only place, for a second; then it is free.
+        assert (await Stub(channel).Score(toys.request(1), timeout=60)).outcomes[0].score.value == 1
+        await server._gate._unannounced.acquire()  # as others do who come again and again
         error = await refused(Stub(channel).Score(toys.request(1), timeout=60))
+        server._gate._unannounced.release()
         assert (error.code(), pushback_ms(error)) == (grpc.StatusCode.RESOURCE_EXHAUSTED, 1000)
         assert "x-byte-size" in error.details()
         for call in silent:
