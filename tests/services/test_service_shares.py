@@ -177,13 +177,13 @@ class _SlowTriton:
         self.let, self.known = asyncio.Event(), set[str]()
         self.asked = asyncio.Event()
 
-    async def SystemSharedMemoryRegister(self, request: Any, timeout: float) -> None:
+    async def ask(self, method: str, request: Any, *, timeout_s: float) -> None:
+        if method == "SystemSharedMemoryUnregister":
+            self.known.discard(request.name)
+            return
         self.asked.set()
         await self.let.wait()
         self.known.add(request.name)
-
-    async def SystemSharedMemoryUnregister(self, request: Any, timeout: float) -> None:
-        self.known.discard(request.name)
 
 
 @pytest.mark.parametrize("given_up", ["cancelled", "out of time"])

@@ -18,7 +18,8 @@ from sync_r1.reward_models.releases import GraphPin
 from sync_r1.reward_models.types import GraphDeadline, GraphError, GraphOverloaded, GraphUnavailable
 from sync_r1.services.config import ServiceConfig
 from sync_r1.services.local import supervisor, up
-from sync_r1.services.local.embedded import EmbeddedTriton, _children, _state
+from sync_r1.services.local.embedded import EmbeddedTriton
+from sync_r1.services.local.processes import children, state
 from sync_r1.services.local.supervisor import TritonSupervisor
 from sync_r1.services.runners import canaries
 from sync_r1.services.runners.canaries import Canaries
@@ -34,7 +35,7 @@ def triton(tmp_path: Path) -> Iterator[EmbeddedTriton]:
 
 
 def stubs(triton: EmbeddedTriton) -> list[int]:
-    return [pid for pid in _children(triton.pid) if _state(pid)[0].startswith("triton_python")]
+    return [pid for pid in children(triton.pid) if state(pid)[0].startswith("triton_python")]
 
 
 async def test_a_dead_python_process_is_unavailable_and_not_serving(triton: EmbeddedTriton) -> None:

@@ -21,6 +21,7 @@ from sync_r1.reward_models.pocket.world.scenes import render
 from sync_r1.reward_models.types import Failure, FailureCode, NotApplicable, Outcome, Sample, Score
 from sync_r1.trainer_client.config import UnifyBenchConfig, load_config
 from sync_r1.trainer_client.evaluation.bench_items import Item, bench_items
+from sync_r1.trainer_client.evaluation.held_out import NothingScored
 from sync_r1.trainer_client.evaluation.metric import Metric
 from sync_r1.trainer_client.evaluation.oracle import PocketOracle
 from sync_r1.trainer_client.evaluation.outputs import Outputs, write_outputs
@@ -192,9 +193,8 @@ async def test_every_concept_weighs_the_same_and_failures_are_left_out(
     assert knowledge.high is not None
     assert 0.5 <= knowledge.low < knowledge.value < knowledge.high <= 1.0
     failure = Failure(FailureCode.INTERNAL, "no")
-    failed = (await scripted("text-faithfulness", "judge", lambda _: failure, items, outputs))["knowledge"]
-    assert failed.value is None
-    assert failed.unavailable == "not available: none of the items could be scored (35 failed)"
+    with pytest.raises(NothingScored, match="35 items failed and none has a score"):
+        await scripted("text-faithfulness", "judge", lambda _: failure, items, outputs)
 
 
 def test_another_systems_outputs_become_table_and_pages(services: Up, bench: UnifyBench, tmp_path: Path) -> None:

@@ -12,10 +12,12 @@ from toy_trainer import ToyPolicy, ToyScorer, toy_config
 from sync_r1.reward_models.types import Failure, FailureCode
 from sync_r1.trainer_client.evaluation.held_out import NothingScored
 from sync_r1.trainer_client.evaluation.unifybench_metrics import Metric, UnifyBenchMetrics
+from sync_r1.trainer_client.rollouts.scorer import Scorers
 from sync_r1.trainer_client.tasks.pocketbench import write_pocketbench
 from sync_r1.trainer_client.tasks.unifybench import UnifyBench, load_unifybench
 from sync_r1.trainer_client.training import checkpoint
 from sync_r1.trainer_client.training.loop import train
+from sync_r1.trainer_client.training.run import Run
 
 SHORT: dict[str, Any] = {
     "steps": 2, "checkpoint_every": 1, "checkpoints_kept": 2, "evaluation": {"pictures_per_condition": 1, "shown": 1},
@@ -31,8 +33,10 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> UnifyBench:
 
 async def run(out: Path, bench: UnifyBench, scorer: Any) -> None:
     await train(
-        toy_config(**SHORT), out, policy=ToyPolicy(), reference=ToyPolicy(), bench=bench, scorer=scorer,
-        gate_scorer=ToyScorer(), judge=None,
+        Run(
+            toy_config(**SHORT), out, policy=ToyPolicy(), reference=ToyPolicy(), bench=bench,
+            scorers=Scorers(scorer, ToyScorer()),
+        )
     )  # fmt: skip
 
 
