@@ -1,7 +1,7 @@
 """What do live scores cost a training step? `python -m benchmarks.overlap [--steps 6] [--chunks 1 3] [--delays 0.5 1]`.
 
 Per selector and number of chunks the same steps of the pocket job are taken several times: with live scores (the four
-services work on the trainer's own cores), and with the scores that this run journalled, given back after a delay. No
+services work on the trainer's own cores), and with the scores that this run logged, given back after a delay. No
 delay is what a step costs without scoring; a delay stands for services on other cores, which answer late but take no
 time from the trainer. All of these runs see the same scores, so they end in the same weights, which is checked. The
 true cost of scoring is the difference in step time; `waiting` is the share of the step in which the trainer had nothing
@@ -39,14 +39,14 @@ CONFIG = Path(__file__).parents[1] / "trainer_client" / "configs" / "pocket_dgs.
 
 @dataclass(frozen=True)
 class Late:
-    """Gives journalled scores back after `delay_s`; what the journal does not have (evaluation) is asked live."""
+    """Gives logged scores back after `delay_s`; what the log does not have (evaluation) is asked live."""
 
-    journal: Mapping[str, EnsembleResult]
+    logged: Mapping[str, EnsembleResult]
     live: Scorer
     delay_s: float
 
     async def score(self, samples: Sequence[Sample], *, timeout_s: float | None = None) -> EnsembleResult:
-        known = self.journal.get(samples_digest(samples))
+        known = self.logged.get(samples_digest(samples))
         if known is None:
             return await self.live.score(samples, timeout_s=timeout_s)
         await asyncio.sleep(self.delay_s)
@@ -97,12 +97,12 @@ async def compare(
         await scorer.wait_ready(60.0)
         runs = {"live": [await run(config, folder / "live", scorer, gate)]}
         entries = [json.loads(line) for line in (folder / "live" / "journal.jsonl").read_text().splitlines()]
-        journal = {entry["samples"]: result_from_json(entry["result"]) for entry in entries}
+        logged = {entry["samples"]: result_from_json(entry["result"]) for entry in entries}
         for repeat in range(repeats):
             if repeat:
                 runs["live"].append(await run(config, folder / f"live-{repeat}", scorer, gate))
             for delay_s in delays:
-                late, late_gate = Late(journal, scorer, delay_s), Late(journal, gate, delay_s)
+                late, late_gate = Late(logged, scorer, delay_s), Late(logged, gate, delay_s)
                 one = await run(config, folder / f"{delay_s:g}-{repeat}", late, late_gate)
                 runs.setdefault(f"{delay_s:g} s", []).append(one)
     finally:

@@ -1,8 +1,7 @@
 """Errors that are raised on purpose, and how a command ends on them.
 
     SyncR1Error              base of every deliberate error, in all packages
-    ├── UserError            what the user gave cannot be used; a ValueError too
-    └── MissingFile          a file that must be there is not; a FileNotFoundError too
+    └── UserError            what the user gave cannot be used; a ValueError too
 
 A command shows a deliberate error as one sentence and ends with code 1. Anything else is a bug and keeps its trace.
 This module imports no other of ours and nothing heavy, so that `sync-r1 --help` stays quick.
@@ -27,10 +26,6 @@ class SyncR1Error(Exception):
 
 class UserError(SyncR1Error, ValueError):
     """An option, a file or a setting that the user gave cannot be used; the message names it."""
-
-
-class MissingFile(SyncR1Error, FileNotFoundError):
-    """A file that must be there is not; the message names it and says where it comes from."""
 
 
 def is_deliberate(error: BaseException, files: Iterable[Path | str] = ()) -> bool:

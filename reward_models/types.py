@@ -117,6 +117,13 @@ Outcome = Score | NotApplicable | Failure
 
 
 @dataclass(frozen=True)
+class MissingReferences:
+    """Between client and service only: the replica lacks the references with these digests, the item comes again."""
+
+    sha256: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Picture:
     """A decoded picture and the digest of the bytes it came from (work is shared between equal digests).
 

@@ -46,7 +46,7 @@ def main() -> None:
         ("not shown, taken for shown", str(counts[False, True])),
         ("not shown, not found", str(counts[False, False])),
     ]
-    report.notes.append(f"{len(pairs)} of {len(samples)} pictures; the eye could not decide about the others")
+    report.notes.append(f"{len(pairs)} of {len(samples)} pictures; a person could not decide about the others")
     report.notes.append("it errs towards missing, so success rates in the other tables are rather too low")
     report.finish()
 

@@ -15,7 +15,7 @@ import time
 import atheris
 
 with atheris.instrument_imports(include=["PIL", "sync_r1.services.front.codec", "sync_r1.reward_models.images"]):
-    from sync_r1.reward_models.types import Failure, FailureCode, Sample
+    from sync_r1.reward_models.types import Failure, FailureCode, MissingReferences, Sample
     from sync_r1.services.access.status import InvalidRequest
     from sync_r1.services.config import Limits
     from sync_r1.services.front import codec, responses
@@ -42,7 +42,7 @@ def one_input(data: bytes) -> None:
     )
     assert len(outcomes) == len(request.samples), "one outcome for each item"
     for outcome in outcomes:
-        assert isinstance(outcome, Sample | Failure | codec.MissingReferences), type(outcome)
+        assert isinstance(outcome, Sample | Failure | MissingReferences), type(outcome)
         if isinstance(outcome, Failure):
             assert outcome.code is not FailureCode.INTERNAL, outcome.message
             assert outcome.field, outcome.message

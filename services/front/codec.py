@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -21,13 +21,7 @@ from sync_r1.reward_models.images import ImageError
 from sync_r1.reward_models.inputs.preparation import Preparation
 from sync_r1.reward_models.rewards.base import failure_of
 from sync_r1.reward_models.threads import in_thread, in_time
-from sync_r1.reward_models.types import (
-    Concept,
-    Failure,
-    FailureCode,
-    Picture,
-    Sample,
-)
+from sync_r1.reward_models.types import Concept, Failure, FailureCode, MissingReferences, Picture, Sample
 from sync_r1.services.access.status import InvalidRequest
 from sync_r1.services.config import Limits
 from sync_r1.services.echo import echoed
@@ -36,13 +30,6 @@ from sync_r1.services.front.reference_cache import ReferenceCache
 from sync_r1.services.front.wire_scan import check_wire
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-
-
-@dataclass(frozen=True)
-class MissingReferences:
-    """This replica does not know the references with these digests; the client sends the item again with them."""
-
-    sha256: tuple[str, ...]
 
 
 def parse(body: bytes, limits: Limits) -> Any:

@@ -7,8 +7,7 @@ from typing import Any
 
 from sync_r1.protos.rewards.v1 import rewards_pb2
 from sync_r1.reward_models.rewards.base import failure_of
-from sync_r1.reward_models.types import FailureCode, NotApplicable, Outcome, Score
-from sync_r1.services.front.codec import MissingReferences
+from sync_r1.reward_models.types import FailureCode, MissingReferences, NotApplicable, Outcome, Score
 
 _CODES: dict[FailureCode, Any] = {
     code: rewards_pb2.FailureCode.Value(f"FAILURE_CODE_{code.value}") for code in FailureCode

@@ -21,7 +21,7 @@ from sync_r1.protos.rewards.v1 import rewards_pb2
 from sync_r1.reward_models.rewards.base import Reward
 from sync_r1.reward_models.runner import GraphRunner, RunContext, RunResult, Tensors
 from sync_r1.reward_models.threads import in_thread
-from sync_r1.reward_models.types import GraphDeadline, Outcome, Sample
+from sync_r1.reward_models.types import GraphDeadline, MissingReferences, Outcome, Sample
 from sync_r1.services.access import status
 from sync_r1.services.access.admission import Admission, ByteBudget
 from sync_r1.services.access.interceptor import caller
@@ -118,7 +118,7 @@ class RewardServicer:
                 runner = _TimedRunner(self._runner)
                 outcomes = await _within(run, self._call(request.samples, route.reward, runner, run, team))
                 # The caller sends these again with their references: one item is charged once.
-                team.refund(sum(isinstance(outcome, codec.MissingReferences) for outcome in outcomes))
+                team.refund(sum(isinstance(outcome, MissingReferences) for outcome in outcomes))
                 write = partial(
                     responses.response, request, outcomes, reward=self._routes.reward, variant=route.variant,
                     release=route.release.digest,
@@ -139,7 +139,7 @@ class RewardServicer:
 
     async def _call(
         self, messages: Sequence[Any], reward: Reward, runner: GraphRunner, run: RunContext, team: Team
-    ) -> list[Outcome | codec.MissingReferences]:
+    ) -> list[Outcome | MissingReferences]:
         """Outcomes in order: what could not be decoded keeps its own, the rest is scored as one batch."""
         needs: dict[str, Any] = {
             "required_fields": reward.card.required_fields,
@@ -157,7 +157,7 @@ class RewardServicer:
 
     async def _score_batch(
         self, messages: Sequence[Any], reward: Reward, runner: GraphRunner, run: RunContext, team: Team, needs: Any
-    ) -> list[Outcome | codec.MissingReferences]:
+    ) -> list[Outcome | MissingReferences]:
         with tracer.start_as_current_span("prepare"):
             decoded = await self._codec.samples(messages, team=team.name, deadline_s=run.deadline_s, **needs)
         if reward.card.groupwise:
@@ -171,7 +171,7 @@ class RewardServicer:
 
     async def _shadow_call(
         self, messages: Sequence[Any], request_id: str, team: Team, route: Route
-    ) -> list[Outcome | codec.MissingReferences]:
+    ) -> list[Outcome | MissingReferences]:
         deadline_s = time.monotonic() + self._limits.max_deadline_ms / 1000
         run = RunContext(route.release, deadline_s, f"{request_id}-shadow", self._limits.max_request_tokens)
         return await _within(run, self._call(messages, route.reward, self._runner, run, team))

@@ -16,6 +16,7 @@ from typing import Any
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from sync_r1.protos.calls import answer_of
 from sync_r1.services.config import channel_options
 
 LOOK_S = 2.0
@@ -97,7 +98,7 @@ class _Connection:
         self._under_way.add(call)
         self._idle.clear()
         try:
-            return await _answer(call)
+            return await answer_of(call)
         finally:
             self._under_way.discard(call)
             if not self._under_way:
@@ -129,24 +130,3 @@ class _Connection:
 
     async def close(self) -> None:
         await self._channel.close()
-
-
-async def _answer(call: Any) -> Any:
-    """Await a gRPC call; if we are cancelled, end it in gRPC's core and let gRPC's own task finish.
-
-    Cancelling that task, as `await call` and `call.cancel()` do, leaks about 1 kB for each call (grpc/grpc#43360): a
-    front whose clients are killed or out of time would grow for ever. Measured by `make drill NAME=clients_killed`.
-    """
-    answer = asyncio.ensure_future(call)
-    try:
-        return await asyncio.shield(answer)
-    except asyncio.CancelledError:
-        if answer.done() and answer.cancelled():  # not we are cancelled: `abandon` has ended the call
-            nothing = grpc.aio.Metadata()
-            details = "the connection is dead"
-            raise grpc.aio.AioRpcError(grpc.StatusCode.CANCELLED, nothing, nothing, details) from None
-        if not answer.done():
-            call._cython_call.cancel("given up")
-        raise
-    finally:
-        del answer  # it holds the error of a failed call, whose frames, this one too, hold the request

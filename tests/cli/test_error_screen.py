@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 from sync_r1.cli.main import app
 from sync_r1.cli.screen import errors_shown
-from sync_r1.reward_models.errors import MissingFile, SyncR1Error, UserError, exit_on_error, is_deliberate
+from sync_r1.reward_models.errors import SyncR1Error, UserError, exit_on_error, is_deliberate
 from sync_r1.services import serve
 
 ROOT = Path(__file__).parents[2]
@@ -128,7 +128,6 @@ def test_entry_points_of_modules_end_on_one_sentence_too(monkeypatch: pytest.Mon
 
 def test_deliberate_errors_keep_the_bases_that_callers_catch() -> None:
     assert issubclass(UserError, ValueError)
-    assert issubclass(MissingFile, FileNotFoundError)
 
 
 def exception_classes() -> dict[tuple[str, str], list[str]]:

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from sync_r1.protos.rewards.v1 import rewards_pb2
 from sync_r1.reward_models.rewards.fields import finite_score
-from sync_r1.reward_models.types import Failure, FailureCode, Picture, Sample, Score
+from sync_r1.reward_models.types import Failure, FailureCode, MissingReferences, Picture, Sample, Score
 from sync_r1.services.access.admission import Admission, Overloaded
 from sync_r1.services.access.status import InvalidRequest
 from sync_r1.services.config import Limits, ServiceConfig, TlsConfig
@@ -182,7 +182,7 @@ def test_whatever_an_item_holds_it_has_one_outcome(messages: list[rewards_pb2.Sa
     decoder.close()
     assert len(outcomes) == len(messages)
     for outcome in outcomes:
-        assert isinstance(outcome, Sample | Failure | codec.MissingReferences)
+        assert isinstance(outcome, Sample | Failure | MissingReferences)
         assert not isinstance(outcome, Failure) or (outcome.field and outcome.message)
 
 

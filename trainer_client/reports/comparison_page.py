@@ -5,17 +5,16 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from pathlib import Path
-from string import Template
 
 import numpy as np
 
 from sync_r1.reward_models.types import Failure, NotApplicable
 from sync_r1.trainer_client.evaluation.compare_scores import OUTCOMES, Comparison, Difference, Estimate, ScoredSide
 from sync_r1.trainer_client.reports.charts import scatter
+from sync_r1.trainer_client.reports.frame import framed
 from sync_r1.trainer_client.reports.thumbnails import thumbnail
 from sync_r1.trainer_client.sdk.sample_file import SampleRow
 
-_FOLDER = Path(__file__).parent
 _SHOWN_REFUSALS = 20
 
 
@@ -23,10 +22,10 @@ def page(found: Comparison, a: ScoredSide, b: ScoredSide, rows: Sequence[SampleR
     """The page; the rows' pictures lie in `folder`."""
     both = np.isfinite(a.units_N) & np.isfinite(b.units_N)
     points = list(zip(a.units_N[both].tolist(), b.units_N[both].tolist()))
-    return Template((_FOLDER / "comparison_page.html").read_text()).substitute(
-        style=(_FOLDER / "page.css").read_text(),
-        title=html.escape(f"{a.reward}: {a.name} and {b.name}"),
-        lead=html.escape(verdict(found)),
+    return framed(
+        f"{a.reward}: {a.name} and {b.name}",
+        html.escape(verdict(found)),
+        "comparison_page.html",
         sides=_sides(a, b),
         figures=_figures(found),
         scatter=scatter("every item, on the cards' [0, 1]", f"A: {a.name}", f"B: {b.name}", points) if points else "",

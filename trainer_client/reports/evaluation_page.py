@@ -6,18 +6,17 @@ import html
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from string import Template
 from typing import TYPE_CHECKING
 
 from sync_r1.trainer_client.evaluation.bench_items import ANSWER_TASKS, Item
 from sync_r1.trainer_client.evaluation.metric import Metric
 from sync_r1.trainer_client.reports.charts import interval_chart
+from sync_r1.trainer_client.reports.frame import framed
 from sync_r1.trainer_client.reports.thumbnails import thumbnail
 
 if TYPE_CHECKING:
     from sync_r1.trainer_client.evaluation.result import BenchEvaluation
 
-_FOLDER = Path(__file__).parent
 _SHOWN_PICTURES = 24
 """Of each picture task; spread evenly over what there is."""
 _SHOWN_ANSWERS = 24
@@ -54,14 +53,14 @@ def markdown(result: BenchEvaluation) -> str:
 def page(result: BenchEvaluation) -> str:
     """The HTML page."""
     measured = [metric for metric in result.metrics if metric.value is not None]
-    return Template((_FOLDER / "evaluation_page.html").read_text()).substitute(
-        style=(_FOLDER / "page.css").read_text(),
-        title=html.escape(f"{result.system} on {result.benchmark}"),
-        lead=html.escape(
+    return framed(
+        f"{result.system} on {result.benchmark}",
+        html.escape(
             f"{len(result.outputs.answers)} answers and {sum(map(len, result.outputs.pictures.values()))} pictures for "
             f"{len({item.concept.name for item in result.items})} concepts. A value is the mean over concepts; the "
             "interval is a 95 % bootstrap over concepts. What no service can score has no number."
         ),
+        "evaluation_page.html",
         table=_table(result.metrics),
         chart=interval_chart([(m.title, m.value, m.low, m.high, list(m.per_concept.values())) for m in measured]),
         concepts=_by_concept(measured),

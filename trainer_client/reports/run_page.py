@@ -1,7 +1,7 @@
 """The report of a run: one HTML file that opens anywhere, with nothing to load.
 
 It reads only what a run leaves in its folder, so it can be written again, for a run that was stopped too. The page's
-structure is in `report.html`, its look in `page.css`; the training curves in `run_training.py`, what the rewards
+structure is in `report.html`, its frame in `frame.py`; the training curves in `run_training.py`, what the rewards
 say about themselves in `run_rewards.py`, charts in `charts.py`. A section without data is left out.
 """
 
@@ -13,17 +13,16 @@ import json
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from string import Template
 from typing import Any
 
 from sync_r1.reward_models.errors import SyncR1Error
 from sync_r1.trainer_client.config.run_folder import read_values
 from sync_r1.trainer_client.reports import run_training as training
 from sync_r1.trainer_client.reports.charts import interval_chart
+from sync_r1.trainer_client.reports.frame import framed
 from sync_r1.trainer_client.reports.run_rewards import hygiene
 from sync_r1.trainer_client.tasks.tasks import TRUE_SENTENCE
 
-_FOLDER = Path(__file__).parent
 _NAMES = {
     "total": "total reward",
     "oracle_success": "oracle: right concept and fact",
@@ -86,10 +85,10 @@ def write_report(run: Path) -> Path:
         "Configuration": _configuration(config),
     }
     shown = {title: content for title, content in sections.items() if content}
-    page = Template((_FOLDER / "report.html").read_text()).substitute(
-        style=(_FOLDER / "page.css").read_text(),
-        title=f"Sync-GRPO run: {html.escape(run.resolve().name)}",
-        lead=_lead(config, steps),
+    text = framed(
+        f"Sync-GRPO run: {run.resolve().name}",
+        _lead(config, steps),
+        "report.html",
         contents="".join(f'<a href="#{_anchor(title)}">{html.escape(title)}</a>' for title in shown),
         tiles=_tiles(start, end),
         sections="".join(
@@ -98,7 +97,7 @@ def write_report(run: Path) -> Path:
         ),
     )
     target = run / "report.html"
-    target.write_text(page, encoding="utf-8")
+    target.write_text(text, encoding="utf-8")
     return target
 
 

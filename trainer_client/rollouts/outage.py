@@ -104,7 +104,7 @@ def joined(results: Sequence[EnsembleResult]) -> EnsembleResult:
     """The results of several calls, which must not share a group, as one of all items; `elapsed_s` are of the slowest.
 
     While a release is rolled out, calls can be answered by different ones: baselines are within groups, so their scores
-    never meet, and the release named is the first one's (the journal has each).
+    never meet, and the release named is the first one's (the score log has each).
     """
     if len(results) == 1:
         return results[0]

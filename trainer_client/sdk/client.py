@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any
 
 from sync_r1.protos.rewards.v1 import rewards_pb2
-from sync_r1.reward_models.types import Sample
+from sync_r1.reward_models.types import MissingReferences, Sample
 from sync_r1.trainer_client.sdk import bounds, lifecycle, tracing, wire
 from sync_r1.trainer_client.sdk.batching import Bounds, ItemGate, refused, split
 from sync_r1.trainer_client.sdk.description import ServiceDescription, VariantDescription, from_wire
@@ -37,7 +37,7 @@ from sync_r1.trainer_client.sdk.sample_checks import call_arguments
 from sync_r1.trainer_client.sdk.security import Credentials
 from sync_r1.trainer_client.sdk.settings import DEFAULT_SETTINGS, ClientSettings
 from sync_r1.trainer_client.sdk.stats import ClientStats
-from sync_r1.trainer_client.sdk.wire import MissingReferences, PackedSample
+from sync_r1.trainer_client.sdk.wire import PackedSample
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from sync_r1.protos.calls import answer_of
 from sync_r1.protos.rewards.v1 import rewards_pb2, rewards_pb2_grpc
 from sync_r1.trainer_client.sdk import tracing
 from sync_r1.trainer_client.sdk.bounds import is_loopback
@@ -147,27 +148,10 @@ class Endpoint:
     async def _call(self, method: Any, request: Any, deadline_s: float, metadata: Sequence[tuple[str, str]]) -> Any:
         everything = (*metadata, *self._credentials.metadata(), *tracing.context_metadata())
         try:
-            return await _answer(
-                method(request, timeout=max(0.001, deadline_s - time.monotonic()), metadata=everything)
-            )
+            left_s = max(0.001, deadline_s - time.monotonic())
+            return await answer_of(method(request, timeout=left_s, metadata=everything))
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(self.target, error) from error
-
-
-async def _answer(call: Any) -> Any:
-    """Await a gRPC call; if we are cancelled (a losing hedge, a caller that gives up), end it in gRPC's core.
-
-    Cancelling gRPC's own task, as `await call` does, leaks about 1 kB for each call (grpc/grpc#43360).
-    """
-    answer = asyncio.ensure_future(call)
-    try:
-        return await asyncio.shield(answer)
-    except asyncio.CancelledError:
-        if not answer.done():
-            call._cython_call.cancel("given up")
-        raise
-    finally:
-        del answer  # it holds the error of a failed call, whose frames, this one too, hold the request
 
 
 def _channel(target: str, settings: ClientSettings, server_name: str) -> grpc.aio.Channel:

@@ -11,7 +11,16 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from sync_r1.protos.rewards.v1 import rewards_pb2
-from sync_r1.reward_models.types import Failure, FailureCode, NotApplicable, Outcome, Picture, Sample, Score
+from sync_r1.reward_models.types import (
+    Failure,
+    FailureCode,
+    MissingReferences,
+    NotApplicable,
+    Outcome,
+    Picture,
+    Sample,
+    Score,
+)
 from sync_r1.trainer_client.sdk.description import VariantDescription
 from sync_r1.trainer_client.sdk.errors import RequestRejected, ServiceBug
 from sync_r1.trainer_client.sdk.pictures import EncodedPicture, raw_digest
@@ -52,13 +61,6 @@ class PackedSample:
     size_bytes: int
     failure: Failure | None = None
     """Why it cannot be sent, if it cannot; then the rest of its fields say nothing."""
-
-
-@dataclass(frozen=True)
-class MissingReferences:
-    """The answer "send the pictures themselves": resolved by the client, never seen by its caller."""
-
-    sha256: tuple[str, ...]
 
 
 def pack(samples: Sequence[Sample], variant: VariantDescription) -> list[PackedSample]:

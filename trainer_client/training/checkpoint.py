@@ -124,7 +124,7 @@ def latest_checkpoint(folder: Path) -> Path | None:
     if found:
         raise CheckpointError(
             f"none of the {len(found)} checkpoints in {folder} is intact (newest: {_damage(found[0])}); remove the "
-            "folder to start over: the journal gives the same scores again"
+            "folder to start over: its journal.jsonl gives the same scores again"
         )
     return None
 

@@ -6,7 +6,7 @@
 Every process draws the same tasks from the same random state and takes its share of them, so a group stays in one
 process. Scores are gathered, and everything that follows from them (credit, weights of groups, θ, curriculum, figures)
 is computed from all of them in every process alike; only the gradients of a process's own trajectories are its own, and
-their sum is the gradient of the whole batch. Only the first process writes the run's folder; the journals of the others
+their sum is the gradient of the whole batch. Only the first process writes the run's folder; the score logs of the others
 are the exception, because a score must be on the disk before anything waits for another process.
 
 `ddp`: every process holds the policy. Gradients are added up in buckets once per update, without the DDP wrapper: that

@@ -30,7 +30,7 @@ from sync_r1.trainer_client.sdk.errors import RewardClientError
 
 
 class ScoreLogError(SyncR1Error, RuntimeError):
-    """The journal cannot be read, or holds scores of other samples; the message says what to do."""
+    """The score log cannot be read, or holds scores of other samples; the message says what to do."""
 
 
 class ScoreLog:
@@ -51,7 +51,7 @@ class ScoreLog:
     async def scored(
         self, key: str, samples: Sequence[Sample], ask: Callable[[], Awaitable[EnsembleResult]]
     ) -> EnsembleResult:
-        """The scores of `samples`: those that the journal has under `key`, else what `ask` gives, written first.
+        """The scores of `samples`: those that the log has under `key`, else what `ask` gives, written first.
 
         Raises ScoreLogError when the scores under `key` are those of other samples, and what `ask` raises.
         """
@@ -69,7 +69,7 @@ class ScoreLog:
             raise ScoreLogError(
                 f"{self.file} has scores for {key} of other samples than this run draws now (digest "
                 f"{entry['samples'][:12]} there, {digest[:12]} here): the step was not repeated exactly, so machine, "
-                "libraries, thread count or code differ; move the journal away to have the samples scored anew, which "
+                "libraries, thread count or code differ; move journal.jsonl away to have the samples scored anew, which "
                 "makes it a different run from the last checkpoint on"
             )
         self.replayed += 1
@@ -91,7 +91,7 @@ class ScoreLog:
 def samples_digest(samples: Sequence[Sample]) -> str:
     """SHA-256 (hex) of all that decides the scores of `samples`; pictures count with the digest of their bytes.
 
-    Not their metadata, which no reward reads: journals that were written before it was a field stay valid.
+    Not their metadata, which no reward reads: logs that were written before it was a field stay valid.
     """
     digest = hashlib.sha256()
     for sample in samples:
