@@ -25,6 +25,7 @@ test-all: lint
 
 lint: $(STAMP) build/mypy
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
 	MYPYPATH=build/mypy $(BIN)/mypy --namespace-packages --explicit-package-bases $(addprefix build/mypy/sync_r1/,$(PACKAGES))
 	$(BIN)/lint-imports
 

@@ -59,9 +59,7 @@ def samples_of(items: Sequence[Item]) -> list[Sample]:
     ]
 
 
-def timed(
-    reward: Reward, release: Release, runner: GraphRunner, asked: Sequence[Sample]
-) -> tuple[list[float], float]:
+def timed(reward: Reward, release: Release, runner: GraphRunner, asked: Sequence[Sample]) -> tuple[list[float], float]:
     """Scores of the samples (NaN where an item has none), and CPU milliseconds per item: the least of some rounds.
 
     CPU time, because it hardly depends on what else the machine does.

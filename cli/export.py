@@ -29,9 +29,9 @@ def export(
     engine: Annotated[
         Literal["onnx", "torch"], typer.Option("--engine", help="ONNX Runtime, or torch on safetensors.")
     ] = "onnx",
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Folder; else the graph store (env SYNC_R1_GRAPHS).")
-    ] = (None),
+    out: Annotated[Path | None, typer.Option("--out", help="Folder; else the graph store (env SYNC_R1_GRAPHS).")] = (
+        None
+    ),
     profile: ProfileOption = "pocket",
 ) -> None:
     """Make graphs of a published model's weights, or (without MODEL) of the packages that a profile uses."""

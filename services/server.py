@@ -1,7 +1,7 @@
 """`RewardServer`: the life of one reward service, from listening to a drained end.
 
-    start    listen (TLS if told so; health on a port of its own if told so) → look at Triton → SERVING
-    drain    NOT_SERVING → wait drain_s → refuse new calls, let admitted ones finish within grace_s → close
+start    listen (TLS if told so; health on a port of its own if told so) → look at Triton → SERVING
+drain    NOT_SERVING → wait drain_s → refuse new calls, let admitted ones finish within grace_s → close
 """
 
 from __future__ import annotations

@@ -83,9 +83,7 @@ class Heartbeat:
 
 def _send(channel: grpc.Channel, body: bytes) -> str:
     try:
-        channel.unary_unary(f"/{SERVICE}/Score")(
-            body, timeout=DEADLINE_S, metadata=(("x-byte-size", str(len(body))),)
-        )
+        channel.unary_unary(f"/{SERVICE}/Score")(body, timeout=DEADLINE_S, metadata=(("x-byte-size", str(len(body))),))
     except grpc.RpcError as error:
         return str(error.code().name)
     return "OK"

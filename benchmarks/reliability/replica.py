@@ -1,6 +1,6 @@
 """One replica as a process, like `services/serve.py` but for the drills' reward: started, killed and stopped by them.
 
-    python -m benchmarks.reliability.replica '{"graph": "coded.onnx", "triton": "127.0.0.1:8001", "announce": "here"}'
+python -m benchmarks.reliability.replica '{"graph": "coded.onnx", "triton": "127.0.0.1:8001", "announce": "here"}'
 """
 
 from __future__ import annotations

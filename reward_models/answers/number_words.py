@@ -202,9 +202,7 @@ def read_part(tokens: Sequence[Token], start: int) -> Number | None:
     return found if found is not None and not isinstance(found.value, str) and 0 < found.value < 1 else None
 
 
-def _cardinal(
-    tokens: Sequence[Token], start: int, first: int | None = None, *, years: bool = True
-) -> Number | None:
+def _cardinal(tokens: Sequence[Token], start: int, first: int | None = None, *, years: bool = True) -> Number | None:
     """The longest cardinal, ordinal or spoken year in words; `first` stands for an article ("a hundred and two")."""
     total, current, end, limit = 0, first, start, 10**18
     last = "small" if first is not None else ""

@@ -98,9 +98,7 @@ PICTURES = JudgePrompt(
     _object(
         marks={
             "type": "array",
-            "items": _object(
-                picture={"type": "integer"}, structure={"type": "integer"}, identity={"type": "integer"}
-            ),
+            "items": _object(picture={"type": "integer"}, structure={"type": "integer"}, identity={"type": "integer"}),
         }
     ),
 )

@@ -56,9 +56,7 @@ class DetectedFaces:
     async def run(self, pictures: Iterable[Picture], runner: GraphRunner, context: RunContext) -> Faces:
         """See `FaceEncoder.run`."""
         outputs = await self.detector.run(pictures, runner, context)
-        return {
-            digest: output["embedding"] if output["found"].item() else None for digest, output in outputs.items()
-        }
+        return {digest: output["embedding"] if output["found"].item() else None for digest, output in outputs.items()}
 
 
 @dataclass(frozen=True)

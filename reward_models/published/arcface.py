@@ -126,9 +126,7 @@ def random_network(file: Path) -> None:
         [helper.make_tensor_value_info("683", TensorProto.FLOAT, [1, WIDTH])],  # as insightface's files have it
         [kernel, linear],
     )  # fmt: skip
-    onnx.save_model(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=6), str(file)
-    )
+    onnx.save_model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=6), str(file))
 
 
 def _example() -> npt.NDArray[np.uint8]:

@@ -103,9 +103,7 @@ class _JudgedItem(ItemReward):
         if distinct:
             pictures = {shown.sha256: shown for question in distinct.values() for shown in question.pictures}
             items = in_time(pictures.items(), context.deadline_s)
-            encoded = await in_thread(
-                context.deadline_s, lambda: {key: shown.prepared(AS_PNG) for key, shown in items}
-            )
+            encoded = await in_thread(context.deadline_s, lambda: {key: shown.prepared(AS_PNG) for key, shown in items})
             inputs = {
                 "text": texts([question.text for question in distinct.values()]),
                 "pictures": files([[encoded[shown.sha256] for shown in question.pictures]

@@ -189,9 +189,7 @@ class Gate(grpc.aio.ServerInterceptor):
             if self._calls == 0:
                 self._no_calls.set()
 
-    async def _body(
-        self, context: grpc.aio.ServicerContext, team: Team, size: int | None, held: ExitStack
-    ) -> bytes:
+    async def _body(self, context: grpc.aio.ServicerContext, team: Team, size: int | None, held: ExitStack) -> bytes:
         if size is not None:
             held.enter_context(team.hold(size))
             held.enter_context(self._budget.hold(size))

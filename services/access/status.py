@@ -92,9 +92,7 @@ _SAID_IN_OUR_WORDS: dict[type[Exception], tuple[grpc.StatusCode, str]] = {
 }
 
 
-async def abort(
-    context: grpc.aio.ServicerContext, error: Exception, *, request_id: str, pushback_ms: int
-) -> NoReturn:
+async def abort(context: grpc.aio.ServicerContext, error: Exception, *, request_id: str, pushback_ms: int) -> NoReturn:
     """End the call with the status of `error`. Logs whatever the client is not told.
 
     Then `error` and its cause forget the frames they went through: tasks hold the error, its frames hold the tasks and

@@ -31,9 +31,7 @@ Scoring = Callable[[Route], Awaitable[Sequence[object]]]
 class ShadowRunner:
     """Runs shadows of one service. Used from one event loop."""
 
-    def __init__(
-        self, metrics: ServiceMetrics, max_items: int, budget: ByteBudget, seed: int | None = None
-    ) -> None:
+    def __init__(self, metrics: ServiceMetrics, max_items: int, budget: ByteBudget, seed: int | None = None) -> None:
         """`budget`: of the bytes of requests; a shadow keeps its request in memory and counts as one."""
         self._metrics = metrics
         self._budget = budget

@@ -152,9 +152,7 @@ class TritonRunner:
         """One row of zeros through a graph, as Triton warmed it up. Raises what `run` raises."""
         config = await self._config(pin, CANARY_S)
         warm = config.model_warmup[0].inputs if config.model_warmup else {}
-        request = service_pb2.ModelInferRequest(
-            model_name=pin.name, model_version=str(pin.triton_version), id="canary"
-        )
+        request = service_pb2.ModelInferRequest(model_name=pin.name, model_version=str(pin.triton_version), id="canary")
         for tensor in config.input:
             dims = [max(1, dim) for dim in (warm[tensor.name].dims if tensor.name in warm else tensor.dims)]
             kserve = model_config_pb2.DataType.Name(tensor.data_type).removeprefix("TYPE_")

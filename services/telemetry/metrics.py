@@ -130,9 +130,7 @@ class ServiceMetrics:
             self._reward
         ).set_function(inflight_peak_items)
         gauge("inflight_limit", "Items that may be admitted at once.").labels(self._reward).set(inflight_limit)
-        gauge("ready", "1 while the service says SERVING.").labels(self._reward).set_function(
-            lambda: float(ready())
-        )
+        gauge("ready", "1 while the service says SERVING.").labels(self._reward).set_function(lambda: float(ready()))
         self.registry.register(_Owned(self._reward, releases, cache_lookups, teams))
 
     def listen(self, host: str, port: int) -> tuple[int, Callable[[], None]]:

@@ -32,9 +32,7 @@ def pool(slope: float) -> Pool:
     image = rng.normal(size=(PROMPTS, PER_PROMPT, SIZE)).astype(np.float32)
     noisy = slope * image[..., 0] + rng.normal(size=(PROMPTS, PER_PROMPT))
     rewards = {name: np.zeros((PROMPTS, PER_PROMPT)) for name in WEIGHTS} | {"aesthetic": noisy}
-    return Pool(
-        rewards, dict.fromkeys(PREVIEWS, rewards), np.zeros_like(image), image, np.zeros_like(image)
-    )
+    return Pool(rewards, dict.fromkeys(PREVIEWS, rewards), np.zeros_like(image), image, np.zeros_like(image))
 
 
 def test_signal_and_noise_are_those_of_a_known_gradient(tasks: list[Task]) -> None:

@@ -267,8 +267,7 @@ def test_the_adapter_gives_every_pod_its_share_of_the_limit_and_zero_refusals_wh
             "expr": adapter_query(rule),
             "eval_time": "2m",
             "exp_samples": [
-                {"labels": f'{{pod="{pod}"}}', "value": value}
-                for pod, value in zip("ab", wanted[rule["name"]["as"]])
+                {"labels": f'{{pod="{pod}"}}', "value": value} for pod, value in zip("ab", wanted[rule["name"]["as"]])
             ],
         }
         for rule in ADAPTER

@@ -47,9 +47,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Export
     model = parity.tiny("image_reward", **CONFIG)
     shapes = {name: tuple(tensor.shape) for name, tensor in blip.build(model.config).state_dict().items()}
     published = [str(name) for name in GOLDEN["names"]]
-    torch.save(
-        {name: named_weights(name, shapes[blip.rename(name)]) for name in published}, folder / "ImageReward.pt"
-    )
+    torch.save({name: named_weights(name, shapes[blip.rename(name)]) for name in published}, folder / "ImageReward.pt")
 
     def get(precision: str) -> Exported:
         convert.export_model(model, [str(folder)], folder / precision, precision=precision)  # type: ignore[arg-type]

@@ -54,9 +54,7 @@ def test_input_tensors_equal_the_originals_and_every_mutant_differs_tenfold(tiny
 
 @pytest.mark.parametrize("name", ["clip_vit_b_32", "clip_vit_h_14", "hps_v2_1"])
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", TOLERANCE), ("fp16", HALF_TOLERANCE)])
-def test_cosines_of_pictures_and_texts_equal_open_clips(
-    tiny: Any, name: str, precision: str, tolerance: float
-) -> None:
+def test_cosines_of_pictures_and_texts_equal_open_clips(tiny: Any, name: str, precision: str, tolerance: float) -> None:
     exported, transform = tiny(name, precision), original_transform(name)
     clip = exported.original.clip
     with torch.no_grad():

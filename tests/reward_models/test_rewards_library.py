@@ -93,7 +93,7 @@ def test_the_edit_distance_is_nltks_and_a_distance(a: str, b: str) -> None:
 
 def test_the_first_quotation_is_what_is_wanted() -> None:
     assert quoted('write "a b" and "c"') == "a b"
-    assert quoted("write “a” and \"b\"") == "a"
+    assert quoted('write “a” and "b"') == "a"
     assert quoted("write 'a'") == ""
     assert normalised(" Ab\tC\n") == "abc"
 

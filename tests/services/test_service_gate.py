@@ -198,4 +198,3 @@ async def test_a_compressed_message_cannot_blow_up_in_memory(toy_triton: Embedde
     print(f"the front grew by {highest - before:.1f} MB: {answer.strip()}")
     assert answer.startswith("RESOURCE_EXHAUSTED")
     assert highest - before < 50
-

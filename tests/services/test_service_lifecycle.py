@@ -41,9 +41,7 @@ def tiny_triton(tmp_path: Path) -> Iterator[EmbeddedTriton]:
         yield triton
 
 
-async def test_sigterm_under_load_loses_nothing_that_was_admitted(
-    tiny_triton: EmbeddedTriton, tmp_path: Path
-) -> None:
+async def test_sigterm_under_load_loses_nothing_that_was_admitted(tiny_triton: EmbeddedTriton, tmp_path: Path) -> None:
     announced = tmp_path / "address"
     config = ServeConfig(
         reward="aesthetic",
@@ -123,9 +121,7 @@ def test_a_service_told_of_a_wrong_file_does_not_start_and_says_which(tmp_path: 
     file = tmp_path / "wrong.file"
     file.write_text("teams: {vision: {}}")
     command = [sys.executable, "-m", "sync_r1.cli.main", "serve", "aesthetic", "--triton", "127.0.0.1:9", "--port", "0"]
-    done = subprocess.run(
-        [*command, "--tokens", str(file)], capture_output=True, text=True, timeout=120, check=False
-    )
+    done = subprocess.run([*command, "--tokens", str(file)], capture_output=True, text=True, timeout=120, check=False)
     output = "".join((done.stdout + done.stderr).split("\n"))
     assert done.returncode == 1
     assert "wrong.file: teams.vision.tokens_sha256" in output

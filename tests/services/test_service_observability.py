@@ -128,12 +128,15 @@ async def test_numbered_components_share_one_label() -> None:
 def test_the_page_lists_exactly_the_metrics_there_are() -> None:
     metrics = ServiceMetrics("toy")
     metrics.watch(
-        inflight_items=lambda: 0, inflight_peak_items=lambda: 0, inflight_limit=1, ready=lambda: True, releases=dict,
-        cache_lookups=lambda: {"hit": 1}, teams=dict,
+        inflight_items=lambda: 0,
+        inflight_peak_items=lambda: 0,
+        inflight_limit=1,
+        ready=lambda: True,
+        releases=dict,
+        cache_lookups=lambda: {"hit": 1},
+        teams=dict,
     )
-    there = {
-        family.name + ("_total" if family.type == "counter" else "") for family in metrics.registry.collect()
-    }
+    there = {family.name + ("_total" if family.type == "counter" else "") for family in metrics.registry.collect()}
     listed = set(re.findall(r"^\| `(sync_r1_\w+)`", PAGE.read_text(), re.MULTILINE))
     assert listed == there
 
@@ -198,8 +201,13 @@ async def test_json_logs_are_one_object_a_line_and_hold_neither_pictures_nor_tex
 def test_rates_and_quantiles_are_those_of_the_time_between_two_scrapes() -> None:
     metrics = ServiceMetrics("toy")
     metrics.watch(
-        inflight_items=lambda: 3, inflight_peak_items=lambda: 5, inflight_limit=8, ready=lambda: True, releases=dict,
-        cache_lookups=dict, teams=dict,
+        inflight_items=lambda: 3,
+        inflight_peak_items=lambda: 5,
+        inflight_limit=8,
+        ready=lambda: True,
+        releases=dict,
+        cache_lookups=dict,
+        teams=dict,
     )
 
     def now(at_s: float) -> Scrape:

@@ -42,9 +42,7 @@ class Pair(toys.ToyReward):
     def graphs(self) -> tuple[str, ...]:
         return ("probe", "twin")
 
-    async def score(
-        self, samples: Sequence[Sample], runner: GraphRunner, context: RunContext
-    ) -> list[Outcome]:
+    async def score(self, samples: Sequence[Sample], runner: GraphRunner, context: RunContext) -> list[Outcome]:
         first = await toys.ToyReward("probe").score(samples, runner, context)
         await asyncio.sleep(0.005)
         then = await toys.ToyReward("twin").score(samples, runner, context)

@@ -241,9 +241,7 @@ def test_serve_ends_with_one_sentence_where_triton_never_answers(tmp_path: Path)
     assert "Traceback" not in done.stderr
 
 
-async def test_loopback_never_goes_through_a_proxy(
-    toy_triton: EmbeddedTriton, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_loopback_never_goes_through_a_proxy(toy_triton: EmbeddedTriton, monkeypatch: pytest.MonkeyPatch) -> None:
     from sync_r1.services.telemetry.scrape import scrape
 
     for name in ("no_proxy", "NO_PROXY"):

@@ -155,9 +155,7 @@ async def test_a_graph_that_never_ran_is_asked_once_before_it_is_ready() -> None
 
 
 @pytest.mark.parametrize("outcome", [GraphOverloaded("full"), GraphUnavailable("away")])
-async def test_a_full_queue_says_nothing_against_a_graph(
-    outcome: GraphError, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_full_queue_says_nothing_against_a_graph(outcome: GraphError, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(canaries, "EVERY_S", 0.0)
     looking = Canaries(Asked(outcome))
     looking.ran(PIN)

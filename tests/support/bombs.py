@@ -1,7 +1,7 @@
 """Small files that claim, or really unpack to, something huge; as a program it decodes each and prints the cost.
 
-    python tests/support/bombs.py            one JSON object per line: name, bytes, said, milliseconds, peak_mb
-    python tests/support/bombs.py FOLDER     the same for the files of a folder
+python tests/support/bombs.py            one JSON object per line: name, bytes, said, milliseconds, peak_mb
+python tests/support/bombs.py FOLDER     the same for the files of a folder
 """
 
 from __future__ import annotations

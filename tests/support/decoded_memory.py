@@ -1,6 +1,6 @@
 """A front in a process of its own is sent one sound call of flat pictures; prints how much it held at most.
 
-    python tests/support/decoded_memory.py PICTURES SIDE      {"peak_mb": …, "scores": …}
+python tests/support/decoded_memory.py PICTURES SIDE      {"peak_mb": …, "scores": …}
 """
 
 from __future__ import annotations

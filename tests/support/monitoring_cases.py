@@ -26,7 +26,7 @@ def _requests(code: str, bad: str, good: str = "0+600x60") -> dict[str, str]:
 def _scores(**buckets: str) -> dict[str, str]:
     common = f'{REWARD},pod="a",variant="v",component="value"'
     return {
-        f'sync_r1_score_count{{{common}}}': buckets.pop("count"),
+        f"sync_r1_score_count{{{common}}}": buckets.pop("count"),
         **{
             f'sync_r1_score_bucket{{{common},le="{edge[1:].replace("_", ".")}"}}': values
             for edge, values in buckets.items()

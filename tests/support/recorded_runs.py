@@ -147,7 +147,11 @@ async def go_on(name: str, config: TrainConfig, run: Path, bench: UnifyBench, ju
     draws = Draws(policy)
     await train(
         Run(
-            config, run, policy=policy, reference=start_policy(name), bench=bench,
+            config,
+            run,
+            policy=policy,
+            reference=start_policy(name),
+            bench=bench,
             scorers=Scorers(
                 ToyScorer(judge), ToyScorer(weights={"concept-consistency": 0.65, "text-faithfulness": 0.35})
             ),

@@ -29,7 +29,7 @@ INSTANCES = {"probe": 2, "slow": 1, "narrow": 1}
 """A bounded queue before one instance sleeps now and then (`benchmarks/queue_policy.py`); where a run takes a second
 anyway there is one, so that requests wait."""
 
-_MODEL = '''
+_MODEL = """
 import ctypes, json, time
 import numpy as np
 import triton_python_backend_utils as pb_utils
@@ -54,7 +54,7 @@ class TritonPythonModel:
         tensor = pb_utils.Tensor.from_dlpack("score", capsule)
         rename(capsule, USED)
         return pb_utils.InferenceResponse([tensor])
-'''
+"""
 
 # These graphs have no weights; their code is in this file.
 _PIN = GraphPin("", 1, file_sha256(Path(__file__)))

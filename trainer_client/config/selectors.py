@@ -89,9 +89,7 @@ class DgsConfig(BaseSelectorConfig):
     group_max: int = Field(default=12, ge=2)
     max_rounds: int = Field(default=2, ge=1)
     """Rounds of previews before a group is filled with the best rejected ones."""
-    weights: dict[str, Weight] = Field(
-        default_factory=lambda: {"concept-consistency": 0.65, "text-faithfulness": 0.35}
-    )
+    weights: dict[str, Weight] = Field(default_factory=lambda: {"concept-consistency": 0.65, "text-faithfulness": 0.35})
     """The gate's score. With understanding-correctness the answer, known by then, is scored as well."""
     learn_from_rejected: bool = False
     """Rejected previews enter the loss as truncated trajectories with their preview's reward (ablation)."""

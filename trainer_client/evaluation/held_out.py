@@ -109,9 +109,7 @@ async def evaluate(
     """
     wanted, sampling = config.evaluation, config.sampling
     generator = torch.Generator().manual_seed(wanted.seed)
-    sampler = Sampler(
-        policy, temperature=sampling.temperature, rows_max=sampling.rollout_rows_max, generator=generator
-    )
+    sampler = Sampler(policy, temperature=sampling.temperature, rows_max=sampling.rollout_rows_max, generator=generator)
     rng = np.random.default_rng(wanted.seed)
     tasks = _tasks(bench, wanted.pictures_per_condition, rng)
     trajectories = sampler.advance(sampler.begin(tasks, range(len(tasks))), policy.steps)
@@ -185,9 +183,9 @@ class _Measured:
                 pixels=pixels,
                 true_sentence=trajectory.answer is None,
             )
-            for task, trajectory, pixels, verdict in [
-                *zip(self.tasks, self.trajectories, self.pictures, verdicts)
-            ][:count]
+            for task, trajectory, pixels, verdict in [*zip(self.tasks, self.trajectories, self.pictures, verdicts)][
+                :count
+            ]
         )
 
 

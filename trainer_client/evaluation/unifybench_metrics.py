@@ -183,9 +183,7 @@ class UnifyBenchMetrics:
         described = await client.describe(timeout_s=self._timeout_s)
         if question.variant not in described.variants:
             offered = ", ".join(sorted(described.variants))
-            return _Asked(
-                unavailable=f"not available: {question.reward} offers {offered}, but no {question.variant}"
-            )
+            return _Asked(unavailable=f"not available: {question.reward} offers {offered}, but no {question.variant}")
         places = _places(items, outputs)
         if not places:
             return _Asked(unavailable=_nothing_given(question, items))

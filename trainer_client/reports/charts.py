@@ -44,9 +44,7 @@ def line_chart(title: str, series: Mapping[str, Points], *, smooth: int = 1) -> 
     for x in sorted({first, last}):
         anchor = "start" if x == first else "end"
         name = f"step {_number(x)}" if x == first else _number(x)
-        parts.append(
-            f'<text x="{place(x, low).split(",")[0]}" y="{_HEIGHT - 5}" text-anchor="{anchor}">{name}</text>'
-        )
+        parts.append(f'<text x="{place(x, low).split(",")[0]}" y="{_HEIGHT - 5}" text-anchor="{anchor}">{name}</text>')
     legend = []
     for (name, points), colour in zip(series.items(), COLOURS):
         kept = [(x, y) for x, y in points if y is not None and math.isfinite(y)]

@@ -83,7 +83,7 @@ def _table(steps: Steps, weights: Mapping[str, float]) -> str:
             f'<td class="n">{_spread(same)}</td>'
             f'<td class="n">{_share(_average([_variance_shares(one).get(entry.reward) for one in figures]))}</td>'
             f'<td class="n">{_share(_average([one["at_low"] for one in same]))}, '
-            f'{_share(_average([one["at_high"] for one in same]))}</td>'
+            f"{_share(_average([one['at_high'] for one in same]))}</td>"
             f'<td class="n">{_share(_average([one["flat_groups"] for one in same]))}</td></tr>'
         )
     titles = (
@@ -124,11 +124,7 @@ def _charts(steps: Steps, weights: Mapping[str, float]) -> str:
     figure = partial(series, steps, "hygiene")
     trained = trained_means([step["hygiene"] for step in steps], weights)
     means: dict[str, Points] = {"trained": [(step["step"], mean) for step, mean in zip(steps, trained)]}
-    means |= {
-        f"{name} (held out)": figure("rewards", name, "mean")
-        for name, weight in weights.items()
-        if not weight
-    }
+    means |= {f"{name} (held out)": figure("rewards", name, "mean") for name, weight in weights.items() if not weight}
     names = list(weights)[: len(COLOURS)]
     duplicates = {
         "near-identical pictures": figure("duplicates", "pictures"),

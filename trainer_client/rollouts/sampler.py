@@ -179,10 +179,7 @@ def collate_answers(trajectories: Sequence[Trajectory]) -> Answers:
 
     return Answers(
         prompt_ids_N_P=torch.cat(
-            [
-                pad(row.prompt_ids_N_P, (prompts - row.prompt_ids_N_P.shape[1], 0), value=row.pad_id)
-                for row in rows
-            ]
+            [pad(row.prompt_ids_N_P, (prompts - row.prompt_ids_N_P.shape[1], 0), value=row.pad_id) for row in rows]
         ),
         tokens_N_L=torch.cat([right(row.tokens_N_L) for row in rows]),
         mask_N_L=torch.cat([right(row.mask_N_L) for row in rows]),

@@ -26,6 +26,7 @@ from sync_r1.trainer_client.tasks.tasks import Task
 Gate = Callable[[Sequence[Sample]], Awaitable[Floats]]
 """Scores previews in one round of requests: (N,) in [0, 1], NaN where a score failed."""
 
+
 @dataclass
 class SelectionCost:
     """What one batch cost. Steps are (trajectory, decoding step) pairs, the unit of policy forwards."""

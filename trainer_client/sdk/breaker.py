@@ -1,8 +1,8 @@
 """A circuit breaker: a replica that failed several times in a row is left alone for a while.
 
-    closed ──failures in a row──▶ open ──time──▶ half-open ──one call succeeds──▶ closed
-                                   ▲                 │
-                                   └──it fails───────┘ (twice as long)
+closed ──failures in a row──▶ open ──time──▶ half-open ──one call succeeds──▶ closed
+                               ▲                 │
+                               └──it fails───────┘ (twice as long)
 """
 
 from __future__ import annotations

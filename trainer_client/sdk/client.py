@@ -152,9 +152,7 @@ class RewardClient:
             span.set(reward=batch.reward, variant=batch.variant, release=batch.release)
         return batch
 
-    async def _score(
-        self, samples: Sequence[Sample], variant: str, release: str, deadline_s: float
-    ) -> ScoredBatch:
+    async def _score(self, samples: Sequence[Sample], variant: str, release: str, deadline_s: float) -> ScoredBatch:
         started_s = time.monotonic()
         description = await self._describe(deadline_s)
         chosen = description.variant(variant)

@@ -107,9 +107,7 @@ def reward_result(batch: ScoredBatch, affine: AffineMap | None) -> RewardResult:
     )
 
 
-def nothing_scored(
-    reward: str, use: RewardUse, items: int, error: RewardClientError, elapsed_s: float
-) -> RewardResult:
+def nothing_scored(reward: str, use: RewardUse, items: int, error: RewardClientError, elapsed_s: float) -> RewardResult:
     """Of a call that failed as a whole."""
     empty_N = np.full(items, np.nan)
     return RewardResult(

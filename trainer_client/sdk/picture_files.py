@@ -1,5 +1,4 @@
-"""Rows of a file as samples: their pictures are read here, each within a bound, and what cannot be read is one row's.
-"""
+"""Rows of a file as samples: their pictures are read here, within bounds, and what cannot be read is one row's."""
 
 from __future__ import annotations
 

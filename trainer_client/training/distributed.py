@@ -6,7 +6,7 @@
 Every process draws the same tasks from the same random state and takes its share of them, so a group stays in one
 process. Scores are gathered, and everything that follows from them (credit, weights of groups, θ, curriculum, figures)
 is computed from all of them in every process alike; only the gradients of a process's own trajectories are its own, and
-their sum is the gradient of the whole batch. Only the first process writes the run's folder; the score logs of the others
+their sum is the gradient of the whole batch. Only the first process writes the run's folder; the score logs of others
 are the exception, because a score must be on the disk before anything waits for another process.
 
 `ddp`: every process holds the policy. Gradients are added up in buckets once per update, without the DDP wrapper: that
@@ -206,9 +206,7 @@ def full_optimiser_state(optimiser: torch.optim.Optimizer) -> dict[str, Any]:
     """`optimiser.state_dict()` with whole tensors; all processes must call it."""
     state = optimiser.state_dict()
     state["state"] = {
-        index: {
-            name: value.full_tensor() if isinstance(value, DTensor) else value for name, value in moments.items()
-        }
+        index: {name: value.full_tensor() if isinstance(value, DTensor) else value for name, value in moments.items()}
         for index, moments in state["state"].items()
     }
     return state

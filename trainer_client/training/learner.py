@@ -115,9 +115,7 @@ class Learner:
         metrics[f"{stepper.name}grad_norm"] = self.ranks.clip_gradients(self.parameters, stepper.grad_clip)
         return metrics
 
-    def add_gradients(
-        self, batch: LossBatch, modalities: Sequence[Modality] = ("answer", "image")
-    ) -> dict[str, float]:
+    def add_gradients(self, batch: LossBatch, modalities: Sequence[Modality] = ("answer", "image")) -> dict[str, float]:
         """Add the gradients of this process's rows to the parameters'; returns the losses' metrics."""
         with self.shards.whole():
             return self.losses.add_gradients(batch, modalities, self.ranks, self.shards)

@@ -83,9 +83,7 @@ class BatchLosses:
             parts = parts_of(steps, self._micro_steps)
             for row, values in zip(rows, torch.stack([policy.image_log_probs(state, part) for part in parts]).sum(0)):
                 images[row] = values
-        return RecordedLogProbs(
-            answers if "answer" in modalities else None, images if "image" in modalities else None
-        )
+        return RecordedLogProbs(answers if "answer" in modalities else None, images if "image" in modalities else None)
 
     def rows_of(self, modality: Modality, credit: Credit) -> list[int]:
         """Trajectories whose answer (or picture) is in the loss."""
@@ -171,9 +169,7 @@ class BatchLosses:
         return parts
 
 
-def _in_step(
-    parts: list[Sequence[int]], credit: Credit, rows: Sequence[int], together: Ranks | None
-) -> list[Part]:
+def _in_step(parts: list[Sequence[int]], credit: Credit, rows: Sequence[int], together: Ranks | None) -> list[Part]:
     """The parts with their credit; where blocks are divided among the processes `together`, as many in each of them as
     the one with most has.
 

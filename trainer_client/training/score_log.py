@@ -69,7 +69,7 @@ class ScoreLog:
             raise ScoreLogError(
                 f"{self.file} has scores for {key} of other samples than this run draws now (digest "
                 f"{entry['samples'][:12]} there, {digest[:12]} here): the step was not repeated exactly, so machine, "
-                "libraries, thread count or code differ; move journal.jsonl away to have the samples scored anew, which "
+                "libraries, thread count or code differ; move journal.jsonl away to score the samples anew, which "
                 "makes it a different run from the last checkpoint on"
             )
         self.replayed += 1

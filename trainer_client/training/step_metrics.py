@@ -22,9 +22,7 @@ from sync_r1.trainer_client.tasks.tasks import Task
 from sync_r1.trainer_client.training.batch import Batch, GatheredBatch
 
 
-def step_record(
-    step: int, tasks: Sequence[Task], gathered: GatheredBatch, loss_mask_N: Bools
-) -> dict[str, Any]:
+def step_record(step: int, tasks: Sequence[Task], gathered: GatheredBatch, loss_mask_N: Bools) -> dict[str, Any]:
     """What is kept of one batch: means over scored items, never over failures taken as 0.
 
     `loss_mask_N`: rows whose answer or picture is in the loss.
@@ -60,9 +58,7 @@ def step_record(
     }
 
 
-def waiting_record(
-    phases: Phases, batch: Batch, step_s: float, scorers: Sequence[PatientScorer]
-) -> dict[str, Any]:
+def waiting_record(phases: Phases, batch: Batch, step_s: float, scorers: Sequence[PatientScorer]) -> dict[str, Any]:
     """Where one step's time went, and how much of it the services cost.
 
     `reward_wait_share`: of the step's time, with nothing to do but wait for scores, the gate's included. `tail_time_s`:

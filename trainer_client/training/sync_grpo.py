@@ -95,9 +95,7 @@ class Credit:
 
     def rows(self, rows: slice | Ints) -> Credit:
         """That of some trajectories."""
-        return Credit(
-            self.answer_N[rows], self.image_N[rows], self.answer_weights_N[rows], self.image_weights_N[rows]
-        )
+        return Credit(self.answer_N[rows], self.image_N[rows], self.answer_weights_N[rows], self.image_weights_N[rows])
 
 
 def credit(
@@ -167,17 +165,13 @@ def tree_credit(
     )
 
 
-def permuted(
-    shares: Credit, groups_N: Ints, nodes_N: Ints, rng: np.random.Generator
-) -> Credit:
+def permuted(shares: Credit, groups_N: Ints, nodes_N: Ints, rng: np.random.Generator) -> Credit:
     """The control for trees: advantages keep their size and lose their cause, answers' within groups and pictures'
     within sentences.
     """
     answers_N = permute_within_groups(groups_N, shares.answer_weights_N > 0, rng)
     images_N = permute_within_groups(nodes_N, shares.image_weights_N > 0, rng)
-    return Credit(
-        shares.answer_N[answers_N], shares.image_N[images_N], shares.answer_weights_N, shares.image_weights_N
-    )
+    return Credit(shares.answer_N[answers_N], shares.image_N[images_N], shares.answer_weights_N, shares.image_weights_N)
 
 
 def scaled_by_rms(shares: Credit) -> Credit:
@@ -271,9 +265,7 @@ def modality_loss(
     return ModalityLoss(total, policy.item(), divergence, clipped)
 
 
-def permute_within_groups(
-    groups_N: Ints, valid_N: Bools, rng: np.random.Generator
-) -> Ints:
+def permute_within_groups(groups_N: Ints, valid_N: Bools, rng: np.random.Generator) -> Ints:
     """Indices that shuffle valid items inside each group: the control that keeps every reward's size and breaks its
     cause.
     """

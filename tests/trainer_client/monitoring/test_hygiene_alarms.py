@@ -34,7 +34,9 @@ def sound(seed: int = 0, steps: int = STEPS, rise: float = 0.15) -> Trace:
             "rewards": {"beauty": reward(0.5 + rise * step / steps), "truth": reward(0.6), "total": reward(0.5)},
             "correlations": {"beauty|truth": {"r": 0.3 + 0.1 * rng.standard_normal(), "n": 48}},
             "duplicates": {
-                "pictures": 0.2, "answers": 0.8, "common_answer": 0.3,
+                "pictures": 0.2,
+                "answers": 0.8,
+                "common_answer": 0.3,
                 "picture_distance": 0.15 + 0.02 * rng.standard_normal(),
             },
         }
@@ -53,9 +55,7 @@ def changed(change: Callable[[dict[str, Any], float], None], start: int = WINDOW
 def seen(trace: Trace, weights: dict[str, float] = WEIGHTS) -> dict[tuple[str, str], Alarm]:
     """Everything that is said at any step of the run."""
     return {
-        (alarm.kind, alarm.subject): alarm
-        for end in range(1, len(trace) + 1)
-        for alarm in alarms(trace[:end], weights)
+        (alarm.kind, alarm.subject): alarm for end in range(1, len(trace) + 1) for alarm in alarms(trace[:end], weights)
     }
 
 

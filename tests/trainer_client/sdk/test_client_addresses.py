@@ -157,4 +157,3 @@ async def test_comparison_in_which_nothing_was_scored_is_no_normal_end(tmp_path:
 async def test_check_refuses_what_no_run_can_mean(arguments: list[str], words: str) -> None:
     code, out = await _command("train", "--check", *arguments)
     assert (code, words in out.replace("\n", " "), "sound" in out) == (1, True, False), out
-

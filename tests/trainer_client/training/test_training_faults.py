@@ -333,9 +333,11 @@ async def test_an_update_that_is_not_a_number_stops_the_run_and_leaves_the_batch
     class Exploding(ToyPolicy):
         def answer_log_probs(self, answers: Answers) -> Tensor:
             log_probs = super().answer_log_probs(answers)
-            broken = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 2 if (
-                tmp_path / "metrics.jsonl"
-            ).exists() else False
+            broken = (
+                json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 2
+                if (tmp_path / "metrics.jsonl").exists()
+                else False
+            )
             return log_probs * value if broken and torch.is_grad_enabled() else log_probs
 
     policy = Exploding()

@@ -41,7 +41,11 @@ async def run(
 ) -> tuple[Evaluation | None, Evaluation]:
     return await train(
         Run(
-            config, out, policy=policy or ToyPolicy(), reference=ToyPolicy(), bench=bench,
+            config,
+            out,
+            policy=policy or ToyPolicy(),
+            reference=ToyPolicy(),
+            bench=bench,
             scorers=Scorers(
                 scorer or ToyScorer(), ToyScorer(weights={"concept-consistency": 0.65, "text-faithfulness": 0.35})
             ),

@@ -35,11 +35,7 @@ def answer_loss(
     config = model.config
     rows = []
     for question, answer, image_ids in zip(questions, answers, images):
-        image = (
-            []
-            if image_ids is None
-            else [config.special("<|soi|>"), *image_ids.tolist(), config.special("<|eoi|>")]
-        )
+        image = [] if image_ids is None else [config.special("<|soi|>"), *image_ids.tolist(), config.special("<|eoi|>")]
         rows.append([config.special("<|mmu|>"), *image, *question, *answer])
     ids = _pad(rows, config)
     target = torch.zeros(ids.shape, dtype=torch.bool)

@@ -119,9 +119,7 @@ class ShowoPolicy:
         config = self.model.config
         size = self.tokenizer.config.image_size
         black = np.zeros((size, size, 3), np.uint8) if self.needs_picture else None
-        pictures = [
-            prepared(question.image, size) if question.image is not None else black for question in questions
-        ]
+        pictures = [prepared(question.image, size) if question.image is not None else black for question in questions]
         shown = [picture for picture in pictures if picture is not None]
         codes = self.tokenizer.encode(shown).cpu() if shown else None
         rows, seen = [], 0

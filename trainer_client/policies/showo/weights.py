@@ -64,10 +64,7 @@ def read_settings(showo: Path, magvit: Path | None, phi: Path | None) -> Setting
     own = _read_config(showo / "config.json", "the published show-o-512x512 folder")
     folders = Folders(
         showo,
-        *(
-            given or _remembered(own, name, showo / "config.json")
-            for name, given in (("magvit", magvit), ("phi", phi))
-        ),
+        *(given or _remembered(own, name, showo / "config.json") for name, given in (("magvit", magvit), ("phi", phi))),
     )
     file = folders.phi / "config.json"
     phi_config = _read_config(file, "the published phi-1.5 folder")
