@@ -64,3 +64,12 @@ def test_every_module_imports_from_the_installed_wheel(wheel: Path, tmp_path: Pa
     command = [sys.executable, "-I", "-c", IMPORT_ALL, str(target), json.dumps(sorted(names))]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=280)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_every_data_file_of_the_wheel_before_the_moves_is_still_in_the_wheel(wheel: Path) -> None:
+    """Data files moved with their readers; their names stayed."""
+    before = [Path(name) for name in (ROOT / "tests/fixtures/wheel_before_moves.txt").read_text().split()]
+    data = {path.name for path in before if path.suffix != ".py"}
+    assert "report.html" in data
+    with zipfile.ZipFile(wheel) as archive:
+        assert data <= {Path(name).name for name in archive.namelist()}
