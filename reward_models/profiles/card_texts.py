@@ -12,7 +12,7 @@ from sync_r1.reward_models.cards import Card
 from sync_r1.reward_models.graphs.judges import PICTURE_SIDE
 from sync_r1.reward_models.graphs.spec import GraphSpec
 from sync_r1.reward_models.inputs.whole_pictures import LONGEST_SIDE
-from sync_r1.reward_models.profiles.variant_files import CardFile
+from sync_r1.reward_models.profiles.file_parts import CardFile
 from sync_r1.reward_models.published.catalogue import MODELS
 from sync_r1.reward_models.types import ProfileError
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from sync_r1.reward_models.graphs.spec import GraphSpec
@@ -65,6 +66,6 @@ def with_judges(
                 continue
             variants[name] = variant
             used |= {(judge.name, judge.sha256): judge for judge in judges}
-        kept.append(ServedReward(reward.name, reward.default_variant, variants, reward.graphs))
+        kept.append(replace(reward, variants=variants))
     router = GraphRouter(triton, JudgeRunner(list(used.values()), endpoints), {name for name, _ in used})
     return kept, router, sorted(set(left_out))
