@@ -16,8 +16,8 @@ from typer.testing import CliRunner, Result
 from sync_r1.cli.main import app
 from sync_r1.cli.screen import errors_shown
 from sync_r1.reward_models.errors import SyncR1Error, UserError, exit_on_error, is_deliberate
-from sync_r1.trainer_client.atomic_write import append_line
 from sync_r1.services import serve
+from sync_r1.trainer_client.atomic_write import append_line
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("reward_models", "services", "trainer_client", "cli", "protos")
