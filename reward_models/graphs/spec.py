@@ -1,9 +1,9 @@
 """Graphs: ONNX files with typed inputs and outputs, as a profile lists them and as Triton's configuration names them.
 
-A graph takes `uint8` pixels or `int64` tokens; normalisation is inside the graph. Its weights file is checked in, made
-once from a package by `backends/graph_store.py`, or made once from published weights by `sync-r1 export`; beside an
-exported file lies `<file>.json` with the sha256 pinned then, and what no ONNX file can hold (2 GB and more) in
-`<graph>.onnx.data`.
+A graph takes `uint8` pixels or `int64` tokens; normalisation is inside the graph. Its weights file is the operator's
+own, checked in, made once from a package by `backends/graph_store.py`, or made once from published weights by
+`sync-r1 export`; beside an exported file lies `<file>.json` with the sha256 pinned then, and what no ONNX file can
+hold (2 GB and more) in `<graph>.onnx.data`.
 Two kinds have no ONNX file: library graphs, whose file is an archive (`library/`), and judges, which have none.
 """
 
@@ -84,6 +84,10 @@ class GraphSpec:
     """How a picture is brought to the size of the `pixels` input; unused by text graphs."""
     tokenizer: str = ""
     """Which reader of texts makes its token inputs; empty for graphs without texts."""
+    own: bool = False
+    """Whether its file is the operator's own, beside a profile: only the profile may pin it."""
+    expected_sha256: str = ""
+    """What the profile says that an own file's sha256 must be; empty where it does not say."""
     package: str = ""
     """Which exporter of `backends/graph_store.py` makes the file; empty when it does not."""
     published: str = ""
@@ -134,6 +138,11 @@ class GraphSpec:
                 f"graph {self.name!r}: {self.file} has no pin, so nothing says that it is what was exported; delete it "
                 f"and {self._cure}, or copy {pin_path(self.file).name} from where it was exported too"
             )
+        if self.expected_sha256 not in ("", digest):
+            raise GraphFileMissing(
+                f"graph {self.name!r}: {self.file} has sha256 {digest}, but the profile (graphs.{self.name}.sha256) "
+                f"expects {self.expected_sha256}; put that file back, or state the new sha256"
+            )
         pinned = facts.get("sha256", digest)
         if pinned != digest:
             raise GraphFileMissing(
@@ -159,11 +168,11 @@ class GraphSpec:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What was recorded at export: sha256, source, precision, …; empty for files that are checked in and judges.
+        """What was recorded at export: sha256, source, precision, …; empty for own and checked-in files and judges.
 
         Raises GraphFileMissing when that record is damaged.
         """
-        if self.judge is not None:
+        if self.judge is not None or self.own:
             return {}
         file = pin_path(self.file)
         try:
@@ -190,6 +199,8 @@ class GraphSpec:
             return f"run `sync-r1 export {self.published}{engine} --weights …`"
         if self.package or self.library:
             return "run `python -m sync_r1.reward_models.export`"
+        if self.own:
+            return "put it back, or change the profile"
         return "it should have come with the sources: run `git status`"
 
     @property

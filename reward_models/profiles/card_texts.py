@@ -11,9 +11,11 @@ from typing import Any
 from sync_r1.reward_models.cards import Card
 from sync_r1.reward_models.graphs.judges import PICTURE_SIDE
 from sync_r1.reward_models.graphs.spec import GraphSpec
+from sync_r1.reward_models.inputs.encoders import tokenizer_beside
 from sync_r1.reward_models.inputs.whole_pictures import LONGEST_SIDE
 from sync_r1.reward_models.profiles.file_parts import CardFile
 from sync_r1.reward_models.published.catalogue import MODELS
+from sync_r1.reward_models.releases import file_sha256
 from sync_r1.reward_models.types import ProfileError
 
 _PACKAGE = Path(__file__).parent.parent
@@ -50,7 +52,7 @@ class CardMaker:
             raw_max=file.raw_max,
             affine_scale=scale,
             affine_shift=-file.zero_at * scale,
-            formula_version=version,
+            formula_version=version + "".join(_tokenizer_pin(graph) for graph in graphs),
             preprocessing=preprocessing,
             preferred_image_size=size,
             groupwise=groupwise,
@@ -78,6 +80,19 @@ def _preprocessing(graphs: Sequence[GraphSpec], required: Sequence[str]) -> tupl
         return 0, ""
     size = pictures.picture_size
     return size, f"{pictures.preprocessing} to {size} x {size}, {pictures.inputs[0].dtype}"
+
+
+def _tokenizer_pin(graph: GraphSpec) -> str:
+    """Of the tokenizer beside an own file, which decides scores as its weights do; that of an exported one is pinned.
+
+    Raises ProfileError when it is not there.
+    """
+    if not graph.own or graph.tokenizer != "minilm":
+        return ""
+    file = tokenizer_beside(graph)
+    if not file.is_file():
+        raise ProfileError(f"graph {graph.name!r}: there is no tokenizer {file}; put the one it was trained with there")
+    return f", tokenizer {file_sha256(file)[:12]}"
 
 
 def _licence(graphs: Sequence[GraphSpec]) -> str:

@@ -1,7 +1,7 @@
 """What a profile file may say: the YAML's shape, validated by pydantic.
 
-A graph is told apart by its origin (`checked_in`, `published`, …), and `graph_origins.py` makes a `GraphSpec` of it; a
-variant by its `kind`: see `variant_files.py`.
+A graph is told apart by its origin (`file`, `checked_in`, `published`, …), and `graph_origins.py` makes a `GraphSpec`
+of it; a variant by its `kind`: see `variant_files.py`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from sync_r1.reward_models.cards import Part
 from sync_r1.reward_models.graphs.spec import DType, Engine
 from sync_r1.reward_models.images import ResizeMode
-from sync_r1.reward_models.profiles.file_parts import RewardName, Strict, VariantName
+from sync_r1.reward_models.profiles.file_parts import BesideProfile, RewardName, Strict, VariantName
 from sync_r1.reward_models.profiles.variant_files import VariantFile
 
 
@@ -46,6 +46,15 @@ class CheckedInGraphFile(OwnGraphFile):
     """A path below reward_models/."""
 
 
+class FileGraphFile(OwnGraphFile):
+    """A graph of the operator's own."""
+
+    file: BesideProfile
+    """An ONNX file."""
+    sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
+    """What the file's must be; empty = whatever it is, which the release names anyway."""
+
+
 class PackageGraphFile(OwnGraphFile):
     package: Literal["efficientnet_lite2", "minilm"]
     """An exporter of `backends/graph_store.py`."""
@@ -67,14 +76,14 @@ class LibraryGraphFile(Strict):
 
 
 class EndpointGraphFile(Strict):
-    """A judge: a prompt of `judges.py`, and the model it is put to. Where that is, only `--judges` says."""
+    """A judge: a prompt of `reward_models/judges/`, and the model it is put to. Where that is, only `--judges` says."""
 
     endpoint: Literal["answer", "pictures", "scene", "vqascore"]
     model: str = Field(min_length=1)
     version: int = Field(default=1, ge=1)
 
 
-GRAPH_ORIGINS = ("checked_in", "package", "published", "library", "endpoint")
+GRAPH_ORIGINS = ("file", "checked_in", "package", "published", "library", "endpoint")
 
 
 def _origin(raw: Any) -> str | None:
@@ -84,7 +93,8 @@ def _origin(raw: Any) -> str | None:
 
 
 GraphFile = Annotated[
-    Annotated[CheckedInGraphFile, Tag("checked_in")]
+    Annotated[FileGraphFile, Tag("file")]
+    | Annotated[CheckedInGraphFile, Tag("checked_in")]
     | Annotated[PackageGraphFile, Tag("package")]
     | Annotated[PublishedGraphFile, Tag("published")]
     | Annotated[LibraryGraphFile, Tag("library")]

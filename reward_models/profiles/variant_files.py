@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from sync_r1.reward_models.profiles.file_parts import CardFile, Strict
+from sync_r1.reward_models.profiles.own_variant_files import GraphVariantFile, JudgeVariantFile
 from sync_r1.reward_models.rewards.concept_consistency import ReferenceMode
 
 
@@ -175,7 +176,9 @@ VariantFile = Annotated[
     | JudgedAnswerVariantFile
     | JudgedPicturesVariantFile
     | JudgedSceneVariantFile
-    | VqaScoreVariantFile,
+    | VqaScoreVariantFile
+    | GraphVariantFile
+    | JudgeVariantFile,
     Field(discriminator="kind"),
 ]
 """Any of them, under any reward."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import onnx
 import pytest
 import yaml
 from tiny_graphs import BUILT_IN, write_tiny_profile
@@ -63,7 +64,9 @@ def test_a_release_changes_with_weights_and_names_them(tmp_path: Path) -> None:
     assert release.digest != served.releases["clauses"].digest
     assert release.digest == write_tiny_profile(tmp_path).rewards["text-faithfulness"].release("clip_t").digest
     weights = tmp_path / "text.onnx"
-    weights.write_bytes(weights.read_bytes() + b"\0")
+    model = onnx.load(str(weights))
+    model.doc_string = "others"
+    onnx.save(model, str(weights))
     assert (
         load_profile(str(tmp_path / "tiny.yaml")).rewards["text-faithfulness"].release("clip_t").digest
         != release.digest
