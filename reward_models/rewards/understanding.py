@@ -26,7 +26,6 @@ from sync_r1.reward_models.runner import GraphRunner, RunContext
 from sync_r1.reward_models.threads import check, in_thread, in_time
 from sync_r1.reward_models.types import Failure, FailureCode, NotApplicable, Outcome, Sample
 
-NAME = "understanding-correctness"
 FORMULA_VERSION = "1"
 """Of the string metrics."""
 SEMANTIC_FORMULA_VERSION = "2"
