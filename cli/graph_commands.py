@@ -51,12 +51,14 @@ def repository(
     if bool(bundle) != bool(digest):
         raise typer.BadParameter("--bundle and --digest belong together: a bundle is only trusted by its digest")
     with errors_shown(out, profile, *(also or ())):
-        profiles = [load_profile(name) for name in (profile, *(also or ()))]
+        names = (profile, *(also or ()))
+        profiles = [load_profile(name, before_fetch=bool(bundle)) for name in names]
         graphs = graphs_of(profiles, reward)
         if bundle:
             shown = lambda name: console().print(f"fetching {name}")  # noqa: E731
             fetched = fetch_bundle(bundle, digest, profiles, graphs=graphs, on_file=shown)
             console().print(f"bundle {digest[:19]}… of {bundle}: {fetched:,} bytes fetched, all verified")
+            profiles = [load_profile(name) for name in names]  # own graphs are checked once they are there
         with console().status("exporting graphs that are missing"):
             for one in profiles:
                 ensure_graphs(one, graphs=[name for name in graphs if name in one.graphs])

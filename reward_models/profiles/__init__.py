@@ -61,22 +61,25 @@ class Profile:
     rewards: dict[str, ServedReward]
 
 
-def load_profile(name_or_path: str) -> Profile:
-    """Read a profile: the name of a built-in one ("pocket") or the path of a YAML file. Raises ProfileError."""
+def load_profile(name_or_path: str, *, before_fetch: bool = False) -> Profile:
+    """Read a profile: the name of a built-in one ("pocket") or the path of a YAML file. Raises ProfileError.
+
+    `before_fetch`: own graph files that are absent are not missed yet, because a bundle brings them.
+    """
     path = profile_path(name_or_path)
     file, own_graphs = read_profile(path)
     try:
-        return build_profile(file, own_graphs)
+        return build_profile(file, own_graphs, before_fetch=before_fetch)
     except ProfileError as error:
         raise ProfileError(f"profile {path}: {error}") from error
 
 
-def build_profile(file: ProfileFile, own_graphs: Collection[str] = ()) -> Profile:
+def build_profile(file: ProfileFile, own_graphs: Collection[str] = (), *, before_fetch: bool = False) -> Profile:
     """Graphs and rewards of a whole file (`reading.py`); graphs not in `own_graphs` only if a variant runs them.
 
     Raises ProfileError.
     """
-    graphs = {name: graph_spec(name, graph) for name, graph in file.graphs.items()}
+    graphs = {name: graph_spec(name, graph, before_fetch=before_fetch) for name, graph in file.graphs.items()}
     rewards = {}
     for name, reward in file.rewards.items():
         judges = reward.judges or BUILT_IN_REWARDS[name]

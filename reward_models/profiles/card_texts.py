@@ -87,7 +87,7 @@ def _tokenizer_pin(graph: GraphSpec) -> str:
 
     Raises ProfileError when it is not there.
     """
-    if not graph.own or graph.tokenizer != "minilm":
+    if not graph.own or graph.tokenizer != "minilm" or not graph.file.is_file():
         return ""
     file = tokenizer_beside(graph)
     if not file.is_file():

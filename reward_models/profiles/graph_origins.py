@@ -30,11 +30,11 @@ _PACKAGE = Path(__file__).parent.parent
 _SUFFIXES = {"onnx": ".onnx", "torch": ".safetensors"}
 
 
-def graph_spec(name: str, file: GraphFile) -> GraphSpec:
-    """The graph that a profile calls `name`. Raises ProfileError."""
+def graph_spec(name: str, file: GraphFile, *, before_fetch: bool = False) -> GraphSpec:
+    """The graph that a profile calls `name`. Raises ProfileError. `before_fetch`: see `load_profile`."""
     match file:
         case FileGraphFile():
-            return _file(name, file)
+            return _file(name, file, before_fetch)
         case CheckedInGraphFile():
             return _own(name, file, _PACKAGE / file.checked_in)
         case PackageGraphFile():
@@ -48,9 +48,12 @@ def graph_spec(name: str, file: GraphFile) -> GraphSpec:
             return judge_spec(name, file.version, Judge(prompt, file.model))
 
 
-def _file(name: str, file: FileGraphFile) -> GraphSpec:
-    path = file.file.absolute()
-    if not path.is_file():
+def _file(name: str, file: FileGraphFile, before_fetch: bool) -> GraphSpec:
+    """Beside its profile, or in the graph store, where a bundle brings it."""
+    path, fetched = file.file.absolute(), graph_store() / file.file.name
+    if not path.is_file() and (fetched.is_file() or before_fetch):
+        path = fetched
+    elif not path.is_file():
         raise ProfileError(f"graphs.{name}.file: there is no file {path}")
     return replace(_own(name, file, path), own=True, expected_sha256=file.sha256)
 

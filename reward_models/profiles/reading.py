@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from sync_r1.reward_models.cards import BUILT_IN_REWARDS
 from sync_r1.reward_models.errors import nearest_first
 from sync_r1.reward_models.profiles.files import ProfileFile, RewardFile
+from sync_r1.reward_models.profiles.own_variant_files import JudgeVariantFile
 from sync_r1.reward_models.types import ProfileError
 
 _BUILT_IN = Path(__file__).parent
@@ -48,11 +49,13 @@ def read_profile(path: Path) -> tuple[ProfileFile, frozenset[str]]:
 
 
 def own_files(path: Path) -> tuple[Path, ...]:
-    """The file and those that it extends, without the built-in ones. Raises ProfileError."""
+    """The file, those that it extends, without the built-in ones, and the judges of all. Raises ProfileError."""
     files = [path]
     while (name := _checked(files[-1]).extends) and (other := profile_path(name, files[-1].parent)).parent != _BUILT_IN:
         files.append(other)
-    return tuple(files)
+    rewards = [reward for file in files for reward in _checked(file).rewards.values()]
+    variants = [variant for reward in rewards for variant in reward.variants.values()]
+    return (*files, *(variant.judge for variant in variants if isinstance(variant, JudgeVariantFile)))
 
 
 def _whole(own: ProfileFile, chain: tuple[Path, ...]) -> ProfileFile:

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from sync_r1.cli.main import app
 
+ROOT = Path(__file__).parents[2]
 NEWEST = max(set(utils.all_versions()), key=lambda version: [int(part) for part in version.split(".")])
 
 
@@ -111,3 +112,18 @@ def test_what_cannot_become_an_overlay_is_one_sentence(tmp_path: Path) -> None:
     large = said("--profile", profile, "--from", pocket, "--out", out, "--file", str(tmp_path / "team" / "net.onnx"))
     assert "graphs belong into a bundle" in large
     assert not (tmp_path / "out").exists()
+
+
+def test_a_judge_s_prompt_travels_with_the_profile_that_names_it(tmp_path: Path) -> None:
+    judge = yaml.safe_load((ROOT / "reward_models" / "judges" / "scene.yaml").read_text()) | {"model": "some-vlm"}
+    (tmp_path / "scenes.yaml").write_text(yaml.safe_dump(judge))
+    card = {"summary": "s", "source": "s", "licence": "l"}
+    variant = {"kind": "judge", "judge": "scenes.yaml", "card": card}
+    reward = {"judges": "picture", "default": "asked", "variants": {"asked": variant}}
+    (tmp_path / "team.yaml").write_text(
+        yaml.safe_dump({"name": "team", "extends": "pocket", "rewards": {"own": reward}})
+    )
+    (tmp_path / "top.yaml").write_text("name: top\nextends: team.yaml\n")
+    out = written(tmp_path, tmp_path / "top.yaml")
+    (profile,) = [one for one in of_kind(rendered(out), "ConfigMap") if one["metadata"]["name"].startswith("profile")]
+    assert set(profile["data"]) == {"top.yaml", "team.yaml", "scenes.yaml"}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from own_graphs import PIXELS, RED, SCORE, SIDE, TOKENS, profile_of, write_graph, write_profile
+from typer.testing import CliRunner
 
+from sync_r1.cli.main import app
+from sync_r1.reward_models.backends.bundles import BundleError, write_bundle
 from sync_r1.reward_models.backends.graph_store import ensure_graphs
 from sync_r1.reward_models.backends.local import LocalRunner
 from sync_r1.reward_models.graphs.onnx_header import NoOnnxFile, OnnxTensor, read_header
@@ -346,3 +351,42 @@ async def test_a_graph_of_answers_reads_the_field_that_the_variant_names(tmp_pat
     assert (refused.code, refused.field) == (FailureCode.BAD_TEXT, "answer")
     assert "the limit is 128" in refused.message
     assert load_profile(profile).rewards["own"].variants["net"].card.required_fields == ("answer",)
+
+
+# How it reaches a cluster
+
+
+def test_a_bundle_brings_own_files_to_where_only_the_profile_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_minilm(tmp_path)
+    (tmp_path / "count.notes").write_text("no part of the graph")
+    before = load_profile(str(tmp_path / "count.yaml"))
+    digest = write_bundle([replace(before, graphs={"own_net": before.graphs["own_net"]})], tmp_path / "bundle")
+    monkeypatch.setenv("SYNC_R1_GRAPHS", str(tmp_path / "store"))
+    (tmp_path / "pod").mkdir()
+    pod = str(shutil.copy(tmp_path / "count.yaml", tmp_path / "pod"))
+    with pytest.raises(ProfileError, match=r"graphs\.own_net\.file: there is no file"):
+        load_profile(pod)
+    done = CliRunner().invoke(
+        app,
+        ["repository", "--profile", pod, "--reward", "own", "--backend", "python", "--out", str(tmp_path / "models"),
+         "--bundle", str(tmp_path / "bundle"), "--digest", digest],
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "models" / "own_net" / "config.pbtxt").is_file()
+    assert {file.name for file in (tmp_path / "store").iterdir()} == {"count.onnx", "count.tokenizer.json"}
+    assert load_profile(pod).rewards["own"].release("net") == before.rewards["own"].release("net")
+
+
+def test_two_files_of_one_name_are_no_bundle(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    write_graph(tmp_path / "own.onnx"), write_graph(tmp_path / "other" / "own.onnx", tokens=64)
+    file = profile_of({"file": "own.onnx"})
+    graph = {"file": "other/own.onnx", "inputs": PIXELS | TOKENS, "tokenizer": "pocket"}
+    file["graphs"]["other_net"] = file["graphs"]["own_net"] | graph
+    file["rewards"]["own"]["variants"]["other"] = file["rewards"]["own"]["variants"]["net"] | {"graph": "other_net"}
+    loaded = load_profile(write_profile(tmp_path / "team.yaml", file))
+    own = {name: graph for name, graph in loaded.graphs.items() if graph.own}
+    with pytest.raises(BundleError, match=r"own\.onnx has the name of another graph's file.*rename it"):
+        write_bundle([replace(loaded, graphs=own)], tmp_path / "bundle")
