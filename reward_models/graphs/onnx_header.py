@@ -13,6 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
+from sync_r1.reward_models.errors import SyncR1Error
+
 _DTYPES = {
     1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 8: "string", 9: "bool",
     10: "float16", 11: "float64", 12: "uint32", 13: "uint64", 16: "bfloat16",
@@ -20,7 +22,7 @@ _DTYPES = {
 _VARINT, _EIGHT_BYTES, _BYTES, _FOUR_BYTES = 0, 1, 2, 5
 
 
-class NoOnnxFile(ValueError):
+class NoOnnxFile(SyncR1Error, ValueError):
     """The file is cut off, or something else."""
 
 
