@@ -131,7 +131,7 @@ def test_overrides_are_typed_by_yaml() -> None:
         ("objective.txt_loss=false", "objective.txt_loss"),
         ("sampling.group_size=1", "sampling.group_size"),
         ("rewards.beauty.weight=-1", "rewards.beauty.weight"),
-        ("rewards.beauty.judges=both", "rewards.beauty.judges"),
+        ("rewards.aesthetic.judges=both", "rewards.aesthetic.judges"),
         ("selector.weights={beauty: -1}", "selector.weights.beauty"),
         ("seed", "key=value"),
         ("seed.x=1", "is a value, not a section"),
