@@ -18,15 +18,18 @@ _PRESENT: dict[str, Callable[[Sample], bool]] = {
     "question": lambda sample: bool(sample.question.strip()),
     "answer": lambda sample: sample.answer is not None,
     "reference_answers": lambda sample: any(text.strip() for text in sample.reference_answers),
+    "concept.references": lambda sample: bool(sample.concept.references),
+    "concept.conversation_type": lambda sample: bool(sample.concept.conversation_type.strip()),
+    "choices": lambda sample: len(sample.choices) >= 2,
+    "target": lambda sample: sample.target is not None,
     "nouns": lambda sample: any(text.strip() for text in sample.nouns),
     "concept.name": lambda sample: bool(sample.concept.name.strip()),
     "concept.class_noun": lambda sample: bool(sample.concept.class_noun.strip()),
     "concept.info": lambda sample: bool(sample.concept.info.strip()),
     "concept.extra_info": lambda sample: any(text.strip() for text in sample.concept.extra_info),
-    "concept.references": lambda sample: bool(sample.concept.references),
-    "concept.conversation_type": lambda sample: bool(sample.concept.conversation_type.strip()),
-    "choices": lambda sample: len(sample.choices) >= 2,
-    "target": lambda sample: sample.target is not None,
+    "id": lambda sample: bool(sample.id),
+    "group": lambda sample: bool(sample.group),
+    "metadata": lambda sample: bool(sample.metadata),
 }
 
 _EXPECTED = {
@@ -35,15 +38,15 @@ _EXPECTED = {
     "question": "the question that was answered",
     "answer": "the answer to be scored",
     "reference_answers": "at least one right answer",
-    "nouns": "at least one thing that the picture should show",
-    "concept.name": "the concept's name",
-    "concept.class_noun": "the noun of the concept's class",
-    "concept.info": "what is known about the concept",
-    "concept.extra_info": "at least one thing that is known about the concept",
     "concept.references": "at least one reference picture of the concept",
     "concept.conversation_type": 'what kind of concept it is: "person", "animal" or "object"',
     "choices": "at least two items to select from",
     "target": "the index of the right item in `choices`",
+    "nouns": "at least one thing that the picture should show",
+    "concept.name": "the concept's name",
+    "concept.class_noun": "what the concept is, in one word",
+    "concept.info": "what is known of the concept",
+    "concept.extra_info": "at least one sentence more of what is known of the concept",
 }
 
 

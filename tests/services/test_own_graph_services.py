@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -11,10 +12,12 @@ from pathlib import Path
 
 import grpc
 import numpy as np
+import onnx
 import pytest
 import yaml
 from judge_endpoint import JudgeEndpoint, completion
 from own_graphs import SIDE, profile_of, write_graph, write_profile
+from PIL import Image
 
 from sync_r1.protos.rewards.v1 import rewards_pb2, rewards_pb2_grpc
 from sync_r1.reward_models.types import ProfileError
@@ -35,6 +38,7 @@ def page_file(folder: Path, name: str) -> Path:
 
 @dataclass(frozen=True)
 class Running:
+    folder: Path
     services: Up
     judge: JudgeEndpoint
 
@@ -54,7 +58,10 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     subprocess.run([sys.executable, page_file(folder, "make_net.py")], cwd=folder, check=True, timeout=200)
     for name in ("my-graph.yaml", "tidiness.yaml"):
         page_file(folder, name)
-    write_graph(folder / "own.onnx")
+    model = onnx.load(str(write_graph(folder / "own.onnx")))  # as a large one is saved: its weights beside it
+    onnx.save_model(
+        model, str(folder / "own.onnx"), save_as_external_data=True, location="own.onnx.data", size_threshold=500
+    )
     whole = profile_of({"file": "own.onnx"}) | {"extends": "my-graph.yaml"}
     whole["rewards"] |= yaml.safe_load(page_file(folder, "my-judge.yaml").read_text())["rewards"]
     judges = yaml.safe_load(page_file(folder, "endpoints.yaml").read_text())
@@ -62,7 +69,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         (folder / "endpoints.yaml").write_text(yaml.safe_dump({name: {"url": endpoint.url} for name in judges}))
         profile, rewards = write_profile(folder / "whole.yaml", whole), ["brightness", "own", "tidiness"]
         with up.start(profile, rewards=rewards, judges=folder / "endpoints.yaml") as services:
-            yield Running(services, endpoint)
+            yield Running(folder, services, endpoint)
 
 
 def grey(value: int, side: int = SIDE) -> np.ndarray:
@@ -77,6 +84,18 @@ def test_the_graph_of_the_page_gives_its_score_on_a_real_triton(running: Running
         described = stub.Describe(rewards_pb2.DescribeRequest(), timeout=10)
     assert described.reward == "brightness"
     assert [graph.name for graph in described.releases[0].graphs] == ["brightness_net"]
+
+
+def test_the_page_s_command_scores_a_file(running: Running) -> None:
+    folder = running.folder
+    Image.fromarray(grey(51, 30)).save(folder / "a.png")
+    (folder / "items.jsonl").write_text('{"id": "a", "image": "a.png"}\n')
+    (command,) = re.findall(r"^sync-r1 (score brightness .*?) *#", PAGE, re.MULTILINE)
+    script = Path(sys.executable).with_name("sync-r1")
+    done = subprocess.run([script, *command.split()], cwd=folder, capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (row,) = map(json.loads, (folder / "scores.jsonl").read_text().splitlines())
+    assert (row["id"], row["score"]["value"]) == ("a", pytest.approx(0.2))
 
 
 def test_an_own_graph_s_nan_is_its_item_s_failure_and_the_others_are_scored(running: Running) -> None:

@@ -39,7 +39,8 @@ def write_graph(
         weights["cuts"] = np.array([0, SIDE * SIDE * 3], np.int64)
         nodes += [
             helper.make_node("Cast", ["pixels"], ["float"], to=TensorProto.FLOAT),
-            helper.make_node("Reshape", ["float", "cuts"], ["flat"]),
+            helper.make_node("Reshape", ["float", "cuts"], ["unbiased"]),
+            helper.make_node("Add", ["unbiased", "bias"], ["flat"]),
             helper.make_node("ReduceMean", ["flat"], ["mean"], axes=[1], keepdims=1),
             helper.make_node("Div", ["mean", "mean"], ["unity"]),
             helper.make_node("Mul", ["mean", "unity"], ["brightness"]),
@@ -47,6 +48,7 @@ def write_graph(
             helper.make_node("ReduceMean", ["reds"], ["red_4"], axes=[1, 2], keepdims=1),
             helper.make_node("Reshape", ["red_4", "column"], ["red"]),
         ]
+        weights["bias"] = np.zeros(SIDE * SIDE * 3, np.float32)
         weights["column"] = np.array([0, 1], np.int64)
         parts.append("brightness")
     if tokens is not None:
