@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from sync_r1.reward_models.profiles.file_parts import CardFile, Strict
+from sync_r1.reward_models.profiles.python_variants import PythonVariantFile
 from sync_r1.reward_models.rewards.concept_consistency import ReferenceMode
 
 
@@ -175,7 +176,8 @@ VariantFile = Annotated[
     | JudgedAnswerVariantFile
     | JudgedPicturesVariantFile
     | JudgedSceneVariantFile
-    | VqaScoreVariantFile,
+    | VqaScoreVariantFile
+    | PythonVariantFile,
     Field(discriminator="kind"),
 ]
 """Any of them, under any reward."""

@@ -15,7 +15,7 @@ from sync_r1.reward_models.inputs.encoders import (
     minilm_text_encoder,
     pocket_text_encoder,
 )
-from sync_r1.reward_models.profiles import judge_variants, library_variants
+from sync_r1.reward_models.profiles import judge_variants, library_variants, python_variants
 from sync_r1.reward_models.profiles.card_texts import CardMaker
 from sync_r1.reward_models.profiles.variant_files import (
     ClausesVariantFile,
@@ -37,6 +37,7 @@ from sync_r1.reward_models.profiles.variant_files import (
     VqaScoreVariantFile,
     YesVariantFile,
 )
+from sync_r1.reward_models.profiles.python_variants import PythonVariantFile
 from sync_r1.reward_models.published.texts import (
     clip_text_encoder,
     git_vqa_encode,
@@ -100,7 +101,7 @@ class Encoders:
 
 
 def build_reward(reward: str, variant: str, file: VariantFile, graphs: dict[str, GraphSpec]) -> Reward:
-    """The variant of `reward` that the file describes. Raises ProfileError."""
+    """The variant of `reward` that the file describes; an own function joins `graphs`. Raises ProfileError."""
     make, encoders = CardMaker(reward, variant), Encoders(graphs)
     match file:
         case EmbeddingVariantFile():
@@ -141,6 +142,8 @@ def build_reward(reward: str, variant: str, file: VariantFile, graphs: dict[str,
             return judge_variants.judged_scene(file, make, encoders.graph(file.judge))
         case VqaScoreVariantFile():
             return judge_variants.vqascore(file, make, encoders.graph(file.judge))
+        case PythonVariantFile():
+            return python_variants.python(file, make, graphs)
 
 
 def _embedding(file: EmbeddingVariantFile, make: CardMaker, encoders: Encoders) -> Reward:
