@@ -9,7 +9,6 @@ import typer
 
 from sync_r1.cli.screen import console, errors_shown
 from sync_r1.cli.serve_commands import AlsoOption, ProfileOption
-from sync_r1.reward_models.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -92,7 +91,8 @@ def graphs_of(profiles: Sequence[Profile], rewards: Sequence[str] | None) -> lis
     """
     if not rewards:
         return sorted({name for profile in profiles for name in profile.graphs})
-    if unknown := set(rewards) - set(profiles[0].rewards):
-        raise UserError(f"there is no reward {', '.join(sorted(unknown))}; there are {', '.join(profiles[0].rewards)}")
-    variants = [v for profile in profiles for name in rewards for v in profile.rewards[name].variants.values()]
+    from sync_r1.services.serve import rewards_of
+
+    served = [one for name in rewards for one in rewards_of(profiles, name)]
+    variants = [variant for one in served for variant in one.variants.values()]
     return sorted({graph for variant in variants for graph in variant.graphs})

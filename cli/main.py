@@ -124,7 +124,10 @@ def describe(
             raise typer.BadParameter(f"{endpoint} has no variant {card!r}; it has {', '.join(description.variants)}")
         console.print_json(data=description.variants[card].card)
         return
-    console.print(f"[bold]{description.reward}[/bold] at {endpoint}, default variant {description.default_variant}")
+    judges = f"judges {description.judges}s" if description.judges else "does not say what it judges"
+    console.print(
+        f"[bold]{description.reward}[/bold] at {endpoint} {judges}, default variant {description.default_variant}"
+    )
     table = Table("variant", "measures", "needs", "raw range", "release", title="Variants")
     for name, variant in description.variants.items():
         release = description.default_releases.get(name, "")

@@ -1,4 +1,4 @@
-"""One reward service as a process: what a pod runs, what `up` starts four times, what `sync-r1 serve` calls.
+"""One reward service as a process: what a pod runs, what `up` starts once for each reward, what `sync-r1 serve` calls.
 
     python -m sync_r1.services.serve '{"reward": "aesthetic", "triton": "127.0.0.1:8001"}'
 
@@ -16,13 +16,13 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sync_r1.reward_models.errors import UserError, exit_on_error
+from sync_r1.reward_models.errors import UserError, exit_on_error, nearest_first
 from sync_r1.reward_models.profiles import Profile, ServedReward, load_profile
 from sync_r1.reward_models.types import GraphUnavailable
 from sync_r1.services.config import ServiceConfig, host_and_port
@@ -59,16 +59,19 @@ class ServeConfig(BaseModel):
     service: ServiceConfig = ServiceConfig()
 
 
-def served_reward(profile_name: str, reward: str) -> ServedReward:
-    """A reward of a profile. Raises ProfileError; UserError naming those the profile has."""
-    return reward_of(load_profile(profile_name), reward)
+def rewards_of(profiles: Sequence[Profile], reward: str) -> list[ServedReward]:
+    """The reward as each of the profiles has it that has it.
 
-
-def reward_of(profile: Profile, reward: str) -> ServedReward:
-    """The reward of that name. Raises UserError naming those the profile has."""
-    if reward not in profile.rewards:
-        raise UserError(f"profile {profile.name} has no reward {reward!r}; it has {', '.join(profile.rewards)}")
-    return profile.rewards[reward]
+    Raises UserError where none does, naming those there are, and where they disagree on what it judges.
+    """
+    found = [profile.rewards[reward] for profile in profiles if reward in profile.rewards]
+    names = " and ".join(profile.name for profile in profiles)
+    if not found:
+        known = nearest_first(reward, {name for profile in profiles for name in profile.rewards})
+        raise UserError(f"profile {names} has no reward {reward!r}; there are {known}")
+    if len({one.judges for one in found}) > 1:
+        raise UserError(f"the profiles {names} disagree on whether {reward} judges pictures or answers; say the same")
+    return found
 
 
 def keep_freed_memory() -> None:
@@ -98,7 +101,7 @@ async def serve(config: ServeConfig, on_listening: Callable[[str], None] = lambd
     keep_freed_memory()
     # Threads that work on texts hand Python's lock to the event loop after 1 ms instead of 5, each of them.
     sys.setswitchinterval(0.001)
-    found = [served_reward(profile, config.reward) for profile in (config.profile, *config.also)]
+    found = rewards_of([load_profile(name) for name in (config.profile, *config.also)], config.reward)
     triton = TritonRunner(config.triton, shared_memory=config.shared_memory)
     served, runner, left_out = with_judges(found, triton, config.judges)
     if left_out:

@@ -31,7 +31,7 @@ from sync_r1.services.config import ServiceConfig, channel_options, host_and_por
 from sync_r1.services.local import processes
 from sync_r1.services.local.embedded import EmbeddedTriton, plain_directory
 from sync_r1.services.local.supervisor import TritonSupervisor
-from sync_r1.services.serve import ServeConfig, reward_of
+from sync_r1.services.serve import ServeConfig, rewards_of
 
 START_S, LOADED_BYTES_PER_S = 120.0, 10e6
 """How long a start may take without any weights; how fast they are at least read, checked, loaded and warmed up."""
@@ -103,7 +103,7 @@ def start(
     raises. Call it from a thread that outlives the block (see `processes.py`).
     """
     profiles = [load_profile(name) for name in (profile, *also)]
-    names = list(profiles[0].rewards) if rewards is None else list(rewards)
+    names = list(dict.fromkeys(name for one in profiles for name in one.rewards)) if rewards is None else list(rewards)
     directory = plain_directory("sync-r1-up-")
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, directory, ignore_errors=True)
@@ -133,7 +133,7 @@ def start(
 
 def _graphs(profiles: Sequence[Profile], rewards: Sequence[str]) -> list[GraphSpec]:
     """The graphs of these rewards in each of the profiles, all of them made. Raises UserError for an unknown reward."""
-    served = [reward_of(profile, name) for profile in profiles for name in rewards]
+    served = [one for name in rewards for one in rewards_of(profiles, name)]
     names = sorted({graph for one in served for variant in one.variants.values() for graph in variant.graphs})
     for profile in profiles:
         ensure_graphs(profile, graphs=[name for name in names if name in profile.graphs])
