@@ -32,7 +32,9 @@ class Caller:
     def __init__(self, function: PythonFunction, target: Callable[..., Any]) -> None:
         self._function, self._target = function, target
         self._pil = [one for one in function.signature.parameters if one.as_pil]
-        self.pictures = frozenset(one.name for one in function.signature.parameters if one.is_picture or one.is_pictures)
+        self.pictures = frozenset(
+            one.name for one in function.signature.parameters if one.is_picture or one.is_pictures
+        )
         """The arguments that are pictures."""
         self.out_of_memory = False
         """Whether memory ran out in a call; such a process is better replaced."""

@@ -1,6 +1,6 @@
 """What service and worker say to each other, over a socket that nothing else uses: JSON, and pixels as they are.
 
-    12 bytes: length of the JSON, length of what follows it; the JSON; pixels, one picture after the other
+12 bytes: length of the JSON, length of what follows it; the JSON; pixels, one picture after the other
 """
 
 from __future__ import annotations

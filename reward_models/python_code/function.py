@@ -77,7 +77,9 @@ class PythonFunction:
         modules = {name: Source(**one) for name, one in sources["modules"].items()}
         parameters = tuple(Parameter(**one) for one in signature["parameters"])
         parts = {
-            "sources": Sources(**sources | {"modules": modules, "distribution": installed and Distribution(**installed)}),
+            "sources": Sources(
+                **sources | {"modules": modules, "distribution": installed and Distribution(**installed)}
+            ),
             "signature": Signature(**signature | {"parameters": parameters}),
             "options": WorkerOptions(**told["options"]),
         }

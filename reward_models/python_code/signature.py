@@ -128,9 +128,7 @@ def _check_constructor(sources: Sources, found: _Found, name: str, arguments: Co
     return "device" in taken or anything
 
 
-def _check_given(
-    found: _Found, name: str, given: Collection[str], taken: Mapping[str, bool], anything: bool
-) -> None:
+def _check_given(found: _Found, name: str, given: Collection[str], taken: Mapping[str, bool], anything: bool) -> None:
     """Raise ProfileError for an entry of `arguments` that nothing takes, and for an argument that nobody gives.
 
     `taken`: argument -> whether it has a default.

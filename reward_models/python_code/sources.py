@@ -162,7 +162,9 @@ def _installed_root(top: str, folder: Path) -> Path:
     except (ImportError, ValueError, AttributeError):
         spec = None
     if spec is None:
-        raise ProfileError(f"there is no module {top!r}: it lies neither in {folder} nor where Python looks for modules")
+        raise ProfileError(
+            f"there is no module {top!r}: it lies neither in {folder} nor where Python looks for modules"
+        )
     if spec.submodule_search_locations is not None:
         places = [Path(place) for place in spec.submodule_search_locations]
     else:
