@@ -1,4 +1,4 @@
-"""`kind: python`: an own function, from its YAML to a `Reward`. What it may be: `python_code/`, docs/python-rewards.md."""
+"""`kind: python`: an own function, from its YAML to a `Reward` (docs/python-rewards.md)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class PythonVariantFile(Strict):
     """MODULE:NAME, as in "brightness:score": a function or a class whose instances are called."""
     folder: Annotated[BesideProfile, Field(validate_default=True)] = Path()
     """Where its modules are looked for first: the profile's own folder."""
-    arguments: dict[str, JsonValue] = {}
+    arguments: dict[str, JsonValue] = Field(default_factory=dict)
     """Of the constructor of a class, else of the function itself."""
     device: str = Field(default="cpu", min_length=1)
     """Given to a constructor that has an argument of this name."""

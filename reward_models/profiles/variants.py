@@ -17,6 +17,7 @@ from sync_r1.reward_models.inputs.encoders import (
 )
 from sync_r1.reward_models.profiles import judge_variants, library_variants, python_variants
 from sync_r1.reward_models.profiles.card_texts import CardMaker
+from sync_r1.reward_models.profiles.python_variants import PythonVariantFile
 from sync_r1.reward_models.profiles.variant_files import (
     ClausesVariantFile,
     CosineVariantFile,
@@ -37,7 +38,6 @@ from sync_r1.reward_models.profiles.variant_files import (
     VqaScoreVariantFile,
     YesVariantFile,
 )
-from sync_r1.reward_models.profiles.python_variants import PythonVariantFile
 from sync_r1.reward_models.published.texts import (
     clip_text_encoder,
     git_vqa_encode,

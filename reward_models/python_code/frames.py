@@ -45,7 +45,7 @@ def write_rows(rows: Iterable[Row]) -> WrittenRows:
     def write(value: Any) -> Any:
         if isinstance(value, np.ndarray):
             written.shapes.append(value.shape)
-            written.pixels.append(memoryview(np.ascontiguousarray(value)).cast("B"))
+            written.pixels.append(np.ascontiguousarray(value).data.cast("B"))
             return None
         return [write(one) for one in value] if isinstance(value, list) else value
 

@@ -56,9 +56,9 @@ def _find(sources: Sources, module: str, name: str, chain: int = 0) -> _Found:
     """Where `name` is defined, through the modules that only pass it on. Raises ProfileError."""
     source = sources.modules[module]
     defined: dict[str, ast.stmt] = {}
-    for statement in _statements(source.parse().body):
-        for bound in _bound(statement):
-            defined[bound] = statement
+    for one in _statements(source.parse().body):
+        for bound in _bound(one):
+            defined[bound] = one
     statement = defined.get(name)
     if isinstance(statement, _Definition):
         return _Found(source, statement)
@@ -72,7 +72,7 @@ def _find(sources: Sources, module: str, name: str, chain: int = 0) -> _Found:
             f"{source.file}, line {statement.lineno}: {name!r} is not defined there but made in another way; expected "
             f"`def {name}(…)` or `class {name}`, whose arguments can be read"
         )
-    offered = [bound for bound, one in defined.items() if isinstance(one, _Definition) and not bound.startswith("_")]
+    offered = [key for key, one in defined.items() if isinstance(one, _Definition) and not key.startswith("_")]
     raise ProfileError(f"{source.file} has no {name!r}; it defines {nearest_first(name, offered)}")
 
 

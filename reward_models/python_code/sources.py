@@ -168,7 +168,7 @@ def _installed_root(top: str, folder: Path) -> Path:
     if spec.submodule_search_locations is not None:
         places = [Path(place) for place in spec.submodule_search_locations]
     else:
-        places = [Path(spec.origin)] if (spec.origin or "").endswith(".py") else []
+        places = [Path(spec.origin)] if spec.origin and spec.origin.endswith(".py") else []
     if not places:
         raise ProfileError(f"{top!r} is no Python source ({spec.origin}); name a function of a module in Python")
     return places[0].resolve().parent

@@ -113,7 +113,7 @@ class PythonWorker:
             self.end("stopped talking")
             return WorkerLost(self._reason)
         if code == -signal.SIGKILL:
-            return WorkerLost("was killed (SIGKILL), as happens where memory runs out", may_pass=True)
+            return WorkerLost("was killed (SIGKILL, as happens where memory runs out)", may_pass=True)
         if code < 0:
             return WorkerLost(f"ended with {signal.Signals(-code).name}")
         return WorkerLost(f"ended its process with code {code}")

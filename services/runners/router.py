@@ -12,8 +12,8 @@ from sync_r1.reward_models.graphs.spec import GraphSpec
 from sync_r1.reward_models.profiles import ServedReward
 from sync_r1.reward_models.releases import GraphPin
 from sync_r1.reward_models.runner import RunContext, RunResult, Tensors
-from sync_r1.services.runners.judge_endpoints import JudgesError, read_endpoints
 from sync_r1.reward_models.types import GraphUnavailable
+from sync_r1.services.runners.judge_endpoints import JudgesError, read_endpoints
 from sync_r1.services.runners.judges import JudgeRunner
 from sync_r1.services.runners.python import PythonRunner
 from sync_r1.services.runners.triton import TritonRunner

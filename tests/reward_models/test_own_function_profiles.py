@@ -18,7 +18,16 @@ from sync_r1.reward_models.backends.repository import write_repository
 from sync_r1.reward_models.profiles import load_profile
 from sync_r1.reward_models.runner import RunContext
 from sync_r1.reward_models.types import (
-    Concept, Failure, FailureCode, GraphError, NotApplicable, Outcome, Picture, ProfileError, Sample, Score,
+    Concept,
+    Failure,
+    FailureCode,
+    GraphError,
+    NotApplicable,
+    Outcome,
+    Picture,
+    ProfileError,
+    Sample,
+    Score,
 )  # fmt: skip
 
 WELL = "def score(answer: str) -> float:\n    return float(len(answer))\n"
@@ -27,7 +36,7 @@ WELL = "def score(answer: str) -> float:\n    return float(len(answer))\n"
 @pytest.mark.parametrize(
     ("source", "function", "sentence"),
     [
-        (WELL, "nowhere_at_all:score", r"function: there is no module 'nowhere_at_all': it lies neither in .* nor where"),
+        (WELL, "nowhere_at_all:score", r"there is no module 'nowhere_at_all': it lies neither in .* nor where"),
         (WELL, "json:dumps", "function: 'json' is a module of Python's own"),
         (WELL, "own:scor", r"own\.py has no 'scor'; it defines 'score'"),
         (WELL, "own", "String should match pattern"),
@@ -39,7 +48,7 @@ WELL = "def score(answer: str) -> float:\n    return float(len(answer))\n"
         ("def score(answer: float): ...", "own:score", "`answer` is annotated `float`; expected `str`"),
         ("def score(answer: str, prompt: list[str]): ...", "own:score", "`prompt` is a list of items, but `answer` is"),
         ("def score(answer: list[str], prompt: list[str] = ()): ...", "own:score", "a default, which a batch cannot"),
-        ("import numpy as np\ndef score(answer: str, image: np.ndarray = None): ...", "own:score", "pictures always come"),
+        ("def score(answer: str, image: 'np.ndarray' = None): ...", "own:score", "pictures always come"),
         ("def score(*answer: str): ...", "own:score", "arguments without a name"),
         ("def score(answer: str, /): ...", "own:score", "arguments without a name"),
         ("async def score(answer: str): ...", "own:score", "score is `async`; expected a plain `def`"),
@@ -205,8 +214,8 @@ def score(image: Image.Image, prompt: str, question: str, answer: str, reference
     assert reference.shape == (2, 3, 3) and reference.dtype == np.uint8 and reference[0, 0, 0] == 7
     assert given == {
         "prompt": "p", "question": "q", "answer": "", "reference_answers": ["r"], "choices": ["a", "b"], "target": 1,
-        "nouns": ["n"], "concept_name": "<bo>", "concept_class_noun": "dog", "concept_info": "i",
-        "concept_extra_info": ["e"], "concept_conversation_type": "animal", "id": "1", "group": "", "metadata": {"a": "b"},
+        "nouns": ["n"], "concept_name": "<bo>", "concept_class_noun": "dog", "concept_info": "i", "id": "1",
+        "concept_extra_info": ["e"], "concept_conversation_type": "animal", "metadata": {"a": "b"}, "group": "",
     }, given
     return 1
 """

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -31,7 +31,7 @@ _INTERNAL, _NON_FINITE = rewards_pb2.FAILURE_CODE_INTERNAL, rewards_pb2.FAILURE_
     [
         ("segfault", "its worker ended with SIGSEGV at this item"),
         ("exit", "its worker ended its process with code 3 at this item"),
-        ("killed", r"its worker was killed \(SIGKILL\), as happens where memory runs out, at this item"),
+        ("killed", r"its worker was killed \(SIGKILL, as happens where memory runs out\) at this item"),
         ("hang", "its worker did not answer within 1 s"),
         ("child hangs", "its worker ended its process with code 3"),
         ("prints", "its worker printed more than 2 MiB"),
@@ -186,22 +186,24 @@ async def test_a_replaced_worker_runs_the_source_of_its_release_also_after_an_ed
     assert told(outcomes[1]) == GOOD
 
 
+TAKES = "def score(answer: str): ..."
+
+
 @pytest.mark.parametrize(
     ("source", "sentence"),
     [
-        ("import cv3_of_nobody\ndef score(answer: str): ...", r"importing own failed: ModuleNotFoundError: No module named"
-         r" 'cv3_of_nobody' \(own\.py, line 1\)"),
-        ("import os\nos._exit(7)\ndef score(answer: str): ...", "ended its process with code 7 while it was loaded"),
-        ("import time\ntime.sleep(1000)\ndef score(answer: str): ...", "did not answer within 1 s while it was loaded"),
-        ("raise SystemExit(2)\ndef score(answer: str): ...", r"importing own failed: SystemExit: 2 \(own\.py, line 1\)"),
-        ("name = 'hel' + 'per'\n__import__(name)\ndef score(answer: str): ...", "helper lies beside the profile, but no"),
+        ("import cv3_of_nobody", r"importing own failed: ModuleNotFoundError: .* 'cv3_of_nobody' \(own\.py, line 1\)"),
+        ("import os\nos._exit(7)", "ended its process with code 7 while it was loaded"),
+        ("import time\ntime.sleep(1000)", "did not answer within 1 s while it was loaded"),
+        ("raise SystemExit(2)", r"importing own failed: SystemExit: 2 \(own\.py, line 1\)"),
+        ("__import__('hel' + 'per')", "helper lies beside the profile, but no `import` statement"),
     ],
-)  # fmt: skip
+)
 async def test_what_cannot_be_loaded_stops_the_start_with_a_sentence(
     tmp_path: Path, source: str, sentence: str
 ) -> None:
     (tmp_path / "helper.py").write_text("")
-    reward = served(tmp_path, source, judges="answer", start_timeout_s=1 if "sleep" in source else 60)
+    reward = served(tmp_path, f"{source}\n{TAKES}", judges="answer", start_timeout_s=1 if "sleep" in source else 60)
     with pytest.raises(LoadError, match=sentence) as caught:
         async with serving(reward):
             pytest.fail("it was served")
@@ -220,8 +222,8 @@ def test_a_class_that_cannot_be_constructed_stops_the_process_with_one_sentence(
     )
     assert ended.returncode == 1
     (line,) = [line for line in ended.stderr.splitlines() if line.startswith("error:")]
-    assert_says(line, rf"profile .*own\.yaml: rewards\.{REWARD}\.variants\.{VARIANT}\.function: constructing Scorer failed: "
-                r"FileNotFoundError: .*weights_of_nobody' \(own\.py, line 2\)")  # fmt: skip
+    where = rf"profile .*own\.yaml: rewards\.{REWARD}\.variants\.{VARIANT}\.function: constructing Scorer failed: "
+    assert_says(line, where + r"FileNotFoundError: .*weights_of_nobody' \(own\.py, line 2\)")
     assert "Traceback" not in ended.stderr
 
 
@@ -248,11 +250,8 @@ def test_workers_die_with_their_service(tmp_path: Path, number: signal.Signals) 
         workers = processes.children(service)
         assert len(workers) == 2
         os.kill(service, number)
-        gone: Callable[[], bool] = lambda: all(processes.state(pid)[1] in ("X", "Z") for pid in workers)
-        asyncio.run(until(gone))
+        asyncio.run(until(lambda: all(processes.state(pid)[1] in ("X", "Z") for pid in workers)))
 
 
 def assert_says(message: str, pattern: str) -> None:
-    import re
-
     assert re.search(pattern, message), message
