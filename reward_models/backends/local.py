@@ -7,6 +7,7 @@ graph; a call that is out of time or cancelled stops an ONNX graph at the next o
 from __future__ import annotations
 
 import asyncio
+import copy
 import threading
 import time
 from collections.abc import Callable
@@ -153,7 +154,8 @@ def _function(function: PythonFunction) -> _Engine:
 
     def call(inputs: dict[str, Any], run_options: Any) -> list[npt.NDArray[Any]]:
         with one_at_a_time:
-            return [objects(caller.outcomes(list(inputs["row"])))]
+            # Pictures are the function's to write to; here they are everybody's.
+            return [objects(caller.outcomes([copy.deepcopy(row) for row in inputs["row"]]))]
 
     return call
 

@@ -23,6 +23,7 @@ from sync_r1.reward_models.types import Failure, FailureCode, NotApplicable, Out
 logger = logging.getLogger(__name__)
 
 _NONE = NotApplicable("the reward's function returned None: its question does not apply to this item")
+_MAX_COMPONENTS, _LONGEST_NAME = 256, 128
 _EXPECTED = "a number, a mapping of numbers with `score` among them, or None"
 
 
@@ -97,7 +98,13 @@ class Caller:
             return self._score(result, {})
         if "score" not in result:
             return self._failure(f"returned a mapping without `score`, with {_names(result)}; expected {_EXPECTED}")
-        return self._score(result["score"], {str(name): one for name, one in result.items() if name != "score"})
+        components = {str(name): one for name, one in result.items() if name != "score"}
+        if len(components) > _MAX_COMPONENTS or any(len(name) > _LONGEST_NAME for name in components):
+            return self._failure(
+                f"returned a mapping with {len(components)} components; expected at most {_MAX_COMPONENTS}, with names "
+                f"of at most {_LONGEST_NAME} characters"
+            )
+        return self._score(result["score"], components)
 
     def _score(self, value: Any, components: dict[str, Any]) -> Outcome:
         numbers = {name: _number(one) for name, one in (("score", value), *components.items())}

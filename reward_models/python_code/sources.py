@@ -83,11 +83,13 @@ def read_sources(module: str, folder: Path) -> Sources:
         raise ProfileError(f"there is no module {module!r}: neither {_path(root, module)}.py nor a package there")
     if not beside and (owner := _distribution(root, module)) is not None:
         sources = Sources(str(root), False, {}, owner)
+    # Where packages are installed, what lies beside a module that none of them owns belongs to others.
+    shared = not beside and any(root.glob("*.dist-info"))
     pending = [module]
     while pending:
         name = pending.pop()
         file = _file(root, name)
-        if name in sources.modules or file is None:
+        if name in sources.modules or file is None or (shared and name.partition(".")[0] != top):
             continue
         source = _read(name, file)
         sources.modules[name] = source

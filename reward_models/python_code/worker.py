@@ -1,10 +1,9 @@
 """A worker: the process that loads one own function and calls it, until the service ends it or is gone.
 
-    python -m sync_r1.reward_models.python_code.worker FD
-
-FD is its end of a socket pair. It is told the function, answers that it is ready or why not, and from then on answers
-each unit (some rows) with their outcomes; before every further call that a unit takes it says that it goes on. What
-the function prints, and the trace of what it raises, goes to the service's log by stdout and stderr.
+`services/runners/python_worker.py` starts this module with the number of its end of a socket pair. It is told the
+function, answers that it is ready or why not, and from then on answers each unit (some rows) with their outcomes;
+before every further call that a unit takes it says that it goes on. What the function prints, and the trace of what it
+raises, goes to the service's log by stdout and stderr.
 """
 
 from __future__ import annotations

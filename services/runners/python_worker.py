@@ -100,9 +100,8 @@ class PythonWorker:
     def end(self, reason: str) -> None:
         """Kill it and what it started; the first reason is why it was lost."""
         self._reason = self._reason or reason
-        if not self.exited.is_set():
-            with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError, PermissionError):  # it is gone with all that it started
+            os.killpg(self._process.pid, signal.SIGKILL)
 
     def lost(self) -> WorkerLost:
         """Why it is gone."""

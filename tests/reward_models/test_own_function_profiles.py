@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from own_functions import REWARD, VARIANT, served, write_profile
+from own_functions import REWARD, VARIANT, served, write_distribution, write_profile
 
 from sync_r1.reward_models.backends.local import LocalRunner
 from sync_r1.reward_models.backends.repository import write_repository
@@ -163,21 +163,6 @@ def test_an_installed_distribution_is_covered_by_its_version_and_record(
     second = digest(here, function="team_rewards.scores:score")
     write_distribution(site, "1.1", WELL + "# other\n")
     assert len({first, second, digest(here, function="team_rewards.scores:score")}) == 3
-
-
-def write_distribution(site: Path, version: str, source: str) -> None:
-    """What pip leaves of a wheel."""
-    for old in site.glob("*.dist-info/*"):
-        old.unlink()
-    package, info = site / "team_rewards", site / f"team_rewards-{version}.dist-info"
-    package.mkdir(parents=True, exist_ok=True)
-    info.mkdir(exist_ok=True)
-    (package / "__init__.py").write_text("")
-    (package / "scores.py").write_text(source)
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: team-rewards\nVersion: {version}\n")
-    (info / "RECORD").write_text(
-        f"team_rewards/__init__.py,,\nteam_rewards/scores.py,sha256={hash(source)},{len(source)}\n"
-    )
 
 
 def scored(folder: Path, samples: list[Sample]) -> list[Outcome]:

@@ -14,7 +14,19 @@ import grpc
 import pytest
 from fronts import refused, until
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from own_functions import BATCH, FAULTS, REWARD, VARIANT, Stub, asking, served, serving, told, write_profile
+from own_functions import (
+    BATCH,
+    FAULTS,
+    REWARD,
+    VARIANT,
+    Stub,
+    asking,
+    served,
+    serving,
+    told,
+    write_distribution,
+    write_profile,
+)
 
 from sync_r1.protos.rewards.v1 import rewards_pb2
 from sync_r1.reward_models.python_code.loading import LoadError
@@ -49,6 +61,9 @@ async def test_one_item_that_takes_its_worker_along_leaves_the_others_scores(
         assert failed.code == _INTERNAL
         assert_says(failed.message, sentence)
         assert failed.retryable == (fault == "killed")
+        if fault == "child hangs":
+            child = int((tmp_path / "child").read_text())
+            await until(lambda: processes.state(child)[1] in ("X", "Z"))
         again = (await stub.Score(asking(["a"] * 8), timeout=60)).outcomes
         assert [told(outcome) for outcome in again] == [GOOD] * 8
         assert pool.pids != before
@@ -68,6 +83,7 @@ async def test_one_item_that_takes_its_worker_along_leaves_the_others_scores(
         ("list", _INTERNAL, "returned list as `score`"),
         ("no score", _INTERNAL, "returned a mapping without `score`, with `red`"),
         ("bad part", _INTERNAL, "returned str as `red`"),
+        ("many parts", _INTERNAL, "a mapping with 1000 components; expected at most 256"),
     ],
 )
 async def test_what_is_no_score_is_that_items_failure(tmp_path: Path, fault: str, code: int, sentence: str) -> None:
@@ -177,6 +193,42 @@ class Scorer:
             for outcome in outcomes:
                 assert told(outcome) == 0.75
                 assert {one.name: one.value for one in outcome.score.components} == {"made": 1, "on_gpu": 1}
+
+
+async def test_modules_beside_the_profile_are_imported_and_cannot_be_written_over_for_others(tmp_path: Path) -> None:
+    source = """
+import numpy as np
+from numbers_of_ours import HALF
+
+def score(image: np.ndarray, prompt: str):
+    image[:] = 255
+    return HALF
+"""
+    (tmp_path / "numbers_of_ours.py").write_text("HALF = 0.5\n")
+    async with serving(served(tmp_path, source)) as (stub, _):
+        outcomes = (await stub.Score(asking(["a", "b"]), timeout=60)).outcomes
+    assert [told(outcome) for outcome in outcomes] == [0.5, 0.5]
+
+
+async def test_a_distribution_that_was_exchanged_is_not_taken_for_the_one_of_the_release(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = tmp_path / "site"
+    monkeypatch.syspath_prepend(str(site))
+    write_distribution(site, "1.0", "import os\ndef score(answer: str): return 1 if answer else os._exit(3)\n")
+    reward = served(tmp_path, "", function="team_rewards.scores:score", judges="answer", restarts=1)
+    request = rewards_pb2.ScoreRequest(samples=[rewards_pb2.Sample(answer="a")])
+    async with serving(reward) as (stub, _):
+        (outcome,) = (await stub.Score(request, timeout=60)).outcomes
+        assert told(outcome) == 1
+        write_distribution(site, "1.1", "def score(answer: str): return 2\n")
+        request.samples.add()
+        first, second = (await stub.Score(request, timeout=60)).outcomes
+        assert told(first) == 1
+        assert "code 3" in told(second).message
+        error = await refused(stub.Score(request, timeout=60))
+    assert error.code() == grpc.StatusCode.UNAVAILABLE
+    assert "team-rewards 1.0 was exchanged (now 1.1) while it was in use; start again" in caplog.text
 
 
 async def test_a_replaced_worker_runs_the_source_of_its_release_also_after_an_edit(tmp_path: Path) -> None:

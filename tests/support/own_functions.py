@@ -23,6 +23,7 @@ REWARD, VARIANT = "own", "mine"
 CARD = {"summary": "s", "source": "s", "licence": "l"}
 FAULTS = """
 import ctypes, os, resource, signal, sys, time
+from pathlib import Path
 import numpy as np
 
 def score(image: np.ndarray, prompt: str):
@@ -41,7 +42,10 @@ def score(image: np.ndarray, prompt: str):
         time.sleep(1000)
     if prompt == "child hangs":
         if os.fork() == 0:
+            Path(__file__).with_name("child").write_text(str(os.getpid()))
             time.sleep(1000)
+        while not Path(__file__).with_name("child").exists():
+            time.sleep(0.01)
         os._exit(3)
     if prompt == "raise":
         raise ValueError("these words stay in the log")
@@ -54,7 +58,7 @@ def score(image: np.ndarray, prompt: str):
         "nan": float("nan"), "infinity": np.float32("inf"), "string": "good", "list": [0.5], "huge": 10**400,
         "none": None, "no score": {"red": 0.5}, "bad part": {"score": 0.5, "red": "a lot"},
         "nan part": {"score": 0.5, "red": float("nan")}, "parts": {"score": np.float64(0.5), "red": 1, "blue": True},
-        "array": np.float32(0.25), "pid": os.getpid(),
+        "many parts": {"score": 0.5} | {str(n): n for n in range(1000)}, "array": np.float32(0.25), "pid": os.getpid(),
     }
     return special[prompt] if prompt in special else image.mean() / 255
 """
@@ -128,3 +132,18 @@ def told(outcome: Any) -> Any:
     """The number of a score, else what is said."""
     kind = outcome.WhichOneof("result")
     return round(outcome.score.value, 6) if kind == "score" else getattr(outcome, kind)
+
+
+def write_distribution(site: Path, version: str, source: str) -> None:
+    """What pip leaves of a wheel."""
+    for old in site.glob("*.dist-info/*"):
+        old.unlink()
+    package, info = site / "team_rewards", site / f"team_rewards-{version}.dist-info"
+    package.mkdir(parents=True, exist_ok=True)
+    info.mkdir(exist_ok=True)
+    (package / "__init__.py").write_text("")
+    (package / "scores.py").write_text(source)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: team-rewards\nVersion: {version}\n")
+    (info / "RECORD").write_text(
+        f"team_rewards/__init__.py,,\nteam_rewards/scores.py,sha256={hash(source)},{len(source)}\n"
+    )
