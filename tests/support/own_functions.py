@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -136,8 +137,8 @@ def told(outcome: Any) -> Any:
 
 def write_distribution(site: Path, version: str, source: str) -> None:
     """What pip leaves of a wheel."""
-    for old in site.glob("*.dist-info/*"):
-        old.unlink()
+    for old in site.glob("*.dist-info"):
+        shutil.rmtree(old)
     package, info = site / "team_rewards", site / f"team_rewards-{version}.dist-info"
     package.mkdir(parents=True, exist_ok=True)
     info.mkdir(exist_ok=True)
