@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sync_r1.reward_models.errors import is_deliberate
+from sync_r1.reward_models.errors import is_deliberate, sentence
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,5 +34,5 @@ def errors_shown(*files: Path | str | None) -> Iterator[None]:
             raise
         from rich.markup import escape  # "[size, size, 3]" of a message is no markup
 
-        console().print(f"[bold red]error:[/bold red] {escape(str(error))}", highlight=False, soft_wrap=True)
+        console().print(f"[bold red]error:[/bold red] {escape(sentence(error))}", highlight=False, soft_wrap=True)
         sys.exit(1)

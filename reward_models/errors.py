@@ -17,8 +17,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
-"""A full or read-only disk and a missing permission are no bug, whichever file they concern."""
+_FULL = "free some space and run the command again: a training run goes on with --resume, a score file where it stopped"
+_FORBIDDEN = "name a folder that this user may write, or change its permissions"
+_OF_THE_MACHINE = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), _FULL),
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), _FORBIDDEN),
+}
+"""A full or read-only disk and a missing permission are no bug, whichever file they concern; with their cure."""
 
 
 class SyncR1Error(Exception):
@@ -52,6 +57,12 @@ def is_deliberate(error: BaseException, files: Iterable[Path | str] = ()) -> boo
     return any(one.is_relative_to(file) or file.is_relative_to(one) for one in concerned for file in named)
 
 
+def sentence(error: BaseException) -> str:
+    """What a command says of a deliberate error; the machine's own get their cure here."""
+    cure = _OF_THE_MACHINE.get(error.errno or 0, "") if isinstance(error, OSError) else ""
+    return f"{error}; {cure}" if cure else str(error)
+
+
 def _absolute(file: Path | str | os.PathLike[str]) -> Path:
     return Path(os.path.abspath(file))
 
@@ -67,4 +78,4 @@ def exit_on_error(*files: Path | str) -> Iterator[None]:
     except Exception as error:
         if not is_deliberate(error, files):
             raise
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {sentence(error)}")

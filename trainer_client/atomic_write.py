@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
 def write_text(file: Path, text: str) -> None:
     """Replace `file` by one that holds `text`; a crash on the way leaves the old one."""
     partial = file.with_name(f".{file.name}.partial")
-    with partial.open("w", encoding="utf-8") as stream:
+    with named(file), partial.open("w", encoding="utf-8") as stream:
         stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())
@@ -20,7 +22,7 @@ def write_text(file: Path, text: str) -> None:
 def append_line(file: Path, line: str) -> None:
     """Add one line and return once it is on the disk. A crash on the way can leave part of it: see `cut_torn_line`."""
     new = not file.exists()
-    with file.open("a", encoding="utf-8") as stream:
+    with named(file), file.open("a", encoding="utf-8") as stream:
         stream.write(line + "\n")
         stream.flush()
         os.fsync(stream.fileno())
@@ -38,6 +40,17 @@ def cut_torn_line(file: Path) -> None:
         if whole < len(data):
             stream.truncate(whole)
             os.fsync(stream.fileno())
+
+
+@contextmanager
+def named(file: Path) -> Iterator[None]:
+    """An OSError of an open file (a full disk shows at the write, not at the open) says which file it was."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(file)
+        raise
 
 
 def sync(path: Path) -> None:

@@ -12,7 +12,8 @@ from benchmarks.harness import machine
 from benchmarks.reliability.record import PAGE, gather, keep, text
 
 DRILLS = (
-    "overload", "triton_killed", "other_weights", "replicas", "envoy", "canary", "clients_killed", "memory", "fuzz",
+    "overload", "triton_killed", "stub_killed", "other_weights", "replicas", "rolling", "envoy", "canary",
+    "clients_killed", "memory", "fuzz",
     "bombs", "identity", "overhead", "hedging", "strangers", "supply_chain",
     "loop_stall",
 )  # fmt: skip

@@ -132,6 +132,8 @@ def test_every_drill_of_the_list_is_a_module_with_a_title() -> None:
     [
         ("overload", ["no wrong score"]),
         ("triton_killed", ["no score is wrong", "UNAVAILABLE"]),
+        ("stub_killed", ["no score is wrong", "never a bug", "scores come again"]),
+        ("rolling", ["batches of 256", "one release", "new release"]),
         ("other_weights", ["no score is of other weights", "UNAVAILABLE"]),
         ("replicas", ["none lost", "attempts are counted"]),
         ("envoy", ["none lost", "attempts are counted", "really happened"]),

@@ -17,6 +17,7 @@ from sync_r1.cli.main import app
 from sync_r1.cli.screen import errors_shown
 from sync_r1.reward_models.errors import SyncR1Error, UserError, exit_on_error, is_deliberate
 from sync_r1.services import serve
+from sync_r1.trainer_client.atomic_write import append_line
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("reward_models", "services", "trainer_client", "cli", "protos")
@@ -102,7 +103,19 @@ def test_a_full_disk_is_no_bug(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended, errors_shown():
         Path("/dev/full").write_text("scores")
     assert ended.value.code == 1
-    assert "No space left on device" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "No space left on device" in out
+    assert "free some space and run the command again" in out
+
+
+def test_a_full_disk_names_the_file_and_the_cure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = tmp_path / "journal.jsonl"
+    log.symlink_to("/dev/full")
+    with pytest.raises(SystemExit), errors_shown():
+        append_line(log, "{}")
+    out = capsys.readouterr().out
+    assert str(log) in out
+    assert "--resume" in out
 
 
 def test_a_missing_permission_is_no_bug() -> None:

@@ -3,7 +3,8 @@
 
 `gradients` compares gradients and updates of all processes, replicated and divided, with those of one process over the
 whole batch, and saves and loads a divided learner; the first process prints a JSON object. `train` is a toy training
-run; with SYNC_R1_DIE_AT=N the last process kills itself with SIGKILL at the N-th score.
+run; with SYNC_R1_DIE_AT=N the last process kills itself with SIGKILL at the N-th score. `tree` is one whose groups are
+trees, in two phases; `chosen` one whose selector chooses at random what is learnt from.
 """
 
 from __future__ import annotations
@@ -20,15 +21,18 @@ import numpy as np
 import torch
 from tiny_policy import tiny_policy
 from torch.distributed.tensor import DTensor
-from toy_trainer import ToyPolicy, ToyScorer, bright_and_yes, toy_config
+from toy_trainer import ToyPolicy, Toys, ToyScorer, bright_and_yes, toy_config
 
 from sync_r1.reward_models.types import Sample
-from sync_r1.trainer_client.config import ObjectiveConfig, OptimiserConfig
+from sync_r1.trainer_client.config import ObjectiveConfig, OptimiserConfig, TrainConfig
+from sync_r1.trainer_client.config.selectors import PlainConfig
 from sync_r1.trainer_client.policies.base import Question
 from sync_r1.trainer_client.policies.pocket.policy import PocketPolicy
+from sync_r1.trainer_client.rollouts import selectors
 from sync_r1.trainer_client.rollouts.plain_groups import NoSelection
 from sync_r1.trainer_client.rollouts.sampler import Trajectory
 from sync_r1.trainer_client.rollouts.scorer import Scorers
+from sync_r1.trainer_client.sdk.combination import Bools, Floats, Ints
 from sync_r1.trainer_client.tasks.curriculum import Curriculum
 from sync_r1.trainer_client.tasks.pocketbench import write_pocketbench
 from sync_r1.trainer_client.tasks.unifybench import load_unifybench
@@ -164,9 +168,60 @@ def toy_run(folder: Path, ranks: Ranks) -> None:
             scorers=Scorers(ToyScorer(judge), gate), ranks=ranks,
         )
     ))  # fmt: skip
-    # All processes end with the same weights.
-    mine = torch.cat([parameter.detach().reshape(-1) for parameter in policy.parameters()])
+    assert_same(list(policy.parameters()), ranks)
+
+
+def assert_same(values: list[torch.Tensor], ranks: Ranks) -> None:
+    """All processes hold the same."""
+    mine = torch.cat([value.detach().reshape(-1) for value in values])
     assert all(torch.equal(mine, other) for other in ranks.gather(mine))
+
+
+async def train_toys(config: TrainConfig, folder: Path, ranks: Ranks) -> ToyPolicy:
+    policy, toys = ToyPolicy(), Toys()
+    scorers = Scorers(toys.total, toys.total, toys.answers, toys.pictures)
+    bench = load_unifybench(folder.parent / "benchmark")
+    run = Run(config, folder, policy=policy, reference=ToyPolicy(), bench=bench, scorers=scorers, ranks=ranks)
+    await train(run)
+    assert_same(list(policy.parameters()), ranks)
+    return policy
+
+
+def tree(folder: Path, ranks: Ranks) -> None:
+    """Answers, then pictures of the right sentence, then both: three pictures for two of four answers."""
+    config = toy_config(
+        steps=3,
+        sampling={"prompts": 4, "group_size": 4, "pictures_per_answer": 3, "pictured_answers": 2, "chunks": 2},
+        schedule=[
+            {"updates": 1, "learn": "answers"},
+            {"updates": 1, "learn": "pictures", "sentence": "true", "recall_share": 1.0},
+            {"updates": 1},
+        ],
+        evaluation={"pictures_per_condition": 1, "shown": 1},
+    )
+    policy = asyncio.run(train_toys(config, folder, ranks))
+    assert policy.sentence_logits.any()
+    assert policy.grey_logits.any()
+
+
+def chosen(folder: Path, ranks: Ranks) -> None:
+    """What a selector draws while it chooses among everybody's rows, every process draws alike."""
+    masks: list[torch.Tensor] = []
+
+    class Chance(NoSelection):
+        def choose(self, groups_N: Ints, rewards_N: Floats, valid_N: Bools, rng: np.random.Generator) -> Bools:
+            chosen_N = valid_N & (rng.random(len(groups_N)) < 0.6)
+            masks.append(torch.from_numpy(chosen_N.astype(np.float32)))
+            return chosen_N
+
+    selectors._MAKERS[PlainConfig] = lambda config, group_size, rng: Chance(group_size)
+    config = toy_config(
+        steps=3, sampling={"prompts": 4, "group_size": 6}, evaluation={"pictures_per_condition": 1, "shown": 1}
+    )
+    asyncio.run(train_toys(config, folder, ranks))
+    assert len(masks) == 3
+    assert all(len(mask) == 24 for mask in masks)
+    assert_same(masks, ranks)
 
 
 if __name__ == "__main__":
@@ -185,5 +240,5 @@ if __name__ == "__main__":
             write_pocketbench(target.parent / "benchmark")
         here.barrier()
         target.mkdir(parents=True, exist_ok=True)
-        toy_run(target, here)
+        {"train": toy_run, "tree": tree, "chosen": chosen}[job](target, here)
     leave(here)

@@ -31,6 +31,7 @@ LEVELS = 3
 TOKENS = 4
 END = len(SENTENCES)
 REWARDS = ("concept-consistency", "text-faithfulness", "aesthetic", "understanding-correctness")
+Judge = Callable[[Sample], dict[str, float | None]]
 
 
 def sample_task(bench: UnifyBench, kind: Literal["u", "r"], rng: np.random.Generator) -> Task:
@@ -145,7 +146,7 @@ def bright_and_yes(sample: Sample) -> dict[str, float | None]:
 class ToyScorer:
     """Scores with a plain function; remembers what it was sent."""
 
-    judge: Callable[[Sample], dict[str, float | None]] = bright_and_yes
+    judge: Judge = bright_and_yes
     weights: dict[str, float] = field(default_factory=lambda: dict(zip(REWARDS, (0.26, 0.26, 0.13, 0.35))))
     requests: list[list[Sample]] = field(default_factory=list)
 
@@ -176,6 +177,27 @@ class ToyScorer:
             raw_N=scores_N, scores_N=scores_N, valid_N=~np.isnan(scores_N),
             components={"grey": scores_N}, not_applicable={}, failures=failures, error=None, timings=(), elapsed_s=0.0,
         )  # fmt: skip
+
+
+class Toys:
+    """Toy scorers of everything, of answers and of pictures: what a tree needs."""
+
+    def __init__(self, judge: Judge = bright_and_yes) -> None:
+        self.total, self.answers = ToyScorer(judge), ToyScorer(judge, {REWARDS[3]: 0.4})
+        self.pictures = ToyScorer(judge, dict.fromkeys(REWARDS[:3], 0.2))
+        for scorer in (self.answers, self.pictures):
+            scorer.judge = lambda sample, judge=judge: _judged(sample, judge)
+
+    def sent(self, scorer: ToyScorer) -> list[list[Sample]]:
+        """Requests of steps, without those of measurements."""
+        return [request for request in scorer.requests if not request[0].id.startswith("held-out")]
+
+
+def _judged(sample: Sample, judge: Judge) -> dict[str, float | None]:
+    """An answer is scored without a picture."""
+    if sample.image is None:
+        return {REWARDS[3]: float(sample.answer == "yes .")}
+    return judge(sample)
 
 
 def toy_config(**changes: object) -> TrainConfig:

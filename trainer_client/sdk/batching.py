@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from sync_r1.reward_models.types import Failure, FailureCode, Outcome
 from sync_r1.trainer_client.sdk.errors import DeadlineExceeded, RequestRejected
+from sync_r1.trainer_client.sdk.lifecycle import within
 from sync_r1.trainer_client.sdk.wire import PackedSample, reference_bytes
 
 _REQUEST_OVERHEAD_BYTES = 1024  # variant, release, request id
@@ -55,7 +56,7 @@ class ItemGate:
 
     async def _wait(self, turn: asyncio.Future[None], items: int, deadline_s: float) -> None:
         try:
-            await asyncio.wait_for(asyncio.shield(turn), max(0.0, deadline_s - time.monotonic()))
+            await within(asyncio.shield(turn), deadline_s - time.monotonic())
         except asyncio.TimeoutError:
             raise DeadlineExceeded(
                 f"{items} items waited in this client until the caller's time was up: {self.items} items of other "

@@ -17,6 +17,7 @@ from sync_r1.trainer_client.sdk import tracing
 from sync_r1.trainer_client.sdk.bounds import is_loopback
 from sync_r1.trainer_client.sdk.breaker import CircuitBreaker
 from sync_r1.trainer_client.sdk.errors import from_rpc_error, nothing_answers
+from sync_r1.trainer_client.sdk.lifecycle import within
 from sync_r1.trainer_client.sdk.security import Credentials, check_token_stays_private
 from sync_r1.trainer_client.sdk.settings import ClientSettings
 
@@ -128,7 +129,7 @@ class Endpoint:
                 silent = "the port takes connections but does not speak gRPC, or is filtered"
                 raise nothing_answers(self.target, silent, proxied=not is_loopback(self.target))
             try:
-                await asyncio.wait_for(self._channel.wait_for_state_change(state), left_s)
+                await within(self._channel.wait_for_state_change(state), left_s)
             except asyncio.TimeoutError:
                 continue
             state = self._channel.get_state(try_to_connect=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import weakref
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine
 from typing import Any, TypeVar
 
 from sync_r1.trainer_client.sdk.errors import ClientMisused
@@ -61,6 +61,23 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
+
+
+async def within(work: Awaitable[Result], seconds: float) -> Result:
+    """What `work` gives. Raises asyncio.TimeoutError after `seconds`; `work` is cancelled then.
+
+    `asyncio.wait_for` of Python 3.10 and 3.11 swallows a cancellation that comes as `work` ends: a call that was ended
+    at that moment would go on to its deadline.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        done, _ = await asyncio.wait((task,), timeout=max(0.0, seconds))
+    finally:
+        if not task.done():
+            task.cancel()
+    if not done:
+        raise asyncio.TimeoutError
+    return task.result()
 
 
 class Calls:

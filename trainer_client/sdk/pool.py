@@ -200,7 +200,7 @@ async def _addresses(name: str, timeout_s: float) -> list[str]:
         if not host or not port.isdigit():
             raise ValueError("expected dns:///NAME:PORT")
         lookup = asyncio.get_running_loop().getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
-        found = await asyncio.wait_for(lookup, timeout_s)
+        found = await lifecycle.within(lookup, timeout_s)
     except (OSError, ValueError, asyncio.TimeoutError) as error:
         failure = ServiceUnreachable(f"{name} does not resolve: {error or f'no answer in {timeout_s:g} s'}")
         failure.sent = False

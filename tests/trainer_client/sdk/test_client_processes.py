@@ -37,6 +37,7 @@ from sync_r1.trainer_client import (
     picture,
 )
 from sync_r1.trainer_client.sdk.bounds import LONGEST_S
+from sync_r1.trainer_client.sdk.lifecycle import within
 from sync_r1.trainer_client.sdk.stats import Attempt
 
 ONE = [Sample(image=picture(np.full((4, 4, 3), 7, np.uint8)))]
@@ -270,6 +271,31 @@ async def test_caller_that_gives_up_is_told_nothing_else() -> None:
         assert (await client.score(ONE)).outcomes
         assert client.stats()["replicas"][service.target]["in_flight"] == 0
     await service.stop()
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_a_cancellation_is_never_swallowed_by_a_wait_that_ends_as_it_comes(turns: int) -> None:
+    """Whatever turn of the loop it comes at; `asyncio.wait_for` of Python 3.11 swallows it at the first ones."""
+    event = asyncio.get_running_loop().create_future()
+    waiting = asyncio.ensure_future(within(asyncio.shield(event), 20))
+    await asyncio.sleep(0.01)
+    event.set_result("done")
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    if waiting.cancel():
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+    else:
+        assert waiting.result() == "done"
+
+
+async def test_a_wait_is_bounded_and_gives_what_it_waited_for() -> None:
+    assert await within(asyncio.sleep(0, "slept"), 20) == "slept"
+    forever = asyncio.ensure_future(asyncio.sleep(3600))
+    with pytest.raises(asyncio.TimeoutError):
+        await within(forever, 0.01)
+    await asyncio.wait((forever,))
+    assert forever.cancelled()
 
 
 # --- bounds -------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
-from toy_trainer import REWARDS, ToyPolicy, ToyScorer, bright_and_yes, toy_config
+from toy_trainer import REWARDS, ToyPolicy, Toys, bright_and_yes, toy_config
 
 from sync_r1.reward_models.types import Sample
 from sync_r1.trainer_client.config import TrainConfig
@@ -27,7 +27,6 @@ from sync_r1.trainer_client.training.checkpoint import latest_checkpoint
 from sync_r1.trainer_client.training.loop import train
 from sync_r1.trainer_client.training.run import Run
 
-PICTURES, ANSWERS = dict.fromkeys(REWARDS[:3], 0.2), {REWARDS[3]: 0.4}
 TREE: dict[str, Any] = {
     "sampling": {"prompts": 3, "group_size": 4, "pictures_per_answer": 3, "pictured_answers": 2, "chunks": 2}
 }
@@ -47,27 +46,6 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> UnifyBench:
     folder = tmp_path_factory.mktemp("pocketbench")
     write_pocketbench(folder)
     return load_unifybench(folder)
-
-
-class Toys:
-    """Toy scorers of everything, of answers and of pictures."""
-
-    def __init__(self, judge: Any = bright_and_yes) -> None:
-        self.total, self.answers = ToyScorer(judge), ToyScorer(judge, ANSWERS)
-        self.pictures = ToyScorer(judge, PICTURES)
-        for scorer in (self.answers, self.pictures):
-            scorer.judge = lambda sample, judge=judge: _judged(sample, judge)
-
-    def sent(self, scorer: ToyScorer) -> list[list[Sample]]:
-        """Requests of steps, without those of measurements."""
-        return [request for request in scorer.requests if not request[0].id.startswith("held-out")]
-
-
-def _judged(sample: Sample, judge: Any) -> dict[str, float | None]:
-    """An answer is scored without a picture."""
-    if sample.image is None:
-        return {REWARDS[3]: float(sample.answer == "yes .")}
-    return judge(sample)
 
 
 async def run(

@@ -62,6 +62,15 @@ def test_two_processes_have_the_gradients_of_one(tmp_path: Path, launcher: tuple
     assert found["resumed"] == 0
 
 
+@pytest.mark.parametrize("name", ["tree", "chosen"])
+def test_two_processes_train_trees_and_random_choices_alike(tmp_path: Path, name: str) -> None:
+    """Same weights, and the same rows chosen, in both; the run's folder has the rows of both."""
+    done = job(name, tmp_path / "run")
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["trajectories"] for line in lines] == {"tree": [16, 12, 24], "chosen": [24] * 3}[name]
+
+
 @pytest.mark.slow
 def test_a_killed_run_of_two_processes_ends_in_the_same_weights(tmp_path: Path) -> None:
     whole = job("train", tmp_path / "whole")
