@@ -1,4 +1,4 @@
-"""`sync-r1 repository`, what Triton loads, and `sync-r1 bundle`, how its graphs travel to a cluster."""
+"""`sync-r1 repository`, what Triton loads, `bundle`, how graphs travel to a cluster, `overlay`, how a profile does."""
 
 from __future__ import annotations
 
@@ -82,6 +82,24 @@ def bundle(
             ensure_graphs(one)
         digest = write_bundle(profiles, out)
     console().print(digest, highlight=False, soft_wrap=True)
+
+
+def overlay(
+    out: Annotated[Path, typer.Option("--out", help="Folder of the overlay; must not exist.")],
+    profile: Annotated[Path, typer.Option("--profile", dir_okay=False, help="Your profile, a YAML file.")],
+    source: Annotated[
+        Path, typer.Option("--from", file_okay=False, help="An overlay of the checkout that it is served as.")
+    ] = Path("k8s/overlays/cpu-pocket"),
+    file: Annotated[
+        list[Path] | None, typer.Option("--file", help="A file beside the profile that it names, such as a module.")
+    ] = None,
+) -> None:
+    """Write an overlay for Kubernetes that serves the rewards of an own profile."""
+    from sync_r1.services.overlay import write_overlay
+
+    with errors_shown(out, profile, source, *(file or ())):
+        rewards = write_overlay(profile, source, out, file or ())
+    console().print(f"{out} serves {', '.join(rewards)}: kubectl apply -k {out}", soft_wrap=True)
 
 
 def graphs_of(profiles: Sequence[Profile], rewards: Sequence[str] | None) -> list[str]:

@@ -48,6 +48,7 @@ ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="ONN
 
 for command in (
     serve_commands.serve, serve_commands.token, export.export, graph_commands.repository, graph_commands.bundle,
+    graph_commands.overlay,
     train_commands.train, train_commands.evaluate, train_commands.densify, train_commands.report,
     learn_concept.learn_concept, compare.compare, top.top,
 ):  # fmt: skip

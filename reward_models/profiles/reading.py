@@ -47,6 +47,14 @@ def read_profile(path: Path) -> tuple[ProfileFile, frozenset[str]]:
     return file.model_copy(update={"rewards": rewards}), frozenset(own.graphs)
 
 
+def own_files(path: Path) -> tuple[Path, ...]:
+    """The file and those that it extends, without the built-in ones. Raises ProfileError."""
+    files = [path]
+    while (name := _checked(files[-1]).extends) and (other := profile_path(name, files[-1].parent)).parent != _BUILT_IN:
+        files.append(other)
+    return tuple(files)
+
+
 def _whole(own: ProfileFile, chain: tuple[Path, ...]) -> ProfileFile:
     """`own` and what it takes from others; `chain`: the files that lead to it, the one asked for first, itself last."""
     key, path = "base" if own.base else "extends", chain[-1]

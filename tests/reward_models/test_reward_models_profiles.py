@@ -137,10 +137,9 @@ def broken(change: str) -> dict:
         file["graphs"]["minilm"] = {"published": "resnet", "max_batch_size": 8}
     elif change == "a variant without a kind":
         del file["rewards"]["text-faithfulness"]["variants"]["clip_t"]["kind"]
-    elif change == "a kind of another reward":
-        file["rewards"]["text-faithfulness"]["variants"]["clip_t"]["kind"] = "semantic"
-    elif change == "a missing reward":
-        del file["rewards"]["aesthetic"]
+    elif change == "a kind of answers under a reward of pictures":
+        metrics = file["rewards"]["understanding-correctness"]["variants"]
+        file["rewards"]["text-faithfulness"]["variants"]["semantic"] = metrics["semantic"]
     elif change == "a falling map":
         concept["variants"]["clip_i"]["card"] |= {"zero_at": 1, "one_at": 0}
     return file
@@ -159,9 +158,11 @@ def broken(change: str) -> dict:
         ("a graph without an origin", "exactly one of"),
         ("a published graph that states its own tensors", "inputs"),
         ("a published graph that is in no catalogue", "nothing is published as 'resnet'"),
-        ("a variant without a kind", "clip_t"),
-        ("a kind of another reward", "'cosine', 'clauses'"),
-        ("a missing reward", "aesthetic"),
+        ("a variant without a kind", "clip_t: expected a mapping with a `kind`"),
+        (
+            "a kind of answers under a reward of pictures",
+            "text-faithfulness judges pictures, but this variant sees none",
+        ),
         ("a falling map", "one_at"),
     ],
 )
