@@ -13,6 +13,7 @@ import yaml
 from k8s_manifests import K8S, OVERLAYS, Manifest, fronts, named, of_kind
 from k8s_policies import POLICIES
 from kubernetes_validate import utils
+from own_functions import write_profile as write_function_profile
 from own_profile import ANSWERS, OWN, PICTURES, REWARDS, write_own_profile
 from typer.testing import CliRunner
 
@@ -111,3 +112,10 @@ def test_what_cannot_become_an_overlay_is_one_sentence(tmp_path: Path) -> None:
     large = said("--profile", profile, "--from", pocket, "--out", out, "--file", str(tmp_path / "team" / "net.onnx"))
     assert "graphs belong into a bundle" in large
     assert not (tmp_path / "out").exists()
+
+
+def test_modules_of_own_functions_come_with_the_profile(tmp_path: Path) -> None:
+    (tmp_path / "halves.py").write_text("HALF = 0.5\n")
+    source = "def score(answer: str) -> float:\n    from halves import HALF\n    return HALF\n"
+    out = written(tmp_path, write_function_profile(tmp_path, source, judges="answer"))
+    assert sorted(file.name for file in (out / "profile").iterdir()) == ["halves.py", "own.py", "own.yaml"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -279,20 +280,23 @@ def test_a_class_that_cannot_be_constructed_stops_the_process_with_one_sentence(
     assert "Traceback" not in ended.stderr
 
 
-def test_up_serves_an_own_function_without_triton_and_describes_it(tmp_path: Path) -> None:
-    profile = write_profile(tmp_path, FAULTS)
-    with up.start(str(profile)) as running:
+def test_up_serves_the_page_s_example_without_triton_and_describes_it(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "python-rewards.md").read_text()
+    for file in ("brightness.py", "team.yaml"):
+        text = re.search(rf"```\w+\n(# {re.escape(file)}\n.*?)```", page, re.DOTALL)
+        assert text is not None
+        (tmp_path / file).write_text(text[1])
+    with up.start(str(tmp_path / "team.yaml")) as running:
         assert running.triton_pid is None
-        with grpc.insecure_channel(running.endpoints[REWARD]) as channel:
-            stub = Stub(channel)
-            outcomes = stub.Score(asking(["a", "segfault"]), timeout=60).outcomes
-            described = stub.Describe(rewards_pb2.DescribeRequest(), timeout=10)
-        assert told(outcomes[0]) == GOOD
-        assert "SIGSEGV" in told(outcomes[1]).message
-        (variant,) = described.variants
-        assert list(variant.required_fields) == ["image", "prompt"]
-        (graph,) = described.releases[0].graphs
-        assert len(graph.sha256) == 64
+        with grpc.insecure_channel(running.endpoints["brightness"]) as channel:
+            (outcome,) = Stub(channel).Score(asking(["a"]), timeout=60).outcomes
+            described = Stub(channel).Describe(rewards_pb2.DescribeRequest(), timeout=10)
+    assert told(outcome) == GOOD
+    (variant,) = described.variants
+    assert list(variant.required_fields) == ["image"]
+    assert json.loads(variant.card)["required_fields"] == ["image"]
+    (graph,) = described.releases[0].graphs
+    assert len(graph.sha256) == 64
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
