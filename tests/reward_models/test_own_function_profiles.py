@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import json
 import sys
 import time
@@ -11,11 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from own_functions import REWARD, VARIANT, served, write_distribution, write_profile
 
 from sync_r1.reward_models.backends.local import LocalRunner
 from sync_r1.reward_models.backends.repository import write_repository
 from sync_r1.reward_models.profiles import load_profile
+from sync_r1.reward_models.python_code import frames
 from sync_r1.reward_models.runner import RunContext
 from sync_r1.reward_models.types import (
     Concept,
@@ -167,8 +173,6 @@ def test_an_installed_distribution_is_covered_by_its_version_and_record(
 
 def scored(folder: Path, samples: list[Sample]) -> list[Outcome]:
     """By the function in this process."""
-    import asyncio
-
     profile = load_profile(str(folder / "own.yaml"))
     reward = profile.rewards[REWARD]
     with LocalRunner(profile) as runner:
@@ -231,6 +235,40 @@ def test_in_this_process_an_item_s_fault_is_its_failure_too(tmp_path: Path) -> N
     assert isinstance(none, NotApplicable)
 
 
+_TEXT = st.text(st.characters(exclude_categories=()), max_size=5)
+_PICTURES = st.integers(1, 4).flatmap(lambda side: arrays(np.uint8, (side, 5 - side, 3)))
+
+
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {"image": _PICTURES, "prompt": _TEXT, "choices": st.lists(_TEXT, max_size=3)},
+            optional={"concept_references": st.lists(_PICTURES, max_size=3), "metadata": st.dictionaries(_TEXT, _TEXT)},
+        ),
+        max_size=4,
+    )
+)
+def test_rows_reach_a_worker_as_they_were_given(rows: list[dict[str, Any]]) -> None:
+    written = frames.write_rows(rows)
+    sent = b"".join(frames.frame({"rows": written.rows, "shapes": written.shapes}, written.pixels))
+    coming = io.BytesIO(sent)
+    received = frames.receive(coming.readinto)
+    assert received is not None
+    message, pixels = received
+    came = frames.read_rows(message["rows"], message["shapes"], pixels, {"image", "concept_references"})
+    assert plain(came) == plain(rows)
+    assert coming.read() == b""
+
+
+def plain(value: Any) -> Any:
+    """To be compared."""
+    if isinstance(value, np.ndarray):
+        return value.shape, value.tobytes()
+    if isinstance(value, dict):
+        return {name: plain(one) for name, one in value.items()}
+    return [plain(one) for one in value] if isinstance(value, list) else value
+
+
 def test_triton_is_not_told_of_functions(tmp_path: Path) -> None:
     write_repository(
         load_profile(str(write_profile(tmp_path, WELL, judges="answer"))), tmp_path / "m", backend="python"
@@ -249,8 +287,6 @@ def test_no_caller_can_name_a_function(tmp_path: Path) -> None:
 
 
 def scored_under_another_release(folder: Path) -> None:
-    import asyncio
-
     write_profile(folder, WELL, judges="answer")
     profile = load_profile(str(folder / "own.yaml"))
     release = served(folder, WELL + "# other\n", judges="answer").release(VARIANT)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import re
 import signal
 import subprocess
@@ -103,6 +104,32 @@ async def test_the_trace_and_what_it_prints_are_in_the_service_s_log(
     async with serving(served(tmp_path, FAULTS)) as (stub, _):
         await stub.Score(asking(["raise", "says"]), timeout=60)
         await until(lambda: "said by the function" in caplog.text and "these words stay in the log" in caplog.text)
+
+
+async def test_what_it_prints_without_end_is_dropped_from_the_log_and_its_item_scored(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    async with serving(served(tmp_path, FAULTS)) as (stub, _):
+        outcomes = (await stub.Score(asking(["says much", "says much", "a"]), timeout=60)).outcomes
+        assert [told(outcome) for outcome in outcomes] == [GOOD] * 3
+        await until(lambda: "prints too much; the rest is dropped" in caplog.text)
+    assert 50_000 < caplog.text.count("y" * 9) * 9 < 200_000
+
+
+async def test_calls_at_the_same_time_with_any_mix_of_faults_get_each_item_its_own_outcome(tmp_path: Path) -> None:
+    draw = random.Random(0)
+    kinds = ["a"] * 6 + ["exit", "raise", "nan", "none", "array"]
+    calls = [[draw.choice(kinds) for _ in range(12)] for _ in range(4)]
+    expected = {"a": GOOD, "array": 0.25, "exit": _INTERNAL, "raise": _INTERNAL, "nan": _NON_FINITE, "none": "none"}
+    async with serving(served(tmp_path, FAULTS, workers=2, restarts=100)) as (stub, _):
+        responses = await asyncio.gather(*(stub.Score(asking(call), timeout=120) for call in calls))
+    for call, response in zip(calls, responses):
+        assert [outcome.id for outcome in response.outcomes] == [str(number) for number in range(12)]
+        for prompt, outcome in zip(call, response.outcomes):
+            kind = outcome.WhichOneof("result")
+            found = {"score": told(outcome), "failure": outcome.failure.code, "not_applicable": "none"}[kind]
+            assert found == expected[prompt], (prompt, outcome)
 
 
 async def test_numbers_mappings_and_none_are_what_they_say(tmp_path: Path) -> None:

@@ -53,6 +53,9 @@ def score(image: np.ndarray, prompt: str):
     if prompt == "prints":
         for _ in range(200):
             print("x" * (1 << 20))
+    if prompt == "says much":
+        for _ in range(3000):
+            print("y" * 99)
     if prompt == "says":
         print("said by the function")
     special = {
