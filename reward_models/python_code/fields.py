@@ -5,11 +5,13 @@ with lists where every argument is annotated as a list of what stands here:
 
     image: np.ndarray                   uint8 (height, width, 3), RGB; or PIL's Image
     concept_references: list[…]         of the same
-    prompt, question, answer: str       id, group, concept_name, concept_class_noun, concept_info,
+    prompt, question, answer: str       concept_name, concept_class_noun, concept_info,
                                         concept_conversation_type: str
     reference_answers: list[str]        choices, nouns, concept_extra_info: list[str]
     target: int                         the index into `choices`
     metadata: dict[str, str]            the caller's own notes
+
+`id` and `group` are none: they are labels, and a score that depended on them would be taken for that of an equal row.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ class Field:
     types: tuple[str, ...]
     """What one item's may be annotated as, in the words of `type_of`."""
     needed: bool = True
-    """Whether an item without it cannot be scored; others are given as they are, empty or not."""
+    """Whether an item without it cannot be scored; another is given as it is, empty or not."""
 
 
 FIELDS = {
@@ -49,8 +51,6 @@ FIELDS = {
     "concept_info": Field("concept.info", _TEXT),
     "concept_extra_info": Field("concept.extra_info", _TEXTS),
     "concept_conversation_type": Field("concept.conversation_type", _TEXT),
-    "id": Field("id", _TEXT, needed=False),
-    "group": Field("group", _TEXT, needed=False),
     "metadata": Field("metadata", ("dict[str, str]",), needed=False),
 }
 

@@ -27,8 +27,6 @@ _PRESENT: dict[str, Callable[[Sample], bool]] = {
     "concept.class_noun": lambda sample: bool(sample.concept.class_noun.strip()),
     "concept.info": lambda sample: bool(sample.concept.info.strip()),
     "concept.extra_info": lambda sample: any(text.strip() for text in sample.concept.extra_info),
-    "id": lambda sample: bool(sample.id),
-    "group": lambda sample: bool(sample.group),
     "metadata": lambda sample: bool(sample.metadata),
 }
 

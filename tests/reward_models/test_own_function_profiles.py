@@ -7,6 +7,7 @@ import io
 import json
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from sync_r1.reward_models.backends.local import LocalRunner
 from sync_r1.reward_models.backends.repository import write_repository
 from sync_r1.reward_models.profiles import load_profile
 from sync_r1.reward_models.python_code import frames
+from sync_r1.reward_models.python_code.fields import FIELDS
+from sync_r1.reward_models.rewards.fields import is_present, missing_field
 from sync_r1.reward_models.runner import RunContext
 from sync_r1.reward_models.types import (
     Concept,
@@ -49,6 +52,7 @@ WELL = "def score(answer: str) -> float:\n    return float(len(answer))\n"
         ("def score(answer: str", "own:score", r"own\.py, line 1: '\(' was never closed"),
         ("score = len", "own:score", r"own\.py, line 1: 'score' is not defined there but made in another way"),
         ("def score(anser: str): ...", "own:score", r"`anser` is no field of a sample; the fields are 'answer', "),
+        ("def score(answer: str, id: str): ...", "own:score", "`id` is no field of a sample"),
         ("def score(concept: str): ...", "own:score", "`concept` is no field of a sample; name its parts"),
         ("def score(answer): ...", "own:score", "`answer` has no type; expected `str`, or a list of that for a batch"),
         ("def score(answer: float): ...", "own:score", "`answer` is annotated `float`; expected `str`"),
@@ -106,7 +110,7 @@ def test_required_fields_are_the_arguments_without_a_default(tmp_path: Path) -> 
     source = (
         "import PIL.Image\nfrom typing import Optional\n"
         "def score(image: PIL.Image.Image, concept_references: 'list[PIL.Image.Image]', nouns: list[str],\n"
-        "          id: str, metadata: dict[str, str], question: Optional[str] = None, scale: float = 1): ...\n"
+        "          metadata: dict[str, str], question: Optional[str] = None, scale: float = 1): ...\n"
     )
     card = served(tmp_path, source).variants[VARIANT].card
     assert card.required_fields == ("image", "concept.references", "nouns")
@@ -188,6 +192,19 @@ def picture(grey: int) -> Picture:
     return Picture(np.full((2, 3, 3), grey, np.uint8), str(grey))
 
 
+def test_every_field_of_a_sample_can_be_an_argument() -> None:
+    names = {field.name for field in fields(Sample)} - {"concept", "id", "group"}
+    names |= {f"concept.{field.name}" for field in fields(Concept)}
+    assert {field.path for field in FIELDS.values()} == names
+    for name, field in FIELDS.items():
+        assert name == field.path.replace(".", "_")
+        assert not is_present(Sample(), field.path)
+        if field.needed:
+            failure = missing_field(Sample(), [field.path])
+            assert failure is not None
+            assert failure.field == field.path
+
+
 def test_every_field_comes_as_it_is_annotated(tmp_path: Path) -> None:
     source = """
 import numpy as np
@@ -196,15 +213,15 @@ from PIL import Image
 def score(image: Image.Image, prompt: str, question: str, answer: str, reference_answers: list[str],
           choices: list[str], target: int, nouns: list[str], concept_name: str, concept_class_noun: str,
           concept_references: list[np.ndarray], concept_info: str, concept_extra_info: list[str],
-          concept_conversation_type: str, id: str, group: str, metadata: dict[str, str]):
+          concept_conversation_type: str, metadata: dict[str, str]):
     given = dict(locals())
     assert given.pop("image").size == (3, 2)
     (reference,) = given.pop("concept_references")
     assert reference.shape == (2, 3, 3) and reference.dtype == np.uint8 and reference[0, 0, 0] == 7
     assert given == {
         "prompt": "p", "question": "q", "answer": "", "reference_answers": ["r"], "choices": ["a", "b"], "target": 1,
-        "nouns": ["n"], "concept_name": "<bo>", "concept_class_noun": "dog", "concept_info": "i", "id": "1",
-        "concept_extra_info": ["e"], "concept_conversation_type": "animal", "metadata": {"a": "b"}, "group": "",
+        "nouns": ["n"], "concept_name": "<bo>", "concept_class_noun": "dog", "concept_info": "i",
+        "concept_extra_info": ["e"], "concept_conversation_type": "animal", "metadata": {"a": "b"},
     }, given
     return 1
 """
