@@ -223,7 +223,8 @@ def _show_endpoints(running: Up) -> None:
     table = Table("reward", "endpoint", "metrics", "process")
     for name, where in running.endpoints.items():
         table.add_row(name, where, running.metrics.get(name, "–"), str(running.pids[name]))
-    table.add_row("Triton", running.triton_url, "–", str(running.triton_pid))
+    if running.triton_url:
+        table.add_row("Triton", running.triton_url, "–", str(running.triton_pid))
     _console().print(table)
 
 

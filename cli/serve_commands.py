@@ -80,7 +80,9 @@ OtlpOption = Annotated[
 
 def serve(
     reward: RewardArgument,
-    triton: Annotated[str, typer.Option("--triton", help="HOST:PORT of Triton's gRPC endpoint.")],
+    triton: Annotated[
+        str, typer.Option("--triton", help="HOST:PORT of Triton's gRPC endpoint; needed where a variant runs on it.")
+    ] = "",
     profile: ProfileOption = "pocket",
     also: AlsoOption = None,
     routes: RoutesOption = None,

@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from sync_r1.reward_models.errors import UserError
-from sync_r1.reward_models.profiles import load_profile
+from sync_r1.reward_models.profiles import Profile, load_profile
 from sync_r1.reward_models.profiles.reading import own_files
 
 _MOST_BYTES = 1_000_000
@@ -32,17 +32,18 @@ _Yaml = dict[str, Any]
 
 def write_overlay(profile: Path, source: Path, out: Path, files: Sequence[Path] = ()) -> list[str]:
     """Write the overlay that serves `profile` as the overlay `source` (k8s/overlays/NAME) serves its own; returns the
-    names of its rewards. `files`: what the profile names beside profiles, such as modules.
+    names of its rewards. `files`: what the profile names beside profiles and modules.
 
     Raises ProfileError, and UserError for an `out` that exists, for files that fit into no ConfigMap and for a `source`
     without the project's base.
     """
-    rewards = list(load_profile(str(profile)).rewards)
+    loaded = load_profile(str(profile))
+    rewards = list(loaded.rewards)
     if long := [name for name in rewards if len(name) > _LONGEST_NAME]:
         raise UserError(f"a reward's name may have {_LONGEST_NAME} characters on Kubernetes, got {', '.join(long)}")
     if out.exists():
         raise UserError(f"{out} is there already; give another folder, or remove it")
-    mounted = _mounted([*own_files(profile), *files])
+    mounted = _mounted([*own_files(profile), *_modules(loaded), *files])
     overlay = _read(source / "kustomization.yaml")
     base = _base(source, overlay)
     known = {path.name for path in (base / "rewards").iterdir()}
@@ -62,6 +63,13 @@ def write_overlay(profile: Path, source: Path, out: Path, files: Sequence[Path] 
     endpoints = {name: f"dns:///{name}-reward-replicas:9001" for name in rewards}
     (out / "endpoints.json").write_text(json.dumps(endpoints, indent=2) + "\n")
     return rewards
+
+
+def _modules(profile: Profile) -> list[Path]:
+    """The files of own functions that lie beside their profile."""
+    functions = [graph.python for graph in profile.graphs.values() if graph.python is not None]
+    beside = [function.sources for function in functions if function.sources.beside_profile]
+    return [Path(source.file) for sources in beside for source in sources.modules.values()]
 
 
 def _mounted(files: Sequence[Path]) -> list[Path]:

@@ -4,7 +4,8 @@ A graph takes `uint8` pixels or `int64` tokens; normalisation is inside the grap
 own, checked in, made once from a package by `backends/graph_store.py`, or made once from published weights by
 `sync-r1 export`; beside an exported file lies `<file>.json` with the sha256 pinned then, and what no ONNX file can
 hold (2 GB and more) in `<graph>.onnx.data`.
-Two kinds have no ONNX file: library graphs, whose file is an archive (`library/`), and judges, which have none.
+Three kinds have no ONNX file: library graphs, whose file is an archive (`library/`), and judges and own functions
+(`python_code/`), which have none.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy.typing as npt
 
 from sync_r1.reward_models.graphs.judges import Judge
 from sync_r1.reward_models.images import CROPPED, Preprocessing
+from sync_r1.reward_models.python_code.function import PythonFunction
 from sync_r1.reward_models.releases import GraphPin, file_sha256
 from sync_r1.reward_models.types import GraphError
 
@@ -96,11 +98,18 @@ class GraphSpec:
     """Which graph of `library/catalogue.py` it is, which is then what runs it; empty for others."""
     judge: Judge | None = None
     """What is asked of an endpoint; such a graph has no file and no tensors, and Triton does not run it."""
+    python: PythonFunction | None = None
+    """What workers of the service call; such a graph has no file and no tensors, and Triton does not run it."""
     engine: Engine = "onnx"
     warmup_length: int = 16
     """Stands in for axes of any length in the warm-up sample."""
     instances: int = 1
     batching: DynamicBatching = DynamicBatching()
+
+    @property
+    def on_triton(self) -> bool:
+        """Whether it is a file that Triton runs."""
+        return self.judge is None and self.python is None
 
     @property
     def takes_pictures(self) -> bool:
@@ -123,13 +132,15 @@ class GraphSpec:
 
     @cached_property
     def sha256(self) -> str:
-        """sha256 of the weights file, or of what a judge is asked; 64 hex digits.
+        """sha256 of the weights file, of what a judge is asked, or of an own function's sources; 64 hex digits.
 
         Raises GraphFileMissing when it, or a file that it needs beside it, is absent or not the one pinned at export,
         and when an exported file lacks its pin.
         """
         if self.judge is not None:
             return self.judge.sha256
+        if self.python is not None:
+            return self.python.sha256
         if not self.file.is_file():
             raise GraphFileMissing(f"graph {self.name!r}: there is no file {self.file}; {self._cure}")
         digest, facts = graph_sha256(self.file), self.facts
@@ -160,7 +171,7 @@ class GraphSpec:
 
     def check_unchanged(self) -> None:
         """Read the weights file again. Raises GraphFileMissing when it is not the one that `sha256` was taken of."""
-        if self.judge is None and (now := graph_sha256(self.file) if self.file.is_file() else "") != self.sha256:
+        if self.on_triton and (now := graph_sha256(self.file) if self.file.is_file() else "") != self.sha256:
             raise GraphFileMissing(
                 f"graph {self.name!r}: {self.file} was exchanged while it was being used: its sha256 was "
                 f"{self.sha256[:12]}… and is {now[:12] or 'that of no file'}…; start again"
@@ -168,11 +179,11 @@ class GraphSpec:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What was recorded at export: sha256, source, precision, …; empty for own and checked-in files and judges.
+        """What was recorded at export: sha256, source, precision, …; empty for what has no file, is own or checked in.
 
         Raises GraphFileMissing when that record is damaged.
         """
-        if self.judge is not None or self.own:
+        if not self.on_triton or self.own:
             return {}
         file = pin_path(self.file)
         try:

@@ -19,6 +19,8 @@ from sync_r1.reward_models.releases import file_sha256
 from sync_r1.reward_models.types import ProfileError
 
 _PACKAGE = Path(__file__).parent.parent
+_WORTH_SENDING = 1024
+"""Longest side of a picture for an own function, pixels: what it makes of more is not known."""
 
 
 @dataclass(frozen=True)
@@ -73,13 +75,16 @@ def _preprocessing(graphs: Sequence[GraphSpec], required: Sequence[str]) -> tupl
         if "image" not in required:
             return 0, asked
         return PICTURE_SIDE, f"{asked}, pictures as PNG, reduced where their longer side is above {PICTURE_SIDE}"
+    if any(graph.python is not None for graph in graphs):
+        pictures = {"image", "concept.references"} & set(required)
+        return (_WORTH_SENDING, "the picture itself, uint8") if pictures else (0, "")
     if any(graph.library for graph in graphs):
         return LONGEST_SIDE, f"the picture itself, reduced where its longer side is above {LONGEST_SIDE}, uint8"
-    pictures = next((graph for graph in graphs if graph.takes_pictures), None)
-    if pictures is None:
+    encoder = next((graph for graph in graphs if graph.takes_pictures), None)
+    if encoder is None:
         return 0, ""
-    size = pictures.picture_size
-    return size, f"{pictures.preprocessing} to {size} x {size}, {pictures.inputs[0].dtype}"
+    size = encoder.picture_size
+    return size, f"{encoder.preprocessing} to {size} x {size}, {encoder.inputs[0].dtype}"
 
 
 def _tokenizer_pin(graph: GraphSpec) -> str:

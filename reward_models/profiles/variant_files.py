@@ -8,6 +8,7 @@ from pydantic import Field
 
 from sync_r1.reward_models.profiles.file_parts import CardFile, Strict
 from sync_r1.reward_models.profiles.own_variant_files import GraphVariantFile, JudgeVariantFile
+from sync_r1.reward_models.profiles.python_variants import PythonVariantFile
 from sync_r1.reward_models.rewards.concept_consistency import ReferenceMode
 
 
@@ -178,7 +179,8 @@ VariantFile = Annotated[
     | JudgedSceneVariantFile
     | VqaScoreVariantFile
     | GraphVariantFile
-    | JudgeVariantFile,
+    | JudgeVariantFile
+    | PythonVariantFile,
     Field(discriminator="kind"),
 ]
 """Any of them, under any reward."""

@@ -98,10 +98,15 @@ def _unfit(path: str, expected: str, found: object, code: FailureCode = FailureC
     return Failure(code, f"`{path}` is of type {type(found).__name__}; expected {expected}", path)
 
 
+def is_present(sample: Sample, path: str) -> bool:
+    """Whether `sample` has the field; an empty answer is one."""
+    return _PRESENT[path](sample)
+
+
 def missing_field(sample: Sample, required: Sequence[str]) -> Failure | None:
     """The Failure of the first required field that `sample` lacks, or None."""
     for path in required:
-        if not _PRESENT[path](sample):
+        if not is_present(sample, path):
             return Failure(FailureCode.MISSING_FIELD, f"`{path}` is missing or empty; expected {_EXPECTED[path]}", path)
     if "target" in required and not 0 <= (sample.target or 0) < len(sample.choices):
         message = f"`target` is {sample.target}, but `choices` has {len(sample.choices)} items; expected 0 to one less"

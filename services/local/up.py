@@ -46,6 +46,7 @@ class Up:
     """What is running: endpoints by reward name, in the profile's order, and Triton's."""
 
     triton_url: str
+    """Empty where no variant runs a graph on Triton."""
     endpoints: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, str] = field(default_factory=dict)
     """HOST:PORT of each service's metrics; empty where no ports were given for them."""
@@ -113,14 +114,16 @@ def start(
         graphs = sorted({graph.name for graph in used})
         models, threads = directory / "models", triton.threads
         write_repository(profiles[0], models, backend="python", graphs=graphs, threads=threads, also=profiles[1:])
-        on_step("Triton")
-        embedded = stack.enter_context(EmbeddedTriton(models, ready_timeout_s=start_s))
-        supervisor = stack.enter_context(TritonSupervisor(embedded, on_step))
-        running = Up(embedded.url, _triton=embedded, _supervisor=supervisor)
+        running = Up("")
+        if any(graph.on_triton for graph in used):
+            on_step("Triton")
+            embedded = stack.enter_context(EmbeddedTriton(models, ready_timeout_s=start_s))
+            supervisor = stack.enter_context(TritonSupervisor(embedded, on_step))
+            running = Up(embedded.url, _triton=embedded, _supervisor=supervisor)
         stack.callback(_stop, running)
         on_step("services")
         common = ServeConfig(
-            reward="", profile=profile, also=tuple(also), triton=embedded.url, shared_memory=True,
+            reward="", profile=profile, also=tuple(also), triton=running.triton_url, shared_memory=True,
             judges=judges.resolve() if judges is not None else None, service=service or ServiceConfig(),
         )  # fmt: skip
         for index, name in enumerate(names):
@@ -164,8 +167,9 @@ def _spawn(running: Up, name: str, config: ServeConfig, directory: Path) -> None
 
 
 def _start_s(graphs: Sequence[GraphSpec]) -> float:
-    files = {file for graph in graphs if graph.judge is None for file in (graph.file, data_path(graph.file))}
-    return START_S + sum(file.stat().st_size for file in files if file.is_file()) / LOADED_BYTES_PER_S
+    files = {file for graph in graphs if graph.on_triton for file in (graph.file, data_path(graph.file))}
+    functions_s = max((graph.python.options.start_timeout_s for graph in graphs if graph.python is not None), default=0)
+    return START_S + functions_s + sum(file.stat().st_size for file in files if file.is_file()) / LOADED_BYTES_PER_S
 
 
 def _wait_serving(running: Up, name: str, announce: Path, deadline: float) -> str:

@@ -13,6 +13,7 @@ import yaml
 from k8s_manifests import K8S, OVERLAYS, Manifest, fronts, named, of_kind
 from k8s_policies import POLICIES
 from kubernetes_validate import utils
+from own_functions import write_profile as write_function_profile
 from own_profile import ANSWERS, OWN, PICTURES, REWARDS, write_own_profile
 from typer.testing import CliRunner
 
@@ -127,3 +128,10 @@ def test_a_judge_s_prompt_travels_with_the_profile_that_names_it(tmp_path: Path)
     out = written(tmp_path, tmp_path / "top.yaml")
     (profile,) = [one for one in of_kind(rendered(out), "ConfigMap") if one["metadata"]["name"].startswith("profile")]
     assert set(profile["data"]) == {"top.yaml", "team.yaml", "scenes.yaml"}
+
+
+def test_modules_of_own_functions_come_with_the_profile(tmp_path: Path) -> None:
+    (tmp_path / "halves.py").write_text("HALF = 0.5\n")
+    source = "def score(answer: str) -> float:\n    from halves import HALF\n    return HALF\n"
+    out = written(tmp_path, write_function_profile(tmp_path, source, judges="answer"))
+    assert sorted(file.name for file in (out / "profile").iterdir()) == ["halves.py", "own.py", "own.yaml"]
