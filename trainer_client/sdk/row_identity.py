@@ -52,15 +52,20 @@ class RowKeys:
     """
 
     def __init__(self, variant: str, release: str) -> None:
-        self._scored_by = f"{variant}\0{release}\0".encode()
+        self._variant, self._release = variant, release
         self._seen: dict[bytes, int] = {}
 
     def key(self, inputs: bytes) -> RowKey:
         """The key of the next row; `inputs` is its digest (`sample_digest`, `member_digests` or `text_digest`)."""
-        digest = hashlib.sha256(self._scored_by + inputs).digest()
+        digest = scored_digest(inputs, self._variant, self._release)
         occurrence = self._seen.get(digest, 0)
         self._seen[digest] = occurrence + 1
         return RowKey(digest, occurrence)
+
+
+def scored_digest(inputs: bytes, variant: str, release: str) -> bytes:
+    """SHA-256 of what was scored and what scored it: equal for rows whose scores must be equal."""
+    return hashlib.sha256(f"{variant}\0{release}\0".encode() + inputs).digest()
 
 
 def sample_digest(sample: Sample, variant: VariantDescription) -> bytes:
