@@ -100,7 +100,7 @@ def score(
         _score_jsonl(rewards, jsonl, target, variant, rescore, where)
         return
     if preset and source is None and rewards is not None:
-        rewards, source = None, Path(rewards)
+        source, rewards = Path(rewards), None
     if source is None or (rewards is None) == (not preset):
         raise typer.BadParameter("say what scores and what is scored: REWARD[/VARIANT],… INPUT, or --preset NAME INPUT")
     from sync_r1.trainer_client.tables.files import InputOptions

@@ -101,9 +101,8 @@ class ColumnMap:
         taken = set(found.values())
         for name in FIELDS:
             names = (name, *_OTHER_NAMES.get(name, ()))
-            column = next((one for one in names if one in columns and one not in taken), None)
-            if name not in found and column is not None:
-                found[name] = column
+            for column in (one for one in names if one in columns and one not in taken):
+                found.setdefault(name, column)
         return found
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from itertools import islice
@@ -138,7 +138,9 @@ class TableRun:
         for lane in lanes:
             await lane.finish()
 
-    async def _loaded(self, loader: Loader, wanted: Callable[[int], bool]) -> AsyncIterator[list[list[list[Loaded]]]]:
+    async def _loaded(
+        self, loader: Loader, wanted: Callable[[int], bool]
+    ) -> AsyncGenerator[list[list[list[Loaded]]], None]:
         """Chunks of units with a row that is wanted; files are read on another thread while calls are under way."""
         rows = (row for row in self._table.rows(wanted) if wanted(row.position))
         units = whole_groups(rows, self._table.group_of, self._table.group_sizes)
