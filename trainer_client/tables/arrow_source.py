@@ -32,9 +32,11 @@ _ROWS_WITH_PICTURES, _ROWS_OF_TEXT = 64, 4096
 
 @dataclass(frozen=True)
 class Part:
-    """One file, or all of a table in memory."""
+    """A row group of a file, a file, or all of a table in memory."""
 
     name: str
+    start: int
+    """Rows of the file before it."""
     count: int
     batches: Callable[[list[str], int], Iterator[Any]]
     """(columns, most rows) -> record batches. `NAME.path` is the part without bytes of a column with both."""
@@ -58,7 +60,7 @@ class ArrowSource:
         """See `Source`."""
         position = 0
         for part in self._parts:
-            for number, cells in enumerate(self._cells(part, bytes_too=wanted is not None), start=1):
+            for number, cells in enumerate(self._cells(part, bytes_too=wanted is not None), part.start + 1):
                 place = Place(position, f"{part.name}, row {number}", str(position + 1), self._bound)
                 if isinstance(cells, str):
                     yield odd_row(place, text_digest(place.where.encode()), "", "", cells)
@@ -103,7 +105,11 @@ def parquet_source(path: Path, files: Sequence[Path], columns: ColumnMap, root: 
     for file in files:
         with _named(file), pq.ParquetFile(file) as found:
             schemas.append(found.schema_arrow)
-            parts.append(Part(str(file), found.metadata.num_rows, _parquet_batches(file)))
+            start = 0
+            for group in range(found.num_row_groups):
+                count = found.metadata.row_group(group).num_rows
+                parts.append(Part(str(file), start, count, _parquet_batches(file, group, found.metadata)))
+                start += count
     _check_alike(files, schemas)
     return ArrowSource(path, schemas[0], parts, columns, root or (path if path.is_dir() else path.parent))
 
@@ -122,7 +128,7 @@ def saved_dataset(path: Path, columns: ColumnMap, root: Path | None) -> ArrowSou
         with _named(file), pa.memory_map(str(file)) as mapped:
             stream = pa.ipc.open_stream(mapped)
             schemas.append(stream.schema)
-            parts.append(Part(str(file), sum(batch.num_rows for batch in stream), _stream_batches(file)))
+            parts.append(Part(str(file), 0, sum(batch.num_rows for batch in stream), _stream_batches(file)))
     if not files:
         raise ScoreFileError(f"{path} has no data files")
     _check_alike(files, schemas)
@@ -131,7 +137,7 @@ def saved_dataset(path: Path, columns: ColumnMap, root: Path | None) -> ArrowSou
 
 def table_source(table: Any, columns: ColumnMap, root: Path | None) -> ArrowSource:
     """Of a pyarrow.Table; paths may lead anywhere if there is no `root`."""
-    part = Part("the table", table.num_rows, lambda names, rows: _selected(table.to_batches(), names, rows))
+    part = Part("the table", 0, table.num_rows, lambda names, rows: _selected(table.to_batches(), names, rows))
     return ArrowSource(Path("the table"), table.schema, [part], columns, root)
 
 
@@ -143,12 +149,12 @@ def _rows(part: Part, columns: list[str], most: int) -> Iterator[dict[str, Any]]
         yield from batch.to_pylist()
 
 
-def _parquet_batches(file: Path) -> Callable[[list[str], int], Iterator[Any]]:
+def _parquet_batches(file: Path, group: int, metadata: Any) -> Callable[[list[str], int], Iterator[Any]]:
     def batches(columns: list[str], rows: int) -> Iterator[Any]:
         import pyarrow.parquet as pq
 
-        with pq.ParquetFile(file, pre_buffer=False) as found:
-            yield from found.iter_batches(batch_size=rows, columns=columns, use_threads=False)
+        with pq.ParquetFile(file, metadata=metadata, pre_buffer=False) as found:
+            yield from found.iter_batches(rows, row_groups=[group], columns=columns, use_threads=False)
 
     return batches
 

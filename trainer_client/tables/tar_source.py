@@ -125,7 +125,10 @@ def _check_ended(shard: tarfile.TarFile) -> None:
     """Raises ReadError if the shard has not ended: tarfile takes whatever is no header for the end."""
     assert shard.fileobj is not None
     shard.fileobj.seek(shard.offset)
-    if any(shard.fileobj.read(tarfile.BLOCKSIZE)):
+    block = shard.fileobj.read(tarfile.BLOCKSIZE)
+    if len(block) < tarfile.BLOCKSIZE:
+        raise tarfile.ReadError("it breaks off before the mark of its end")
+    if any(block):
         raise tarfile.ReadError(f"no header of a member at byte {shard.offset}")
 
 

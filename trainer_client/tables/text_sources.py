@@ -61,20 +61,20 @@ class CsvSource:
         held, read, size = [_text(line)], list[tuple[int, bytes]](), len(line)
         while True:
             try:
-                records = list(csv.reader(held, delimiter=self._separator, strict=True))
+                cells = next(csv.reader(held, delimiter=self._separator, strict=True))
                 break
             except csv.Error as error:
-                following = lines.next() if "unexpected end of data" in str(error) else None
+                open_quote = "unexpected end of data" in str(error)
+                following = lines.next() if open_quote else None
                 if following is not None:
                     read.append(following)
                     held.append(_text(following[1]))
                     size += len(following[1])
                 if following is None or len(read) > _MOST_LINES or size > _MOST_LINE_BYTES:
                     lines.put_back(read)
-                    if "unexpected end of data" not in str(error):
-                        return f"it is no row of a CSV file: {error}; put cells with quotation marks in quotes"
-                    return "a quotation mark opens in this line and is never closed; close it, or double it"
-        (cells,) = records
+                    if read or open_quote:
+                        return "a quotation mark opens in this line and is never closed; close it, or double it"
+                    return f"it is no row of a CSV file: {error}; put cells with quotation marks in quotes"
         if len(cells) != len(self._names):
             lines.put_back(read)
             cure = (
