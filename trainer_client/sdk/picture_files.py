@@ -76,5 +76,5 @@ def sample_of(one: FileRow, image: Picture | None, references: tuple[Picture, ..
     """The sample of a row with these pictures. Raises Unreadable for a row that is none."""
     if one.problem is not None:
         raise Unreadable(one.problem)
-    whole = Concept(**{**one.row.concept.model_dump(), "references": references})
-    return Sample(**{**one.row.model_dump(), "image": image, "concept": whole})
+    whole = Concept(**{**dict(one.row.concept), "references": references})
+    return Sample(**{**dict(one.row), "image": image, "concept": whole})

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sync_r1.trainer_client.sdk.row_identity import text_digest
 from sync_r1.trainer_client.sdk.sample_file import ScoreFileError, reason
 from sync_r1.trainer_client.tables.rows import (
     Broken,
@@ -63,7 +62,7 @@ class ArrowSource:
             for number, cells in enumerate(self._cells(part, bytes_too=wanted is not None), part.start + 1):
                 place = Place(position, f"{part.name}, row {number}", str(position + 1), self._bound)
                 if isinstance(cells, str):
-                    yield odd_row(place, text_digest(place.where.encode()), "", "", cells)
+                    yield odd_row(place, "", "", cells)
                 else:
                     if self._image and (wanted is None or not wanted(position)):
                         cells[self._image] = _without_bytes(cells.get(self._image))

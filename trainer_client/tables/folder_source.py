@@ -83,7 +83,7 @@ class FolderSource:
             elif shown is None:
                 said = f"it names no picture; give each row a file_name, relative to {file.parent}"
                 place = Place(0, f"{file}, row {row.position + 1}", f"{folder / name} {row.position + 1}", None)
-                yield odd_row(place, row.file_row.digest, "file_name", "image", said)
+                yield odd_row(place, "file_name", "image", said)
             else:
                 path = (folder / shown).as_posix()
                 known = row.file_row.row.model_copy(update={"image": path})
@@ -103,8 +103,7 @@ class FolderSource:
                 try:
                     caption = _caption(self.path / folder / f"{stem}.txt")
                 except (OSError, ValueError) as error:
-                    digest = text_digest(os.fsencode(path))
-                    yield odd_row(place, digest, "caption", "prompt", _why(error, f"{stem}.txt"), path=path)
+                    yield odd_row(place, "caption", "prompt", _why(error, f"{stem}.txt"), path=path)
                     continue
             yield table_row(place, {"path": path, "caption": caption}, _ROW)
 

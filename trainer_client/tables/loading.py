@@ -33,9 +33,16 @@ class Loaded:
 
 
 @dataclass(frozen=True)
-class _Pictures:
-    image: Picture | Unreadable | None
-    references: tuple[Picture, ...] | Unreadable
+class _Read:
+    """A row with the pictures that could be read, and why others could not."""
+
+    whole: Sample | Failure
+    no_image: Failure | None
+    no_references: Failure | None
+
+    def sample(self, image: bool, references: bool) -> Sample | Failure:
+        """For a variant that looks at these pictures; what it does not look at is not sent."""
+        return (image and self.no_image) or (references and self.no_references) or self.whole
 
 
 class Loader:
@@ -64,14 +71,15 @@ class Loader:
 
     def load(self, unit: Sequence[TableRow]) -> list[list[Loaded]]:
         """For each use, the rows of the unit."""
-        pictures = [self._read(row) for row in unit]
+        read = [self._read(row) for row in unit]
+        known: dict[tuple[bool, bool], tuple[list[Sample | Failure], list[bytes]]] = {}
         found = []
         for variant, release in self._uses:
-            samples = [_sample(row, shown, variant) for row, shown in zip(unit, pictures)]
-            inputs = [
-                text_digest(one.message.encode()) if isinstance(one, Failure) else sample_digest(one, variant)
-                for one in samples
-            ]
+            looks_at = (variant.needs_image, variant.needs_references)
+            if looks_at not in known:
+                samples = [one.sample(*looks_at) for one in read]
+                known[looks_at] = samples, [_digest(sample, variant) for sample in samples]
+            samples, inputs = known[looks_at]
             if variant.groupwise and unit[0].file_row.row.group:
                 inputs = _told_apart(member_digests(inputs))
             keys = [scored_digest(digest, variant.name, release) for digest in inputs]
@@ -79,20 +87,24 @@ class Loader:
             found.append([Loaded(cell, sample) for cell, sample in zip(cells, samples)])
         return found
 
-    def _read(self, row: TableRow) -> _Pictures:
-        image: Picture | Unreadable | None = None
-        references: tuple[Picture, ...] | Unreadable = ()
+    def _read(self, row: TableRow) -> _Read:
+        image: Picture | None = None
+        references: tuple[Picture, ...] = ()
+        no_image = no_references = None
         if self._image:
             try:
                 image = self._files.image(row.file_row) if row.data is None else self._held(row.data, row)
             except Unreadable as error:
-                image = error
+                no_image = error.failure
         if self._references:
             try:
                 references = self._files.references(row.file_row)
             except Unreadable as error:
-                references = error
-        return _Pictures(image, references)
+                no_references = error.failure
+        try:
+            return _Read(sample_of(row.file_row, image, references), no_image, no_references)
+        except Unreadable as error:
+            return _Read(error.failure, None, None)
 
     def _held(self, data: bytes, row: TableRow) -> Picture:
         """The picture whose bytes the table has."""
@@ -102,18 +114,9 @@ class Loader:
         return EncodedPicture(data)
 
 
-def _sample(row: TableRow, pictures: _Pictures, variant: VariantDescription) -> Sample | Failure:
-    image = pictures.image if variant.needs_image else None
-    references = pictures.references if variant.needs_references else ()
-    for read in (image, references):
-        if isinstance(read, Unreadable):
-            return read.failure
-    assert not isinstance(image, Unreadable)
-    assert not isinstance(references, Unreadable)
-    try:
-        return sample_of(row.file_row, image, references)
-    except Unreadable as error:
-        return error.failure
+def _digest(sample: Sample | Failure, variant: VariantDescription) -> bytes:
+    """Of what is scored; of what cannot be, of the reason, which names the row or the file."""
+    return text_digest(sample.message.encode()) if isinstance(sample, Failure) else sample_digest(sample, variant)
 
 
 def _told_apart(inputs: Sequence[bytes]) -> list[bytes]:

@@ -16,7 +16,6 @@ from typing import Any, Protocol
 from pydantic import ValidationError
 
 from sync_r1.reward_models.types import Failure, FailureCode
-from sync_r1.trainer_client.sdk.row_identity import text_digest
 from sync_r1.trainer_client.sdk.sample_file import FileRow, SampleRow, ScoreFileError, wrong_field
 
 _CONCEPT = ("name", "class_noun", "references", "info", "extra_info", "conversation_type")
@@ -127,7 +126,6 @@ def table_row(place: Place, cells: Mapping[str, Any], mapping: Mapping[str, str]
     """The row of these cells (column -> value); what is wrong with one of them is the row's problem."""
     data: bytes | None = None
     values: dict[str, Any] = {}
-    digest = text_digest(json.dumps([(one, _plain(cells.get(one))) for one in mapping.values()]).encode())
     identifier = place.default_id
     for name, column in mapping.items():
         value = cells.get(column)
@@ -143,7 +141,7 @@ def table_row(place: Place, cells: Mapping[str, Any], mapping: Mapping[str, str]
             else:
                 value = _value(name, _decoded(value))
         except ValueError as error:
-            return odd_row(place, digest, column, name, str(error), identifier=_identifier(values, identifier))
+            return odd_row(place, column, name, str(error), identifier=_identifier(values, identifier))
         if value is not None:
             values[name] = value
     identifier = _identifier(values, identifier)
@@ -156,17 +154,15 @@ def table_row(place: Place, cells: Mapping[str, Any], mapping: Mapping[str, str]
     except ValidationError as error:
         name, said = wrong_field(error)
         column = mapping.get(name) or mapping.get(name.partition(".")[0], name)
-        return odd_row(place, digest, column, name, said, identifier=identifier)
+        return odd_row(place, column, name, said, identifier=identifier)
     row.id = identifier
     path = row.image or ""
     if data is not None:
         row.image = None
-    return TableRow(place.position, path, FileRow(row, digest), data)
+    return TableRow(place.position, path, FileRow(row, b""), data)
 
 
-def odd_row(
-    place: Place, digest: bytes, column: str, name: str, said: str, *, identifier: str = "", path: str = ""
-) -> TableRow:
+def odd_row(place: Place, column: str, name: str, said: str, *, identifier: str = "", path: str = "") -> TableRow:
     """A row that is no sample; `column` "" where it is not one cell's fault."""
     code = FailureCode.BAD_TEXT
     if name.startswith("image"):
@@ -176,7 +172,7 @@ def odd_row(
     message = f"{place.where}{f', column {column!r}' if column else ''}: {said}"
     failure = Failure(code, printable(message), name)
     row = SampleRow(id=identifier or place.default_id)
-    return TableRow(place.position, printable(path), FileRow(row, digest, failure))
+    return TableRow(place.position, printable(path), FileRow(row, b"", failure))
 
 
 def outside(path: str, root: Path | None) -> bool:
@@ -277,14 +273,3 @@ def _absent(value: Any) -> bool:
 def _identifier(values: Mapping[str, Any], default: str) -> str:
     found = values.get("id")
     return found if isinstance(found, str) and found else default
-
-
-def _plain(value: Any) -> Any:
-    """What a digest of the row's own text is made of; a picture's bytes are told apart by their length here."""
-    if isinstance(value, bytes | bytearray | memoryview):
-        return len(value)
-    if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
-    return value if isinstance(value, str | int | float | None) else repr(value)

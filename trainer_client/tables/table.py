@@ -102,7 +102,7 @@ class Table:
         while seen.first(other, row.position) is not None:  # a row may be called "row 2"
             other += "#"
         place = Place(row.position, "", other, None)
-        odd = odd_row(place, row.file_row.digest, "", "id", said, path=row.path)
+        odd = odd_row(place, "", "id", said, path=row.path)
         failure = odd.file_row.problem
         assert failure is not None
         failure = replace(failure, message=failure.message.removeprefix(": "))

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from sync_r1.trainer_client.sdk.row_identity import text_digest
 from sync_r1.trainer_client.sdk.sample_file import ScoreFileError
 from sync_r1.trainer_client.tables.folder_source import PICTURES
 from sync_r1.trainer_client.tables.rows import ColumnMap, Place, TableRow, Wanted, odd_row, printable, table_row
@@ -52,7 +51,7 @@ class TarSource:
                     f"the shard is broken behind its first {count} samples: {error or 'it breaks off'}; make it again"
                 )
                 place = Place(position, str(file), printable(f"{file.name} (rest)"), None)
-                yield odd_row(place, text_digest(f"{file.name} {count}".encode()), "", "", said)
+                yield odd_row(place, "", "", said)
                 position += 1
 
     def _shard(self, file: Path, position: int, wanted: Wanted) -> Iterator[TableRow]:
@@ -96,13 +95,13 @@ class TarSource:
         for ending in (".json", ".txt", ".caption"):
             value = cells.get(ending)
             if isinstance(value, ValueError):
-                return odd_row(place, text_digest(place.where.encode()), "", "", f"{name}{ending}: {value}", path=path)
+                return odd_row(place, "", "", f"{name}{ending}: {value}", path=path)
             if ending == ".json" and value is not None:
                 try:
                     parsed = json.loads(value)
                 except (ValueError, RecursionError) as error:
                     said = f"{name}.json: expected one JSON object, got {error}"
-                    return odd_row(place, text_digest(place.where.encode()), "", "", said, path=path)
+                    return odd_row(place, "", "", said, path=path)
                 found |= parsed if isinstance(parsed, dict) else {}
             elif value is not None:
                 found[_CAPTION] = value.strip()
@@ -110,7 +109,7 @@ class TarSource:
             mapping = self._columns.of(list(found), place.where) if ".json" in cells else {}
         except ScoreFileError as error:
             said = str(error).removeprefix(f"{place.where} ")
-            return odd_row(place, text_digest(place.where.encode()), "", "", said, path=path)
+            return odd_row(place, "", "", said, path=path)
         mapping.pop("image", None)
         mapping.pop("id", None)  # names of samples are unique in a shard, ids in JSON members may be anything
         if _CAPTION in found:

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from sync_r1.trainer_client.sdk.row_identity import text_digest
 from sync_r1.trainer_client.sdk.sample_file import ScoreFileError, reason
 from sync_r1.trainer_client.tables.rows import ColumnMap, Place, TableRow, Wanted, odd_row, table_row, unused_columns
 
@@ -50,7 +49,7 @@ class CsvSource:
                 position += 1
                 cells = self._cells(line, lines)
                 if isinstance(cells, str):
-                    yield odd_row(place, text_digest(line), "", "", cells)
+                    yield odd_row(place, "", "", cells)
                 else:
                     yield table_row(place, cells, self._mapping)
 
@@ -110,26 +109,23 @@ class JsonlSource:
                 position += 1
 
     def _row(self, place: Place, line: bytes) -> TableRow:
-        digest = text_digest(line)
         if len(line) > _MOST_LINE_BYTES:
             said = f"longer than {_MOST_LINE_BYTES} bytes; expected each row on a line of its own"
-            return odd_row(place, digest, "", "", said)
+            return odd_row(place, "", "", said)
         try:
             found = json.loads(line.decode())
         except UnicodeDecodeError as error:
             said = f"no UTF-8 (byte 0x{line[error.start]:02x} at column {error.start + 1}); save the file as UTF-8"
-            return odd_row(place, digest, "", "", said)
+            return odd_row(place, "", "", said)
         except (ValueError, RecursionError) as error:
-            return odd_row(
-                place, digest, "", "", f"expected one JSON object, got {error}; only a line feed ends a line"
-            )
+            return odd_row(place, "", "", f"expected one JSON object, got {error}; only a line feed ends a line")
         if not isinstance(found, dict):
             said = f"expected one JSON object, got {str(found)[:80]}"
-            return odd_row(place, digest, "", "", said)
+            return odd_row(place, "", "", said)
         try:
             mapping = self._mapping(found, place.where)
         except ScoreFileError as error:
-            return odd_row(place, digest, "", "", str(error).removeprefix(f"{place.where} "))
+            return odd_row(place, "", "", str(error).removeprefix(f"{place.where} "))
         return table_row(place, found, mapping)
 
     def _mapping(self, found: Mapping[str, Any], where: str) -> dict[str, str]:
