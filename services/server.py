@@ -26,6 +26,7 @@ from sync_r1.services.config import ServiceConfig, host_and_port
 from sync_r1.services.front.servicer import RewardServicer
 from sync_r1.services.health import HealthWatcher
 from sync_r1.services.routing import Routes
+from sync_r1.services.telemetry.loop_lag import LoopLag
 from sync_r1.services.telemetry.metrics import ServiceMetrics
 from sync_r1.services.telemetry.observer import Observer
 
@@ -89,6 +90,7 @@ class RewardServer:
         """The port of the Prometheus page, once started; None where none was asked for."""
         self._close_metrics: Callable[[], None] = lambda: None
         self._draining: asyncio.Task[None] | None = None
+        self._loop_lag = LoopLag(self.metrics.loop_lag.observe)
         self.metrics.watch(
             inflight_items=lambda: self.inflight_items,
             inflight_peak_items=lambda: self._servicer.inflight_peak_items,
@@ -136,6 +138,7 @@ class RewardServer:
             self.metrics_port, self._close_metrics = self.metrics.listen(self._config.host, self._config.metrics_port)
         await self._server.start()
         await self._health.start()
+        self._loop_lag.start()
         return port
 
     async def drain(self) -> None:
@@ -155,6 +158,7 @@ class RewardServer:
         if self._health_server is not None:
             await self._health_server.stop(None)
         await self._servicer.close()
+        self._loop_lag.stop()
         await asyncio.to_thread(self._close_metrics)
         answered = sum(team.usage.requests for team in self.teams.values())
         logger.info("drained; %d requests were admitted, %d items are left in work", answered, self.inflight_items)

@@ -47,7 +47,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
     """(published model, precision) -> its tiny sister, exported with random weights."""
     from parity import TinyModels
 
-    return TinyModels(tmp_path_factory.mktemp("tiny-models"))
+    base = tmp_path_factory.getbasetemp()  # each of several test processes has one in the run's
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "tiny-models"
+    folder.mkdir(exist_ok=True)
+    return TinyModels(folder)
 
 
 @pytest.fixture(scope="session")

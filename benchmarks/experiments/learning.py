@@ -22,13 +22,16 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.experiments.picture_questions import before_and_after
 from benchmarks.harness import Report
 from sync_r1.trainer_client.tasks.tasks import TRUE_SENTENCE
 
+QUESTIONS = "questions about fresh pictures"
 ARMS = {"sync-grpo": "false", "permuted control": "true"}
 MEASURES = (
     "total", "concept-consistency", "text-faithfulness", "aesthetic", "understanding-correctness",
     "oracle_success", "oracle_concept", "oracle_fact", "answer_accuracy", "picture_question_accuracy",
+    QUESTIONS,
     *(f"{TRUE_SENTENCE}{name}" for name in ("concept-consistency", "text-faithfulness", "aesthetic",
                                             "oracle_success", "oracle_concept", "oracle_fact")),
 )  # fmt: skip
@@ -62,6 +65,7 @@ def train(folder: Path, seed: int, permuted: str, overrides: list[str]) -> Run:
     before, after = (
         json.loads((folder / "evaluation" / f"{name}.json").read_text())["means"] for name in ("start", "end")
     )
+    before[QUESTIONS], after[QUESTIONS] = before_and_after(folder)
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     return Run(before, after, last["elapsed_s"])
 

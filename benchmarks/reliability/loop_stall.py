@@ -1,12 +1,14 @@
 """Hostile but sound calls: how long does one caller's request hold up everybody else's?
 
-Three kinds of requests within all published limits, or just over one of them, go to real fronts (`sync-r1 up`), while
-another connection asks health every few milliseconds: what it waits is what the event loop was held up, and the way
-there. The same without hostile calls is measured first.
+Three kinds of requests within all published limits, or just over one of them, go to real fronts (`sync-r1 up`). How
+late a front's event loop comes to what is due it says itself (`sync_r1_event_loop_lag_seconds`, looked at every 50 ms).
+Meanwhile another connection asks health every few milliseconds: what that waits is the loop, and the way there and back
+through six threads that share two cores with Triton and the callers. Without hostile calls it is measured first.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter
@@ -17,10 +19,13 @@ import grpc
 import numpy as np
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from benchmarks.reliability.fleet import free_port
 from benchmarks.reliability.record import Result
 from sync_r1.protos.rewards.v1 import rewards_pb2
+from sync_r1.services.config import ServiceConfig
 from sync_r1.services.health import SERVICE
 from sync_r1.services.local import up
+from sync_r1.services.telemetry.scrape import scrape
 
 CALLS, SHORT_CALLS, AT_ONCE = 24, 3, 4
 TARGET_S, DEADLINE_S, QUIET_S = 0.05, 10.0, 3.0
@@ -89,26 +94,43 @@ def _send(channel: grpc.Channel, body: bytes) -> str:
     return "OK"
 
 
+def _looks(metrics: str) -> dict[float, float]:
+    """Bucket, seconds -> how many looks at the loop found it late by that much or less."""
+    name = "sync_r1_event_loop_lag_seconds_bucket"
+    found = scrape(metrics).samples
+    return {float(dict(labels)["le"]): value for (key, labels), value in found.items() if key == name}
+
+
+def _lag(before: dict[float, float], after: dict[float, float]) -> tuple[int, int, float]:
+    """Looks, those later than the target, and the bucket of the latest one, seconds."""
+    grown = {bucket: int(after[bucket] - before[bucket]) for bucket in sorted(after)}
+    looks = grown[math.inf]
+    return looks, looks - grown[TARGET_S], next(bucket for bucket, count in grown.items() if count == looks)
+
+
 def run(short: bool) -> Result:
     """See the module."""
-    result = Result()
-    with up.start("pocket", rewards=["text-faithfulness", "understanding-correctness"]) as running:
+    result, service = Result(), ServiceConfig(metrics_port=free_port())
+    with up.start("pocket", service=service, rewards=["text-faithfulness", "understanding-correctness"]) as running:
         for name, (reward, _, body) in hostile_requests().items():
-            address = running.endpoints[reward]
+            address, metrics = running.endpoints[reward], running.metrics[reward]
             with Heartbeat(address) as quiet:
                 time.sleep(0.5 if short else QUIET_S)
+            before = _looks(metrics)
             with (
                 grpc.insecure_channel(address, options=_BIG) as channel,
                 ThreadPoolExecutor(AT_ONCE) as pool,
                 Heartbeat(address) as heart,
             ):
                 said = Counter(pool.map(partial(_send, channel), [body] * (SHORT_CALLS if short else CALLS)))
+            looks, late, latest_s = _lag(before, _looks(metrics))
             answers = ", ".join(f"{count} {code}" for code, count in said.items())
             result.add(
-                f"health answers during {name}",
-                f"{heart.longest_s * 1000:.0f} ms at the longest of {heart.asked} (quiet: {quiet.longest_s * 1000:.0f} "
-                f"ms; calls: {answers})",
-                f"<= {TARGET_S * 1000:.0f} ms", heart.longest_s <= TARGET_S,
+                f"the event loop is not held up by {name}",
+                f"{late} of {looks} looks later than {TARGET_S * 1000:.0f} ms, the latest within "
+                f"{latest_s * 1000:.0f} ms; health, the whole way: {heart.longest_s * 1000:.0f} ms at the longest of "
+                f"{heart.asked} (quiet: {quiet.longest_s * 1000:.0f} ms); calls: {answers}",
+                f"<= {TARGET_S * 1000:.0f} ms", latest_s <= TARGET_S,
             )  # fmt: skip
     result.notes.append(f"{AT_ONCE} hostile calls at once, {DEADLINE_S:g} s each; the callers share the front's cores.")
     return result

@@ -1,4 +1,4 @@
-"""Memory over 200,000 items: front, Triton and SDK stay as large as they were
+"""Memory over two million items: front, Triton and SDK stay as large as they were
 
 Raw pictures of several sizes and PNG files, texts and concepts with references by digest, through one `RewardClient`.
 Growth is the slope of a straight line through the resident memory after the first quarter of the items.
@@ -24,7 +24,7 @@ from benchmarks.reliability.sdk_load import SETTINGS
 from sync_r1.reward_models.types import Sample, Score
 from sync_r1.trainer_client import Concept, EncodedPicture, RewardClient, picture
 
-ITEMS, SHORT_ITEMS, EACH, CALLERS = 200_000, 10_000, 64, 8
+ITEMS, SHORT_ITEMS, EACH, CALLERS = 2_000_000, 10_000, 64, 8
 _SIDES = (16, 32, 48, 64)
 _SAMPLE_S = 0.5
 

@@ -13,6 +13,7 @@ import signal
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -84,11 +85,12 @@ async def drill(replicas: list[Replica], file: Path, adds: dict[str, float], bet
             seen.wrong += values != [float(number) for number in range(first, first + ITEMS)]
             seen.batches[batch.release] += 1
 
-    async def more_than(count: int) -> bool:
-        return seen.batches.total() + seen.lost.total() > count
+    async def reached(count: int) -> bool:
+        return seen.batches.total() + seen.lost.total() >= count
 
     async def rest() -> None:
-        await until(lambda: more_than(seen.batches.total() + between), _GIVE_UP_S)
+        wanted = seen.batches.total() + seen.lost.total() + between
+        await until(partial(reached, wanted), _GIVE_UP_S)
 
     async with RewardClient([replica.target for replica in replicas], SETTINGS) as client:
         callers = [asyncio.ensure_future(caller(client)) for _ in range(CALLERS)]

@@ -21,7 +21,7 @@ from sync_r1.reward_models.inputs.encoders import TextError
 from sync_r1.reward_models.inputs.preparation import Preparation
 from sync_r1.reward_models.rewards.fields import misfit
 from sync_r1.reward_models.runner import GraphRunner, RunContext
-from sync_r1.reward_models.threads import in_thread, in_time
+from sync_r1.reward_models.threads import each_in_turn, in_thread
 from sync_r1.reward_models.types import Failure, FailureCode, GraphError, Outcome, Sample
 
 logger = logging.getLogger(__name__)
@@ -65,8 +65,7 @@ class ItemReward(ABC):
         """See `Reward.score`. A value of a wrong type and half a character are failures that name their field."""
         outcomes: dict[int, Outcome] = {}
         units: dict[tuple[str, int], list[int]] = {}
-        in_turn = in_time(samples, context.deadline_s)
-        failures = await in_thread(context.deadline_s, lambda: [misfit(sample) for sample in in_turn])
+        failures = await in_thread(context.deadline_s, lambda: each_in_turn(misfit, samples, context.deadline_s))
         for number, (sample, failure) in enumerate(zip(samples, failures)):
             if failure is not None:
                 outcomes[number] = failure

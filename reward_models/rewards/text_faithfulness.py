@@ -18,7 +18,7 @@ from sync_r1.reward_models.inputs.encoders import ImageEncoder, Outputs, TextEnc
 from sync_r1.reward_models.rewards.base import ItemReward
 from sync_r1.reward_models.rewards.fields import finite_score, missing_field
 from sync_r1.reward_models.runner import GraphRunner, RunContext
-from sync_r1.reward_models.threads import in_thread, in_time
+from sync_r1.reward_models.threads import each_in_turn, in_thread
 from sync_r1.reward_models.types import Failure, FailureCode, Outcome, Sample
 
 NAME = "text-faithfulness"
@@ -48,15 +48,12 @@ class TextFaithfulness(ItemReward):
     async def score_batch(self, samples: Sequence[Sample], runner: GraphRunner, context: RunContext) -> list[Outcome]:
         """See `Reward.score`. Each distinct picture and each distinct clause is embedded once."""
 
-        def split() -> tuple[list[list[str]], list[Failure | None]]:
-            clauses = [
-                clauses_of(sample.prompt) if self.split else [sample.prompt]
-                for sample in in_time(samples, context.deadline_s)
-            ]
-            pairs = in_time(zip(samples, clauses), context.deadline_s)
-            return clauses, [self._failure(sample, texts) for sample, texts in pairs]
+        def split(sample: Sample) -> tuple[list[str], Failure | None]:
+            texts = clauses_of(sample.prompt) if self.split else [sample.prompt]
+            return texts, self._failure(sample, texts)
 
-        clauses, failures = await in_thread(context.deadline_s, split)
+        found = await in_thread(context.deadline_s, lambda: each_in_turn(split, samples, context.deadline_s))
+        clauses, failures = [texts for texts, _ in found], [failure for _, failure in found]
         usable = [number for number, failure in enumerate(failures) if failure is None]
         images, texts = await asyncio.gather(
             self.image_encoder.run(

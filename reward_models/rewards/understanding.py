@@ -23,7 +23,7 @@ from sync_r1.reward_models.inputs.encoders import Outputs, TextEncoder, cosine
 from sync_r1.reward_models.rewards.base import ItemReward
 from sync_r1.reward_models.rewards.fields import finite_score, missing_field
 from sync_r1.reward_models.runner import GraphRunner, RunContext
-from sync_r1.reward_models.threads import check, in_thread, in_time
+from sync_r1.reward_models.threads import IN_TURN, check, each_in_turn, in_thread
 from sync_r1.reward_models.types import Failure, FailureCode, NotApplicable, Outcome, Sample
 
 NAME = "understanding-correctness"
@@ -84,8 +84,8 @@ class StringCorrectness(ItemReward):
 
     async def score_batch(self, samples: Sequence[Sample], runner: GraphRunner, context: RunContext) -> list[Outcome]:
         """See `Reward.score`."""
-        in_turn = in_time(samples, context.deadline_s)
-        return await in_thread(context.deadline_s, lambda: [self._score(sample) for sample in in_turn])
+        deadline_s = context.deadline_s
+        return await in_thread(deadline_s, lambda: each_in_turn(self._score, samples, deadline_s))
 
     def _score(self, sample: Sample) -> Outcome:
         metric = STRING_METRICS[self.card.variant]
@@ -121,24 +121,22 @@ class SemanticCorrectness(ItemReward):
     async def score_batch(self, samples: Sequence[Sample], runner: GraphRunner, context: RunContext) -> list[Outcome]:
         """See `Reward.score`. Each distinct sentence and each distinct content word is embedded once."""
         deadline_s = context.deadline_s
-        early = await in_thread(
-            deadline_s,
-            lambda: [
-                missing_field(sample, SEMANTIC_REQUIRED_FIELDS) or self._refused(sample)
-                for sample in in_time(samples, deadline_s)
-            ],
-        )
+        early = await in_thread(deadline_s, lambda: each_in_turn(self._unfit, samples, deadline_s))
         readings = _Readings(deadline_s)
         sentences, words = await in_thread(deadline_s, lambda: _to_embed(samples, early, readings))
         # Apart, because every text of a run takes as many tokens as the longest of them.
         embeddings = await self.encoder.run(sentences, runner, context)
         embeddings |= await self.encoder.run((word for word in words if word not in embeddings), runner, context)
-        pairs = in_time(zip(samples, early), deadline_s)
-        return await in_thread(
-            deadline_s, lambda: [done or self._score(sample, embeddings, readings) for sample, done in pairs]
-        )
 
-    def _refused(self, sample: Sample) -> Failure | None:
+        def scored(pair: tuple[Sample, Failure | None]) -> Outcome:
+            sample, unfit = pair
+            return unfit or self._score(sample, embeddings, readings)
+
+        return await in_thread(deadline_s, lambda: each_in_turn(scored, zip(samples, early), deadline_s))
+
+    def _unfit(self, sample: Sample) -> Failure | None:
+        if missing := missing_field(sample, SEMANTIC_REQUIRED_FIELDS):
+            return missing
         fields = [("answer", sample.answer or "")]
         fields += [(f"reference_answers[{i}]", text) for i, text in enumerate(sample.reference_answers)]
         for field, text in fields:
@@ -170,7 +168,8 @@ class _Readings(dict[str, Statement]):
 
     def __missing__(self, text: str) -> Statement:
         check(self._deadline_s)
-        self[text] = read(text)
+        with IN_TURN:
+            self[text] = read(text)
         return self[text]
 
 

@@ -20,7 +20,7 @@ from sync_r1.protos.rewards.v1 import rewards_pb2
 from sync_r1.reward_models.images import ImageError
 from sync_r1.reward_models.inputs.preparation import Preparation
 from sync_r1.reward_models.rewards.base import failure_of
-from sync_r1.reward_models.threads import in_thread, in_time
+from sync_r1.reward_models.threads import each_in_turn, in_thread
 from sync_r1.reward_models.types import Concept, Failure, FailureCode, MissingReferences, Picture, Sample
 from sync_r1.services.access.status import InvalidRequest
 from sync_r1.services.config import Limits
@@ -105,14 +105,13 @@ class Codec:
         def known(sha256: str) -> Picture | None:
             return inline.get(sha256) or self._cache.get(team, sha256)
 
-        def translated(item: int, message: Any) -> Sample | Failure | MissingReferences:
+        def translated(numbered: tuple[int, Any]) -> Sample | Failure | MissingReferences:
             try:
-                return self._sample(item, message, looks_at, decoded, known)
+                return self._sample(*numbered, looks_at, decoded, known)
             except Exception as error:
                 return failure_of(error)
 
-        pairs = in_time(enumerate(messages), deadline_s)
-        return await in_thread(deadline_s, lambda: [translated(item, message) for item, message in pairs])
+        return await in_thread(deadline_s, lambda: each_in_turn(translated, enumerate(messages), deadline_s))
 
     def _sample(
         self,

@@ -55,6 +55,8 @@ class ServiceMetrics:
         self._shadow_difference = histogram(
             "shadow_difference", "Shadow minus answer, both mapped to [0, 1].", _DIFFERENCES, "variant", "release"
         )
+        loop_lag = histogram("event_loop_lag_seconds", "How late the event loop comes to what is due.", _SECONDS)
+        self.loop_lag = loop_lag.labels(reward)
         self._score = histogram("score", "Scores and their components, raw scale.", _SCORES, "variant", "component")
 
     def answered(self, response: Any, *, team: str, seconds: float) -> None:

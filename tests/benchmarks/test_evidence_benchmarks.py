@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
-from benchmarks.experiments import gradients, likelihood
+from benchmarks.experiments import gradients, likelihood, picture_questions
 from benchmarks.experiments.arms import reached_at
 from benchmarks.experiments.gradient_pool import PREVIEWS, WEIGHTS, Pool
 from benchmarks.experiments.gradient_replay import moments
 from sync_r1.trainer_client.tasks.curriculum import Curriculum
-from sync_r1.trainer_client.tasks.pocketbench import write_pocketbench
+from sync_r1.trainer_client.tasks.pocketbench import load_concepts, write_pocketbench
 from sync_r1.trainer_client.tasks.tasks import Task
 from sync_r1.trainer_client.tasks.unifybench import load_unifybench
 
@@ -106,3 +108,13 @@ def test_a_step_along_the_exact_gradient_raises_the_expected_reward_by_its_squar
             parameter += rate * part.view_as(parameter)
         after = float(likelihood.draw(model, 8000, 1.0, generator).rewards_N.mean())
     assert after - before == pytest.approx(rate * float(exact @ exact), rel=0.35)
+
+
+def test_questions_about_fresh_pictures_are_the_same_at_each_call_and_show_every_fact(tmp_path: Path) -> None:
+    write_pocketbench(tmp_path)
+    asked, again = (picture_questions.questions(tmp_path) for _ in range(2))
+    concepts = load_concepts(tmp_path)
+    assert len(asked) == len(concepts) * picture_questions.SCENES * 7
+    assert [(one.text, answer) for one, answer in asked] == [(one.text, answer) for one, answer in again]
+    assert all(np.array_equal(one.image, other.image) for (one, _), (other, _) in zip(asked[:50], again))
+    assert {answer for one, answer in asked if "wearing a hat" in one.text} == {"yes .", "no ."}

@@ -12,7 +12,7 @@ import grpc
 import numpy as np
 import pytest
 import toys
-from fronts import Stub, refused, serving
+from fronts import Stub, refused, serving, serving_as
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,10 +25,11 @@ from sync_r1.reward_models.runner import RunContext, RunResult, Tensors
 from sync_r1.reward_models.threads import in_thread, in_time
 from sync_r1.reward_models.types import Failure, GraphDeadline, RequestTooLong, Sample
 from sync_r1.services.access.status import InvalidRequest
-from sync_r1.services.config import Limits
+from sync_r1.services.config import Limits, ServiceConfig
 from sync_r1.services.front import codec
 from sync_r1.services.front.wire_scan import check_wire
 from sync_r1.services.local.embedded import EmbeddedTriton
+from sync_r1.services.telemetry.scrape import scrape
 
 FAR_S = 1e12
 
@@ -195,3 +196,18 @@ async def test_work_under_way_in_a_thread_ends_at_its_deadline() -> None:
     with pytest.raises(GraphDeadline):
         await asyncio.wait_for(in_thread(deadline_s, endless), 60)
     assert done
+
+
+async def test_the_service_says_how_late_its_event_loop_is(toy_triton: EmbeddedTriton) -> None:
+    async with serving_as(toy_triton.url, ServiceConfig(metrics_port=0)) as (server, _):
+        await asyncio.sleep(0.2)
+        asyncio.get_running_loop().call_soon(time.sleep, 0.3)  # what a request must never do
+        await asyncio.sleep(0.2)
+        found = (await asyncio.to_thread(scrape, f"127.0.0.1:{server.metrics_port}")).samples
+    lag = {
+        float(dict(labels)["le"]): value
+        for (name, labels), value in found.items()
+        if name == "sync_r1_event_loop_lag_seconds_bucket"
+    }
+    assert lag[float("inf")] >= 3
+    assert lag[float("inf")] - lag[0.2] >= 1

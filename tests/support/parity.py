@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 import torch
+from filelock import FileLock
 from torchvision.transforms import functional as F
 
 from benchmarks.originals import encoded
@@ -119,7 +120,7 @@ class Exported:
 
 
 class TinyModels:
-    """Exports of tiny models with random weights, each made when it is first asked for."""
+    """Exports of tiny models with random weights, each made when it is first asked for, once for all test processes."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -128,13 +129,17 @@ class TinyModels:
     def __call__(self, name: str, precision: str = "fp32") -> Exported:
         if (name, precision) not in self._made:
             folder = self._folder / f"{name}-{precision}"
-            self._made[name, precision] = export(tiny(name, **TINY[name]), folder, precision)
+            with FileLock(folder.with_name(f"{folder.name}.lock")):  # random weights are the same in every process
+                self._made[name, precision] = export(tiny(name, **TINY[name]), folder, precision)
         return self._made[name, precision]
 
 
 def export(model: PublishedModel, folder: Path, precision: str = "fp32") -> Exported:
-    """Export with random weights; the original has the same ones in float32."""
-    convert.export_model(model, [convert.RANDOM], folder, precision=precision)
+    """Export with random weights, unless `folder` has it; the original has the same ones in float32."""
+    done = folder.with_name(f"{folder.name}.done")
+    if not done.exists():
+        convert.export_model(model, [convert.RANDOM], folder, precision=precision)
+        done.touch()
     return Exported(model, convert.load_model(model, [convert.RANDOM])[0], folder, precision)
 
 

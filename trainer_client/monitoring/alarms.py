@@ -97,7 +97,8 @@ def held_out_alarms(
             continue
         fall = paired([start[name], now[name]])
         if fall is not None and fall[0] <= -WORTH and fall[1] <= -HELD_OUT_Z:
-            kept_out = name not in trained
+            # "true sentence: aesthetic" is a trained reward too, measured on pictures of the right sentence.
+            kept_out = name.rpartition(": ")[2] not in trained
             found.append(_moved("held-out conditions", name, rise[0], fall[0], kept_out))
     return found
 

@@ -229,6 +229,17 @@ def test_held_out_draws_are_compared_pair_by_pair(
     assert [(alarm.kind, alarm.subject) for alarm in held_out_alarms(start, now, weights)] == expected
 
 
+def test_a_trained_reward_measured_on_other_draws_is_no_witness_against_itself() -> None:
+    name = "true sentence: truth"
+    start = {"beauty": draws(0.5, 1), "truth": draws(0.6, 2), name: draws(0.6, 3)}
+    now = start | {
+        "beauty": [value and value + 0.5 for value in start["beauty"]],
+        name: [value and value - 0.2 for value in start[name]],
+    }
+    found = held_out_alarms(start, now, {"beauty": 0.5, "truth": 0.5})
+    assert [(alarm.kind, alarm.subject, alarm.level) for alarm in found] == [("trade-off", name, "notice")]
+
+
 def test_a_trained_reward_that_falls_on_held_out_draws_is_a_decline() -> None:
     start = {"beauty": draws(0.5, 1), "truth": draws(0.5, 2)}
     now = {"beauty": [value and value - 0.1 for value in start["beauty"]], "truth": start["truth"]}
