@@ -95,7 +95,8 @@ def score(
     if target is None:
         raise typer.BadParameter("say where the scores go: --output OUT.parquet, .csv or .jsonl")
     if jsonl is not None:
-        if rewards is None or source or preset or columns or pictures or shard or json_file or endpoints:
+        of_tables = (source, preset, columns, pictures, shard, json_file, endpoints, max_failed)
+        if rewards is None or any(one not in (None, "", []) for one in of_tables):
             raise typer.BadParameter("--input takes one REWARD and none of the options of tables; give INPUT instead")
         _score_jsonl(rewards, jsonl, target, variant, rescore, where)
         return

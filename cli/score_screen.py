@@ -56,10 +56,19 @@ class Screen:
 
 def show_summary(summary: Summary, unused: Sequence[str], target: Path) -> None:
     """Counts and means of each reward, and the first failures."""
-    from rich.table import Table
+    from rich.table import Column, Table
 
     screen = console()
-    table = Table("reward", "scored", "mean score", "mean raw", "not applicable", "failed", "variant", "release")
+    table = Table(
+        Column("reward", overflow="fold"),
+        "scored",
+        "mean score",
+        "mean raw",
+        "not applicable",
+        "failed",
+        "variant",
+        "release",
+    )
     for name, one in summary.uses.items():
         found = one.to_json()
         means = [f"{found[mean]:.4f}" if found[mean] is not None else "–" for mean in ("mean_score", "mean_raw")]

@@ -54,10 +54,13 @@ class Lane:
 
     def __init__(
         self, number: int, client: RewardClient, variant: VariantDescription, release: str,
-        journal: Journal, tally: Tally,
+        journal: Journal, tally: Tally, most_timeout_s: float,
     ) -> None:  # fmt: skip
+        """`most_timeout_s`: the longest that the service works on a call."""
         self._number, self._journal, self._tally = number, journal, tally
-        self._scoring = IsolatedScoring(client, variant, release)
+        timeout_s = client.settings.timeout.total_s  # of a call alone: the others before it take their time too
+        timeout_s = max(timeout_s, min(CALLS_PER_REPLICA * timeout_s, most_timeout_s))
+        self._scoring = IsolatedScoring(client, variant, release, timeout_s)
         self._most_calls = CALLS_PER_REPLICA * max(1, len(client.stats()["replicas"]))
         self._waiting: list[Loaded] = []
         self._waiting_bytes = 0

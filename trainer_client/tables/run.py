@@ -100,7 +100,15 @@ class TableRun:
         tally = Tally(self._options.max_failed, add)
         add(0)
         lanes = [
-            Lane(number, one.client, one.variant, one.release, self._journal, tally)
+            Lane(
+                number,
+                one.client,
+                one.variant,
+                one.release,
+                self._journal,
+                tally,
+                one.described.limits.max_deadline_ms / 1000,
+            )
             for number, one in enumerate(chosen)
         ]
         try:

@@ -17,7 +17,7 @@ from scripted_service import Context, ScriptedService
 from table_runs import command, ended, picture, pictures, rows, score, serving, value_of
 
 from sync_r1.protos.rewards.v1 import rewards_pb2 as pb
-from sync_r1.trainer_client import RewardClient, RewardUse, ServiceUnreachable
+from sync_r1.trainer_client import ClientSettings, RewardClient, RewardUse, ServiceUnreachable, Timeout
 from sync_r1.trainer_client.sdk.sample_file import ScoreFileError
 from sync_r1.trainer_client.tables.files import InputOptions, TableFiles
 from sync_r1.trainer_client.tables.lanes import CALLS_PER_REPLICA, TooManyFailed
@@ -441,3 +441,31 @@ def test_a_wrong_option_is_answered_with_what_was_expected(arguments: list[str],
     assert said in done.output
     assert not (tmp_path / "x.csv").exists()
     assert not (tmp_path / "x.csv.journal").exists()
+
+
+async def test_a_service_too_slow_for_several_calls_at_once_is_asked_one_at_a_time(tmp_path: Path) -> None:
+    pictures(tmp_path / "in", 64 * 5)
+    under_way, late = 0, 0
+
+    async def busy(request: pb.ScoreRequest, context: Context) -> None:
+        """Answers no call that has another one beside it."""
+        nonlocal under_way, late
+        under_way += 1
+        try:
+            await asyncio.sleep(0.2)
+            if under_way > 1:
+                late += 1
+                await asyncio.sleep(60)
+        finally:
+            under_way -= 1
+
+    settings = ClientSettings(timeout=Timeout(total_s=2.0))
+    limits = pb.Limits(
+        max_items=64, max_references=4, max_request_bytes=64 << 20, max_image_bytes=16 << 20, max_pixels=16_000_000,
+        max_text_bytes=4096, max_inflight_items=1024, max_deadline_ms=2000,
+    )  # fmt: skip
+    async with serving(limits=limits, script=[busy] * 1000) as (service,), RewardClient(service.target, settings) as at:
+        with TableFiles(tmp_path / "in", tmp_path / "out.csv", ["aesthetic"], InputOptions()) as files:
+            summary = await files.score({"aesthetic": (at, RewardUse(0.0))}, RunOptions())
+    assert (summary.uses["aesthetic"].scored, summary.failed_rows) == (320, 0)
+    assert late > 0
