@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image
 from scripted_service import ScriptedService
 
-from sync_r1.trainer_client import RewardClient, RewardUse
+from sync_r1.trainer_client import ClientSettings, RewardClient, RewardUse
+from sync_r1.trainer_client.sdk.settings import DEFAULT_SETTINGS
 from sync_r1.trainer_client.tables.files import InputOptions, TableFiles
 from sync_r1.trainer_client.tables.output import read_table
 from sync_r1.trainer_client.tables.run import RunOptions
@@ -38,10 +39,15 @@ async def serving(*rewards: str, **options: Any) -> AsyncIterator[list[ScriptedS
 
 
 async def score(
-    services: list[ScriptedService], source: Path, target: Path, how: InputOptions = WHOLE, **options: Any
+    services: list[ScriptedService],
+    source: Path,
+    target: Path,
+    how: InputOptions = WHOLE,
+    settings: ClientSettings = DEFAULT_SETTINGS,
+    **options: Any,
 ) -> Summary:
     """As the command does."""
-    clients = {service.reward: RewardClient(service.target) for service in services}
+    clients = {service.reward: RewardClient(service.target, settings) for service in services}
     try:
         with TableFiles(source, target, list(clients), how) as files:
             uses = {name: (client, RewardUse(0.0)) for name, client in clients.items()}

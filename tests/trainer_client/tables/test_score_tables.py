@@ -268,8 +268,9 @@ async def test_an_outage_ends_the_run_with_its_scores_kept(tmp_path: Path) -> No
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
 
         service.script = [stops] * 1000
+        impatient = ClientSettings(timeout=Timeout(total_s=2.0, connect_s=1.0))
         with pytest.raises(ServiceUnreachable, match="gone"):
-            await score([service], tmp_path / "in", tmp_path / "out.csv")
+            await score([service], tmp_path / "in", tmp_path / "out.csv", settings=impatient)
         service.script = []
         service.requests.clear()
         summary = await score([service], tmp_path / "in", tmp_path / "out.csv")
@@ -360,8 +361,8 @@ async def test_another_release_is_refused_unless_asked_for(tmp_path: Path) -> No
 
 
 async def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
-    """Of 12 000 rows with answers of 2 kB; an index of ids is 16 bytes a row, and SQLite keeps 2 MB of pages."""
-    count, text = 12_000, "x" * 2000
+    """Of 3 000 rows with answers of 12 kB; an index of ids is 16 bytes a row, and SQLite keeps 2 MB of pages."""
+    count, text = 3000, "x" * 12_000
     with (tmp_path / "in.jsonl").open("w") as file:
         for number in range(count):
             file.write(json.dumps({"id": f"row {number}", "answer": f"{number} {text}"}) + "\n")
