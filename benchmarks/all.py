@@ -17,7 +17,7 @@ from pathlib import Path
 
 from benchmarks.harness import RESULTS
 
-SERVING = ("throughput", "front", "ensemble")
+SERVING = ("throughput", "front", "ensemble", "python_reward")
 SCALING = ("capacity", "queue_policy", "hpa")
 LEARNING = ("learning", "schedules", "oracle", "gradients", "likelihood", "arms", "learn_concept", "overlap")
 TABLES = (

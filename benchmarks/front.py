@@ -81,7 +81,7 @@ def profile_of(file: Path) -> Profile:
     pixels, value = TensorSpec("pixels", "uint8", (-1, -1, 3)), TensorSpec("value", "float32", (1,))
     graph = GraphSpec(_GRAPH, 1, file, (pixels,), (value,), max_batch_size=64)
     card = Card("front", "first", "first red value", "this file", "Apache-2.0", ("image",), 0, 255, 1 / 255, 0, "1")
-    served = ServedReward("front", "first", {"first": FirstValue(card)}, {_GRAPH: graph})
+    served = ServedReward("front", "picture", "first", {"first": FirstValue(card)}, {_GRAPH: graph})
     return Profile("front", {_GRAPH: graph}, {"front": served})
 
 

@@ -1,4 +1,4 @@
-"""`sync-r1 repository`, what Triton loads, and `sync-r1 bundle`, how its graphs travel to a cluster."""
+"""`sync-r1 repository`, what Triton loads, `bundle`, how graphs travel to a cluster, `overlay`, how a profile does."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import typer
 
 from sync_r1.cli.screen import console, errors_shown
 from sync_r1.cli.serve_commands import AlsoOption, ProfileOption
-from sync_r1.reward_models.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,12 +51,14 @@ def repository(
     if bool(bundle) != bool(digest):
         raise typer.BadParameter("--bundle and --digest belong together: a bundle is only trusted by its digest")
     with errors_shown(out, profile, *(also or ())):
-        profiles = [load_profile(name) for name in (profile, *(also or ()))]
+        names = (profile, *(also or ()))
+        profiles = [load_profile(name, before_fetch=bool(bundle)) for name in names]
         graphs = graphs_of(profiles, reward)
         if bundle:
             shown = lambda name: console().print(f"fetching {name}")  # noqa: E731
             fetched = fetch_bundle(bundle, digest, profiles, graphs=graphs, on_file=shown)
             console().print(f"bundle {digest[:19]}… of {bundle}: {fetched:,} bytes fetched, all verified")
+            profiles = [load_profile(name) for name in names]  # own graphs are checked once they are there
         with console().status("exporting graphs that are missing"):
             for one in profiles:
                 ensure_graphs(one, graphs=[name for name in graphs if name in one.graphs])
@@ -85,6 +86,24 @@ def bundle(
     console().print(digest, highlight=False, soft_wrap=True)
 
 
+def overlay(
+    out: Annotated[Path, typer.Option("--out", help="Folder of the overlay; must not exist.")],
+    profile: Annotated[Path, typer.Option("--profile", dir_okay=False, help="Your profile, a YAML file.")],
+    source: Annotated[
+        Path, typer.Option("--from", file_okay=False, help="An overlay of the checkout that it is served as.")
+    ] = Path("k8s/overlays/cpu-pocket"),
+    file: Annotated[
+        list[Path] | None, typer.Option("--file", help="A file beside the profile that it names, such as a module.")
+    ] = None,
+) -> None:
+    """Write an overlay for Kubernetes that serves the rewards of an own profile."""
+    from sync_r1.services.overlay import write_overlay
+
+    with errors_shown(out, profile, source, *(file or ())):
+        rewards = write_overlay(profile, source, out, file or ())
+    console().print(f"{out} serves {', '.join(rewards)}: kubectl apply -k {out}", soft_wrap=True)
+
+
 def graphs_of(profiles: Sequence[Profile], rewards: Sequence[str] | None) -> list[str]:
     """Names of the graphs that these rewards run in any of their variants; of all graphs where none is named.
 
@@ -92,7 +111,8 @@ def graphs_of(profiles: Sequence[Profile], rewards: Sequence[str] | None) -> lis
     """
     if not rewards:
         return sorted({name for profile in profiles for name in profile.graphs})
-    if unknown := set(rewards) - set(profiles[0].rewards):
-        raise UserError(f"there is no reward {', '.join(sorted(unknown))}; there are {', '.join(profiles[0].rewards)}")
-    variants = [v for profile in profiles for name in rewards for v in profile.rewards[name].variants.values()]
+    from sync_r1.services.serve import rewards_of
+
+    served = [one for name in rewards for one in rewards_of(profiles, name)]
+    variants = [variant for one in served for variant in one.variants.values()]
     return sorted({graph for variant in variants for graph in variant.graphs})

@@ -43,6 +43,7 @@ ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="ONN
 
 for command in (
     serve_commands.serve, serve_commands.token, export.export, graph_commands.repository, graph_commands.bundle,
+    graph_commands.overlay,
     train_commands.train, train_commands.evaluate, train_commands.densify, train_commands.report,
     learn_concept.learn_concept, score.score, score.view, compare.compare, top.top,
 ):  # fmt: skip
@@ -119,7 +120,10 @@ def describe(
             raise typer.BadParameter(f"{endpoint} has no variant {card!r}; it has {', '.join(description.variants)}")
         console.print_json(data=description.variants[card].card)
         return
-    console.print(f"[bold]{description.reward}[/bold] at {endpoint}, default variant {description.default_variant}")
+    judges = f"judges {description.judges}s" if description.judges else "does not say what it judges"
+    console.print(
+        f"[bold]{description.reward}[/bold] at {endpoint} {judges}, default variant {description.default_variant}"
+    )
     table = Table("variant", "measures", "needs", "raw range", "release", title="Variants")
     for name, variant in description.variants.items():
         release = description.default_releases.get(name, "")
@@ -156,7 +160,8 @@ def _show_endpoints(running: Up) -> None:
     table = Table("reward", "endpoint", "metrics", "process")
     for name, where in running.endpoints.items():
         table.add_row(name, where, running.metrics.get(name, "–"), str(running.pids[name]))
-    table.add_row("Triton", running.triton_url, "–", str(running.triton_pid))
+    if running.triton_url:
+        table.add_row("Triton", running.triton_url, "–", str(running.triton_pid))
     _console().print(table)
 
 

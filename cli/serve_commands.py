@@ -26,9 +26,7 @@ JudgesOption = Annotated[
     Path | None,
     typer.Option("--judges", exists=True, dir_okay=False, help="YAML: where the profile's judges are, and their keys."),
 ]
-RewardArgument = Annotated[
-    str, typer.Argument(help="concept-consistency, text-faithfulness, understanding-correctness or aesthetic.")
-]
+RewardArgument = Annotated[str, typer.Argument(help="A reward of the profile, such as aesthetic.")]
 
 TritonTimeoutOption = Annotated[
     float, typer.Option("--triton-timeout", min=1, help="Seconds until Triton must have had every graph once.")
@@ -82,7 +80,9 @@ OtlpOption = Annotated[
 
 def serve(
     reward: RewardArgument,
-    triton: Annotated[str, typer.Option("--triton", help="HOST:PORT of Triton's gRPC endpoint.")],
+    triton: Annotated[
+        str, typer.Option("--triton", help="HOST:PORT of Triton's gRPC endpoint; needed where a variant runs on it.")
+    ] = "",
     profile: ProfileOption = "pocket",
     also: AlsoOption = None,
     routes: RoutesOption = None,

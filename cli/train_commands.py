@@ -55,7 +55,7 @@ def train(
 
     settings = _settings(config, [*(overrides or []), *([f"seed={seed}"] if seed is not None else [])])
     if check:
-        _check(settings, world)
+        _check(settings, world, endpoints)
         return
     with errors_shown(out, endpoints, *_named(settings)), _interruptible(), _progress(settings.steps) as report:
         start, end = run_training(settings, out, resume=resume, endpoints_file=endpoints, progress=report)
@@ -126,16 +126,18 @@ def report(run: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> Non
         console.print(f"report: {write_report(run)}")
 
 
-def _check(settings: TrainConfig, world: int | None) -> None:
+def _check(settings: TrainConfig, world: int | None, endpoints: Path | None) -> None:
     """`world` as the caller gave it; without it, the plan shows what several processes would need."""
     from sync_r1.cli.plan import show_plan
     from sync_r1.trainer_client.config import ConfigError, processes_error
+    from sync_r1.trainer_client.jobs.local_services import read_endpoints
     from sync_r1.trainer_client.planning.plan import make_plan
 
-    with errors_shown(*_named(settings)):
+    with errors_shown(endpoints, *_named(settings)):
+        served = None if endpoints is None else read_endpoints(endpoints)
         if world is not None and (why := processes_error(settings, world)):
             raise ConfigError(why)
-        plan = make_plan(settings, _PLANNED_PROCESSES if world is None else world)
+        plan = make_plan(settings, _PLANNED_PROCESSES if world is None else world, served)
     show_plan(plan, console)
     if plan.errors:
         sys.exit(1)

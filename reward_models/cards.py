@@ -7,6 +7,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+Part = Literal["picture", "answer"]
+"""Of a trajectory: what a reward judges, hence which tokens it is credit for."""
+BUILT_IN_REWARDS: dict[str, Part] = {
+    "concept-consistency": "picture",
+    "text-faithfulness": "picture",
+    "understanding-correctness": "answer",
+    "aesthetic": "picture",
+}
+"""The rewards of the built-in profiles, in the order in which they are served, and what each judges."""
 
 
 @dataclass(frozen=True)

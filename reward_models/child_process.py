@@ -21,6 +21,6 @@ os.execv(sys.argv[3], sys.argv[3:])
 """
 
 
-def ends_with_us(command: Sequence[str]) -> list[str]:
-    """`command` (its first part a path) so that the child gets SIGTERM when the calling thread's process dies."""
-    return [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), str(int(signal.SIGTERM)), *command]
+def ends_with_us(command: Sequence[str], by: signal.Signals = signal.SIGTERM) -> list[str]:
+    """`command` (its first part a path) so that the child gets a signal when the calling thread's process dies."""
+    return [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), str(int(by)), *command]

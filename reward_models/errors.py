@@ -9,6 +9,7 @@ This module imports no other of ours and nothing heavy, so that `sync-r1 --help`
 
 from __future__ import annotations
 
+import difflib
 import errno
 import os
 import sys
@@ -31,6 +32,12 @@ class SyncR1Error(Exception):
 
 class UserError(SyncR1Error, ValueError):
     """An option, a file or a setting that the user gave cannot be used; the message names it."""
+
+
+def nearest_first(wanted: str, known: Iterable[str]) -> str:
+    """The known names for a message about one that is unknown, the likeliest meant first."""
+    names = sorted(known, key=lambda name: (-difflib.SequenceMatcher(None, wanted, name).ratio(), name))
+    return ", ".join(map(repr, names)) or "none"
 
 
 def is_deliberate(error: BaseException, files: Iterable[Path | str] = ()) -> bool:

@@ -166,4 +166,4 @@ class Sample:
     target: int | None = None
     nouns: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict, hash=False)
-    """The caller's own notes, such as a dataset's row; no reward reads them, and they come back to nobody."""
+    """The caller's own notes, such as a dataset's row; only own functions read them, and they come back to nobody."""

@@ -22,6 +22,7 @@ from typing import Annotated
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from sync_r1.reward_models.cards import Part
 from sync_r1.reward_models.errors import SyncR1Error
 from sync_r1.reward_models.profiles import ServedReward
 from sync_r1.reward_models.releases import Release
@@ -89,7 +90,7 @@ class Routes:
 
         Raises RoutesError; GraphFileMissing when a weights file is absent.
         """
-        self._reward = served[0].name
+        self._reward, self._judges = served[0].name, served[0].judges
         self._by_digest: dict[str, Route] = {}
         first: dict[str, str] = {}
         for profile in served:
@@ -108,6 +109,11 @@ class Routes:
     def reward(self) -> str:
         """The reward's name."""
         return self._reward
+
+    @property
+    def judges(self) -> Part:
+        """Which part of a trajectory it is credit for."""
+        return self._judges
 
     @property
     def routes(self) -> tuple[Route, ...]:

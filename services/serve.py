@@ -1,4 +1,4 @@
-"""One reward service as a process: what a pod runs, what `up` starts four times, what `sync-r1 serve` calls.
+"""One reward service as a process: what a pod runs, what `up` starts once for each reward, what `sync-r1 serve` calls.
 
     python -m sync_r1.services.serve '{"reward": "aesthetic", "triton": "127.0.0.1:8001"}'
 
@@ -16,17 +16,18 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sync_r1.reward_models.errors import UserError, exit_on_error
+from sync_r1.reward_models.errors import UserError, exit_on_error, nearest_first
 from sync_r1.reward_models.profiles import Profile, ServedReward, load_profile
+from sync_r1.reward_models.python_code.loading import LoadError
 from sync_r1.reward_models.types import GraphUnavailable
 from sync_r1.services.config import ServiceConfig, host_and_port
-from sync_r1.services.runners.router import with_judges
+from sync_r1.services.runners.router import GraphRouter, with_judges
 from sync_r1.services.runners.triton import TritonRunner
 from sync_r1.services.server import RewardServer
 from sync_r1.services.telemetry import logs, tracing
@@ -42,8 +43,8 @@ class ServeConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     reward: str
-    triton: str
-    """HOST:PORT of Triton's gRPC endpoint."""
+    triton: str = ""
+    """HOST:PORT of Triton's gRPC endpoint; empty where no variant runs a graph on it."""
     profile: str = "pocket"
     also: tuple[str, ...] = ()
     """Further profiles, whose releases are served beside the first one's."""
@@ -59,16 +60,19 @@ class ServeConfig(BaseModel):
     service: ServiceConfig = ServiceConfig()
 
 
-def served_reward(profile_name: str, reward: str) -> ServedReward:
-    """A reward of a profile. Raises ProfileError; UserError naming those the profile has."""
-    return reward_of(load_profile(profile_name), reward)
+def rewards_of(profiles: Sequence[Profile], reward: str) -> list[ServedReward]:
+    """The reward as each of the profiles has it that has it.
 
-
-def reward_of(profile: Profile, reward: str) -> ServedReward:
-    """The reward of that name. Raises UserError naming those the profile has."""
-    if reward not in profile.rewards:
-        raise UserError(f"profile {profile.name} has no reward {reward!r}; it has {', '.join(profile.rewards)}")
-    return profile.rewards[reward]
+    Raises UserError where none does, naming those there are, and where they disagree on what it judges.
+    """
+    found = [profile.rewards[reward] for profile in profiles if reward in profile.rewards]
+    names = " and ".join(profile.name for profile in profiles)
+    if not found:
+        known = nearest_first(reward, {name for profile in profiles for name in profile.rewards})
+        raise UserError(f"profile {names} has no reward {reward!r}; there are {known}")
+    if len({one.judges for one in found}) > 1:
+        raise UserError(f"the profiles {names} disagree on whether {reward} judges pictures or answers; say the same")
+    return found
 
 
 def keep_freed_memory() -> None:
@@ -98,12 +102,14 @@ async def serve(config: ServeConfig, on_listening: Callable[[str], None] = lambd
     keep_freed_memory()
     # Threads that work on texts hand Python's lock to the event loop after 1 ms instead of 5, each of them.
     sys.setswitchinterval(0.001)
-    found = [served_reward(profile, config.reward) for profile in (config.profile, *config.also)]
-    triton = TritonRunner(config.triton, shared_memory=config.shared_memory)
+    found = rewards_of([load_profile(name) for name in (config.profile, *config.also)], config.reward)
+    triton = TritonRunner(config.triton, shared_memory=config.shared_memory) if config.triton else None
     served, runner, left_out = with_judges(found, triton, config.judges)
     if left_out:
         logger.info("not served, because --judges names no endpoint for their judge: %s", ", ".join(left_out))
     pins = {pin for one in served for release in one.releases.values() for pin in release.graphs}
+    if triton is None:
+        _check_no_triton(served)
 
     async def ready() -> bool:
         return await runner.ready(pins)
@@ -124,10 +130,13 @@ async def serve(config: ServeConfig, on_listening: Callable[[str], None] = lambd
             draft.write_text(address)
             os.replace(draft, config.announce)
         on_listening(address)
-        answered = await _triton_answered(server, stop, config)
-        if answered:
-            await stop.wait()
-        await server.drain()
+        try:
+            await _functions_loaded(runner, stop, config)
+            answered = await _triton_answered(server, ready, stop, config)
+            if answered:
+                await stop.wait()
+        finally:
+            await server.drain()
         if not answered:
             raise GraphUnavailable(
                 f"Triton at {config.triton} did not have every graph of {config.reward} within "
@@ -140,10 +149,35 @@ async def serve(config: ServeConfig, on_listening: Callable[[str], None] = lambd
             await asyncio.to_thread(flush_traces)
 
 
-async def _triton_answered(server: RewardServer, stop: asyncio.Event, config: ServeConfig) -> bool:
+def _check_no_triton(served: Sequence[ServedReward]) -> None:
+    """Raise UserError where a variant needs one."""
+    for reward in served:
+        for name, variant in reward.variants.items():
+            if graph := next((graph for graph in variant.graphs if reward.graphs[graph].on_triton), ""):
+                raise UserError(f"{reward.name}: variant {name!r} runs graph {graph!r} on Triton; name it by --triton")
+
+
+async def _functions_loaded(runner: GraphRouter, stop: asyncio.Event, config: ServeConfig) -> None:
+    """Wait until own functions have their workers, or until it is told to stop. Raises LoadError."""
+    starting, stopping = asyncio.ensure_future(runner.start()), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+    except LoadError as error:
+        raise LoadError(f"profile {', '.join((config.profile, *config.also))}: {error}") from error
+    finally:
+        starting.cancel()
+        stopping.cancel()
+        await asyncio.gather(starting, stopping, return_exceptions=True)
+
+
+async def _triton_answered(
+    server: RewardServer, ready: Callable[[], Awaitable[bool]], stop: asyncio.Event, config: ServeConfig
+) -> bool:
     """Whether the service was SERVING once, or is told to stop, before Triton's time is up."""
     gives_up_s = time.monotonic() + config.triton_timeout_s
-    if not server.serving:
+    if not server.serving and not await ready():
         logger.warning(
             "Triton at %s does not answer, or lacks a graph of %s; waiting for it, %g s at most (--triton-timeout)",
             config.triton, config.reward, config.triton_timeout_s,

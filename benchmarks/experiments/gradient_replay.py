@@ -23,7 +23,8 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.experiments.gradient_pool import TRUNCATED_AT, WEIGHTS, Floats, Pool, weighted
-from sync_r1.trainer_client.config import IMAGE_REWARDS, DgsConfig, PlainConfig, SelectorConfig, selector_config
+from sync_r1.reward_models.cards import BUILT_IN_REWARDS
+from sync_r1.trainer_client.config import DgsConfig, PlainConfig, SelectorConfig, selector_config
 from sync_r1.trainer_client.rollouts.sampler import Trajectory
 from sync_r1.trainer_client.rollouts.selection import Gate, Selector
 from sync_r1.trainer_client.rollouts.selectors import make_selector
@@ -99,7 +100,7 @@ def replay(pool: Pool, selector: Selector, config: SelectorConfig, tasks: list[T
     # A trajectory that the selector moved to the end without decoding is a truncated one.
     rejected_too = getattr(config, "learn_from_rejected", False)
     truncated_N = np.isnan(selected.gate_N) if rejected_too else np.zeros(len(members), np.bool_)
-    image_weights = {name: WEIGHTS[name] for name in IMAGE_REWARDS}
+    image_weights = {name: WEIGHTS[name] for name, part in BUILT_IN_REWARDS.items() if part == "picture"}
 
     def reward(weights: dict[str, float]) -> Floats:
         final, early = weighted(pool.rewards_P_N, weights), weighted(pool.previews_P_N[TRUNCATED_AT], weights)

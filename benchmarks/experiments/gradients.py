@@ -34,7 +34,7 @@ from benchmarks.experiments.gradient_pool import (
 )
 from benchmarks.experiments.gradient_replay import Case, bootstrapped, moments
 from benchmarks.harness import Report
-from sync_r1.trainer_client.config import ANSWER_REWARD, IMAGE_REWARDS
+from sync_r1.reward_models.cards import BUILT_IN_REWARDS
 from sync_r1.trainer_client.jobs.local_services import live_services, read_endpoints
 from sync_r1.trainer_client.rollouts.dgs import rank_correlation
 
@@ -75,8 +75,8 @@ def variance_shares(pool: PoolRewards, suffix: str, policy: str) -> None:
         f"What makes the difference between trajectories of one prompt ({policy})",
         ("part of the total", "weight", "share of the variance within prompts", "share of it known at preview step 1"),
     )  # fmt: skip
-    picture = {name: WEIGHTS[name] for name in IMAGE_REWARDS}
-    answer = {ANSWER_REWARD: WEIGHTS[ANSWER_REWARD]}
+    picture = {name: WEIGHTS[name] for name, part in BUILT_IN_REWARDS.items() if part == "picture"}
+    answer = {name: WEIGHTS[name] for name, part in BUILT_IN_REWARDS.items() if part == "answer"}
     total = weighted(pool.rewards_P_N, WEIGHTS)
     parts = {"picture (three rewards)": picture, "answer": answer, "both": WEIGHTS}
     parts |= {f"{name} alone": {name: weight} for name, weight in picture.items()}

@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.harness import Report
+from sync_r1.reward_models.cards import BUILT_IN_REWARDS
 from sync_r1.trainer_client.config import EvaluationConfig, TrainConfig, load_config
 from sync_r1.trainer_client.evaluation.held_out import evaluate
 from sync_r1.trainer_client.jobs.local_services import live_services, read_endpoints
@@ -78,7 +79,7 @@ async def _measured(policy: Path, config: TrainConfig, endpoints: dict[str, str]
             load_policy(config.policy.model_copy(update={"weights": str(policy)}), config.precision),
             replace(bench, concepts=tuple(swapped)),
             scorer=ensemble,
-            picture_scorer=part_of(ensemble, {"concept-consistency", "text-faithfulness", "aesthetic"}),
+            picture_scorer=part_of(ensemble, "picture", BUILT_IN_REWARDS),
             oracle=load_oracle(bench),
         )
     finally:

@@ -74,7 +74,7 @@ def profile_of(file: Path, reward: Coded | None = None, version: int = 1) -> Pro
     """One reward over that graph."""
     pixels, value = TensorSpec("pixels", "uint8", (-1, -1, 3)), TensorSpec("value", "float32", (1,))
     graph = GraphSpec(GRAPH, version, file, (pixels,), (value,), MAX_BATCH)
-    served = ServedReward(REWARD, "number", {"number": reward or Coded()}, {GRAPH: graph})
+    served = ServedReward(REWARD, "picture", "number", {"number": reward or Coded()}, {GRAPH: graph})
     return Profile(REWARD, {GRAPH: graph}, {REWARD: served})
 
 

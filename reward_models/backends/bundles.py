@@ -21,7 +21,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from sync_r1.reward_models.graphs.spec import GraphSpec, graph_store
+from sync_r1.reward_models.graphs.spec import GraphSpec, data_path, graph_store
+from sync_r1.reward_models.inputs.encoders import tokenizer_beside
 from sync_r1.reward_models.profiles import Profile
 from sync_r1.reward_models.releases import file_sha256
 from sync_r1.reward_models.types import RewardError
@@ -77,13 +78,21 @@ def parse_digest(text: str) -> str:
 def write_bundle(profiles: Sequence[Profile], folder: Path) -> str:
     """Add what the graphs of `profiles` need to the bundles in `folder`; returns the digest, `sha256:…`.
 
-    Graphs that are checked in come with the sources and are left out. Raises GraphFileMissing.
+    Graphs that are checked in come with the sources and are left out. Raises GraphFileMissing, and BundleError for
+    files that cannot lie in one folder.
     """
     graphs: dict[str, dict[str, BundleFile]] = {}
-    for stem, graph in _stored(spec for profile in profiles for spec in profile.graphs.values()).items():
+    specs = [spec for profile in profiles for spec in profile.graphs.values()]
+    for graph in specs:
+        if not (graph.own or graph.file.parent == graph_store()):
+            continue
         _ = graph.sha256  # never ship a file that differs from its pin
-        files = sorted(file for file in graph.file.parent.glob(f"{stem}.*") if file.suffix not in _IN_PROGRESS)
-        graphs[stem] = {file.name: _add(file, folder) for file in files}
+        files = {file.name: _add(file, folder) for file in _files(graph)}
+        if graphs.setdefault(graph.file.stem, files) != files:
+            raise BundleError(
+                f"graph {graph.name!r}: {graph.file} has the name of another graph's file, and all of a bundle lie in "
+                "one folder; rename it"
+            )
     text = json.dumps(BundleIndex(graphs=graphs).model_dump(), sort_keys=True, indent=1).encode() + b"\n"
     digest = hashlib.sha256(text).hexdigest()
     _write(folder / blob_name(digest), text)
@@ -111,6 +120,15 @@ def wanted_files(index: bytes, digest: str, profiles: Sequence[Profile], graphs:
     if strange := [one.name for one in wanted if Path(one.name).name != one.name]:
         raise BundleError(f"bundle {digest} names files outside its folder: {strange}")
     return wanted
+
+
+def _files(graph: GraphSpec) -> list[Path]:
+    """A graph's file and what it needs beside it."""
+    if graph.own:
+        needed = (graph.file, data_path(graph.file), tokenizer_beside(graph))
+        return [file for file in needed if file.is_file()]
+    beside = graph.file.parent.glob(f"{graph.file.stem}.*")
+    return sorted(file for file in beside if file.suffix not in _IN_PROGRESS)
 
 
 def _stored(graphs: Iterable[GraphSpec]) -> dict[str, GraphSpec]:

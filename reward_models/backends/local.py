@@ -1,4 +1,4 @@
-"""`LocalRunner`: graphs by ONNX Runtime, by torch, or by the library they are, in this process.
+"""`LocalRunner`: graphs by ONNX Runtime, by torch, or by the library or the own function they are, in this process.
 
 For tests, and as the "bare backend" that benchmarks compare Triton against. Like Triton it has `instances` workers per
 graph; a call that is out of time or cancelled stops an ONNX graph at the next operator.
@@ -7,6 +7,7 @@ graph; a call that is out of time or cancelled stops an ONNX graph at the next o
 from __future__ import annotations
 
 import asyncio
+import copy
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +20,9 @@ import numpy.typing as npt
 from sync_r1.reward_models.graphs.spec import GraphSpec
 from sync_r1.reward_models.library.catalogue import load
 from sync_r1.reward_models.profiles import Profile
+from sync_r1.reward_models.python_code.calling import Caller
+from sync_r1.reward_models.python_code.function import PythonFunction, objects
+from sync_r1.reward_models.python_code.loading import load as load_function
 from sync_r1.reward_models.runner import RunContext, RunResult, Tensors, joined
 from sync_r1.reward_models.types import GraphDeadline, GraphError
 
@@ -56,7 +60,7 @@ class LocalRunner:
 
         started_ns = time.perf_counter_ns()
         spec = self._spec(context, graph)
-        batch = _batch_size(spec, inputs)
+        batch = _batch_size(spec, inputs) if spec.python is None else len(inputs["row"])
         remaining_s = context.deadline_s - time.monotonic()
         if remaining_s <= 0:
             raise GraphDeadline(f"graph {graph!r}: the deadline had passed {-remaining_s:.3f} s before the call")
@@ -94,6 +98,8 @@ class LocalRunner:
     def _run(self, spec: GraphSpec, inputs: Tensors, batch: int, options: Any) -> dict[str, npt.NDArray[Any]]:
         """In a worker thread: all chunks of one call, in order."""
         engine = self._engine(spec)
+        if spec.python is not None:
+            return {"outcome": engine(dict(inputs), options)[0]}
         chunks = []
         for start in range(0, batch, spec.max_batch_size):
             chunk = {tensor.name: inputs[tensor.name][start : start + spec.max_batch_size] for tensor in spec.inputs}
@@ -115,6 +121,8 @@ class LocalRunner:
 
 
 def _load(spec: GraphSpec, threads: int) -> _Engine:
+    if spec.python is not None:
+        return _function(spec.python)
     if spec.library:
         return _library(spec, threads)
     return _torch(spec, threads) if spec.engine == "torch" else _onnx(spec, threads)
@@ -139,6 +147,17 @@ def _torch(spec: GraphSpec, threads: int) -> _Engine:
 
     run = load(spec.file, threads=threads)
     return lambda inputs, run_options: run(inputs)
+
+
+def _function(function: PythonFunction) -> _Engine:
+    caller, one_at_a_time = Caller(function, load_function(function)), threading.Lock()
+
+    def call(inputs: dict[str, Any], run_options: Any) -> list[npt.NDArray[Any]]:
+        with one_at_a_time:
+            # Pictures are the function's to write to; here they are everybody's.
+            return [objects(caller.outcomes([copy.deepcopy(row) for row in inputs["row"]]))]
+
+    return call
 
 
 def _library(spec: GraphSpec, threads: int) -> _Engine:

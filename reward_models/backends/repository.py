@@ -5,7 +5,7 @@
 The same graphs serve everywhere. With `backend="onnxruntime"` (NVIDIA's image) Triton runs the ONNX file itself; with
 `backend="python"` (the embedded Triton, whose wheel has no other backend) `triton_model.py` does. Library graphs and
 graphs of the torch engine run in the Python backend on either, which then needs sync-r1[scorers] or sync-r1[export];
-judges run on none and are left out.
+judges and own functions run on none and are left out.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def write_repository(
     versions = _versions((profile, *also))
     directory.mkdir(parents=True, exist_ok=True)
     for name in graphs if graphs is not None else versions:
-        if versions[name][0].judge is not None:
+        if not versions[name][0].on_triton:
             continue
         for graph in versions[name]:
             version = directory / name / str(graph.pin.triton_version)
@@ -75,7 +75,7 @@ def _versions(profiles: Sequence[Profile]) -> dict[str, list[GraphSpec]]:
             raise ProfileError(
                 f"graph {graph.name!r}: its versions differ in inputs, outputs or engine; give it another name"
             )
-        if same is not None and same.sha256 != graph.sha256:
+        if same is not None and same.on_triton and same.sha256 != graph.sha256:
             raise ProfileError(
                 f"graph {graph.name!r} version {graph.version} is {same.file} in one profile and {graph.file} in "
                 "another; give the newer one a higher `version`"

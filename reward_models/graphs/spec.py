@@ -1,10 +1,11 @@
 """Graphs: ONNX files with typed inputs and outputs, as a profile lists them and as Triton's configuration names them.
 
-A graph takes `uint8` pixels or `int64` tokens; normalisation is inside the graph. Its weights file is checked in, made
-once from a package by `backends/graph_store.py`, or made once from published weights by `sync-r1 export`; beside an
-exported file lies `<file>.json` with the sha256 pinned then, and what no ONNX file can hold (2 GB and more) in
-`<graph>.onnx.data`.
-Two kinds have no ONNX file: library graphs, whose file is an archive (`library/`), and judges, which have none.
+A graph takes `uint8` pixels or `int64` tokens; normalisation is inside the graph. Its weights file is the operator's
+own, checked in, made once from a package by `backends/graph_store.py`, or made once from published weights by
+`sync-r1 export`; beside an exported file lies `<file>.json` with the sha256 pinned then, and what no ONNX file can
+hold (2 GB and more) in `<graph>.onnx.data`.
+Three kinds have no ONNX file: library graphs, whose file is an archive (`library/`), and judges and own functions
+(`python_code/`), which have none.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy.typing as npt
 
 from sync_r1.reward_models.graphs.judges import Judge
 from sync_r1.reward_models.images import CROPPED, Preprocessing
+from sync_r1.reward_models.python_code.function import PythonFunction
 from sync_r1.reward_models.releases import GraphPin, file_sha256
 from sync_r1.reward_models.types import GraphError
 
@@ -84,6 +86,10 @@ class GraphSpec:
     """How a picture is brought to the size of the `pixels` input; unused by text graphs."""
     tokenizer: str = ""
     """Which reader of texts makes its token inputs; empty for graphs without texts."""
+    own: bool = False
+    """Whether its file is the operator's own, beside a profile: only the profile may pin it."""
+    expected_sha256: str = ""
+    """What the profile says that an own file's sha256 must be; empty where it does not say."""
     package: str = ""
     """Which exporter of `backends/graph_store.py` makes the file; empty when it does not."""
     published: str = ""
@@ -92,11 +98,18 @@ class GraphSpec:
     """Which graph of `library/catalogue.py` it is, which is then what runs it; empty for others."""
     judge: Judge | None = None
     """What is asked of an endpoint; such a graph has no file and no tensors, and Triton does not run it."""
+    python: PythonFunction | None = None
+    """What workers of the service call; such a graph has no file and no tensors, and Triton does not run it."""
     engine: Engine = "onnx"
     warmup_length: int = 16
     """Stands in for axes of any length in the warm-up sample."""
     instances: int = 1
     batching: DynamicBatching = DynamicBatching()
+
+    @property
+    def on_triton(self) -> bool:
+        """Whether it is a file that Triton runs."""
+        return self.judge is None and self.python is None
 
     @property
     def takes_pictures(self) -> bool:
@@ -119,13 +132,15 @@ class GraphSpec:
 
     @cached_property
     def sha256(self) -> str:
-        """sha256 of the weights file, or of what a judge is asked; 64 hex digits.
+        """sha256 of the weights file, of what a judge is asked, or of an own function's sources; 64 hex digits.
 
         Raises GraphFileMissing when it, or a file that it needs beside it, is absent or not the one pinned at export,
         and when an exported file lacks its pin.
         """
         if self.judge is not None:
             return self.judge.sha256
+        if self.python is not None:
+            return self.python.sha256
         if not self.file.is_file():
             raise GraphFileMissing(f"graph {self.name!r}: there is no file {self.file}; {self._cure}")
         digest, facts = graph_sha256(self.file), self.facts
@@ -133,6 +148,11 @@ class GraphSpec:
             raise GraphFileMissing(
                 f"graph {self.name!r}: {self.file} has no pin, so nothing says that it is what was exported; delete it "
                 f"and {self._cure}, or copy {pin_path(self.file).name} from where it was exported too"
+            )
+        if self.expected_sha256 not in ("", digest):
+            raise GraphFileMissing(
+                f"graph {self.name!r}: {self.file} has sha256 {digest}, but the profile (graphs.{self.name}.sha256) "
+                f"expects {self.expected_sha256}; put that file back, or state the new sha256"
             )
         pinned = facts.get("sha256", digest)
         if pinned != digest:
@@ -151,7 +171,7 @@ class GraphSpec:
 
     def check_unchanged(self) -> None:
         """Read the weights file again. Raises GraphFileMissing when it is not the one that `sha256` was taken of."""
-        if self.judge is None and (now := graph_sha256(self.file) if self.file.is_file() else "") != self.sha256:
+        if self.on_triton and (now := graph_sha256(self.file) if self.file.is_file() else "") != self.sha256:
             raise GraphFileMissing(
                 f"graph {self.name!r}: {self.file} was exchanged while it was being used: its sha256 was "
                 f"{self.sha256[:12]}… and is {now[:12] or 'that of no file'}…; start again"
@@ -159,11 +179,11 @@ class GraphSpec:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What was recorded at export: sha256, source, precision, …; empty for files that are checked in and judges.
+        """What was recorded at export: sha256, source, precision, …; empty for what has no file, is own or checked in.
 
         Raises GraphFileMissing when that record is damaged.
         """
-        if self.judge is not None:
+        if not self.on_triton or self.own:
             return {}
         file = pin_path(self.file)
         try:
@@ -190,6 +210,8 @@ class GraphSpec:
             return f"run `sync-r1 export {self.published}{engine} --weights …`"
         if self.package or self.library:
             return "run `python -m sync_r1.reward_models.export`"
+        if self.own:
+            return "put it back, or change the profile"
         return "it should have come with the sources: run `git status`"
 
     @property

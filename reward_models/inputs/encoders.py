@@ -166,6 +166,11 @@ def pocket_text_encoder(graph: GraphSpec) -> TextEncoder:
     return TextEncoder(graph, to_inputs)
 
 
+def tokenizer_beside(graph: GraphSpec) -> Path:
+    """Where the tokenizer of MiniLM's kind lies: beside the graph's file."""
+    return graph.file.with_name(graph.file.stem + ".tokenizer.json")
+
+
 MINILM_MAX_TOKENS = 128
 _MINILM_BUCKET = 16
 
@@ -179,7 +184,7 @@ def minilm_text_encoder(graph: GraphSpec) -> TextEncoder:
     """
 
     def to_inputs(texts: Sequence[str]) -> dict[str, npt.NDArray[np.int64]]:
-        tokenizer = read_tokenizer(graph.file.with_name(graph.file.stem + ".tokenizer.json"))
+        tokenizer = read_tokenizer(tokenizer_beside(graph))
         encodings = tokenizer.encode_batch(list(texts))
         longest = max(len(encoding.ids) for encoding in encodings)
         if longest > MINILM_MAX_TOKENS:
@@ -196,7 +201,7 @@ def minilm_text_encoder(graph: GraphSpec) -> TextEncoder:
         return {"input_ids": input_ids_N_L, "attention_mask": attention_mask_N_L}
 
     def knows(text: str) -> bool:
-        tokenizer = read_tokenizer(graph.file.with_name(graph.file.stem + ".tokenizer.json"))
+        tokenizer = read_tokenizer(tokenizer_beside(graph))
         return set(tokenizer.encode(text, add_special_tokens=False).ids) != {tokenizer.token_to_id("[UNK]")}
 
     return TextEncoder(graph, to_inputs, knows)

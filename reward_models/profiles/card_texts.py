@@ -11,12 +11,16 @@ from typing import Any
 from sync_r1.reward_models.cards import Card
 from sync_r1.reward_models.graphs.judges import PICTURE_SIDE
 from sync_r1.reward_models.graphs.spec import GraphSpec
+from sync_r1.reward_models.inputs.encoders import tokenizer_beside
 from sync_r1.reward_models.inputs.whole_pictures import LONGEST_SIDE
-from sync_r1.reward_models.profiles.variant_files import CardFile
+from sync_r1.reward_models.profiles.file_parts import CardFile
 from sync_r1.reward_models.published.catalogue import MODELS
+from sync_r1.reward_models.releases import file_sha256
 from sync_r1.reward_models.types import ProfileError
 
 _PACKAGE = Path(__file__).parent.parent
+_WORTH_SENDING = 1024
+"""Longest side of a picture for an own function, pixels: what it makes of more is not known."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class CardMaker:
             raw_max=file.raw_max,
             affine_scale=scale,
             affine_shift=-file.zero_at * scale,
-            formula_version=version,
+            formula_version=version + "".join(_tokenizer_pin(graph) for graph in graphs),
             preprocessing=preprocessing,
             preferred_image_size=size,
             groupwise=groupwise,
@@ -71,13 +75,29 @@ def _preprocessing(graphs: Sequence[GraphSpec], required: Sequence[str]) -> tupl
         if "image" not in required:
             return 0, asked
         return PICTURE_SIDE, f"{asked}, pictures as PNG, reduced where their longer side is above {PICTURE_SIDE}"
+    if any(graph.python is not None for graph in graphs):
+        pictures = {"image", "concept.references"} & set(required)
+        return (_WORTH_SENDING, "the picture itself, uint8") if pictures else (0, "")
     if any(graph.library for graph in graphs):
         return LONGEST_SIDE, f"the picture itself, reduced where its longer side is above {LONGEST_SIDE}, uint8"
-    pictures = next((graph for graph in graphs if graph.takes_pictures), None)
-    if pictures is None:
+    encoder = next((graph for graph in graphs if graph.takes_pictures), None)
+    if encoder is None:
         return 0, ""
-    size = pictures.picture_size
-    return size, f"{pictures.preprocessing} to {size} x {size}, {pictures.inputs[0].dtype}"
+    size = encoder.picture_size
+    return size, f"{encoder.preprocessing} to {size} x {size}, {encoder.inputs[0].dtype}"
+
+
+def _tokenizer_pin(graph: GraphSpec) -> str:
+    """Of the tokenizer beside an own file, which decides scores as its weights do; that of an exported one is pinned.
+
+    Raises ProfileError when it is not there.
+    """
+    if not graph.own or graph.tokenizer != "minilm" or not graph.file.is_file():
+        return ""
+    file = tokenizer_beside(graph)
+    if not file.is_file():
+        raise ProfileError(f"graph {graph.name!r}: there is no tokenizer {file}; put the one it was trained with there")
+    return f", tokenizer {file_sha256(file)[:12]}"
 
 
 def _licence(graphs: Sequence[GraphSpec]) -> str:

@@ -1,24 +1,20 @@
 """What a profile file may say: the YAML's shape, validated by pydantic.
 
-A graph is told apart by its origin (`checked_in`, `published`, …), and `graph_origins.py` makes a `GraphSpec` of it; a
-variant by its `kind`: see `variant_files.py`.
+A graph is told apart by its origin (`file`, `checked_in`, `published`, …), and `graph_origins.py` makes a `GraphSpec`
+of it; a variant by its `kind`: see `variant_files.py`.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from sync_r1.reward_models.cards import Part
 from sync_r1.reward_models.graphs.spec import DType, Engine
 from sync_r1.reward_models.images import ResizeMode
-from sync_r1.reward_models.profiles.variant_files import (
-    AestheticVariantFile,
-    ConceptVariantFile,
-    Strict,
-    TextVariantFile,
-    UnderstandingVariantFile,
-)
+from sync_r1.reward_models.profiles.file_parts import BesideProfile, RewardName, Strict, VariantName
+from sync_r1.reward_models.profiles.variant_files import VariantFile
 
 
 class TensorFile(Strict):
@@ -50,6 +46,15 @@ class CheckedInGraphFile(OwnGraphFile):
     """A path below reward_models/."""
 
 
+class FileGraphFile(OwnGraphFile):
+    """A graph of the operator's own."""
+
+    file: BesideProfile
+    """An ONNX file."""
+    sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
+    """What the file's must be; empty = whatever it is, which the release names anyway."""
+
+
 class PackageGraphFile(OwnGraphFile):
     package: Literal["efficientnet_lite2", "minilm"]
     """An exporter of `backends/graph_store.py`."""
@@ -71,14 +76,14 @@ class LibraryGraphFile(Strict):
 
 
 class EndpointGraphFile(Strict):
-    """A judge: a prompt of `judges.py`, and the model it is put to. Where that is, only `--judges` says."""
+    """A judge: a prompt of `reward_models/judges/`, and the model it is put to. Where that is, only `--judges` says."""
 
     endpoint: Literal["answer", "pictures", "scene", "vqascore"]
     model: str = Field(min_length=1)
     version: int = Field(default=1, ge=1)
 
 
-GRAPH_ORIGINS = ("checked_in", "package", "published", "library", "endpoint")
+GRAPH_ORIGINS = ("file", "checked_in", "package", "published", "library", "endpoint")
 
 
 def _origin(raw: Any) -> str | None:
@@ -88,7 +93,8 @@ def _origin(raw: Any) -> str | None:
 
 
 GraphFile = Annotated[
-    Annotated[CheckedInGraphFile, Tag("checked_in")]
+    Annotated[FileGraphFile, Tag("file")]
+    | Annotated[CheckedInGraphFile, Tag("checked_in")]
     | Annotated[PackageGraphFile, Tag("package")]
     | Annotated[PublishedGraphFile, Tag("published")]
     | Annotated[LibraryGraphFile, Tag("library")]
@@ -101,32 +107,31 @@ GraphFile = Annotated[
 ]
 
 
-V = TypeVar("V", bound=Strict)
+class RewardFile(Strict):
+    """A reward: any variants, whatever its name. What is left out comes from the profile that is extended."""
 
-
-class RewardFile(Strict, Generic[V]):
-    default: str
-    variants: dict[str, V]
-
-    @model_validator(mode="after")
-    def _default_exists(self) -> RewardFile[V]:
-        if self.default not in self.variants:
-            raise ValueError(f"the default {self.default!r} is none of the variants {sorted(self.variants)}")
-        return self
-
-
-class RewardsFile(Strict):
-    """The four rewards, each with the kinds of variants that it has."""
-
-    concept_consistency: RewardFile[ConceptVariantFile] = Field(alias="concept-consistency")
-    text_faithfulness: RewardFile[TextVariantFile] = Field(alias="text-faithfulness")
-    understanding_correctness: RewardFile[UnderstandingVariantFile] = Field(alias="understanding-correctness")
-    aesthetic: RewardFile[AestheticVariantFile]
+    judges: Part | None = None
+    """Which part of a trajectory it is credit for; None = as the built-in reward of that name."""
+    default: str = ""
+    """The variant of requests that name none."""
+    variants: dict[VariantName, VariantFile] = Field(default_factory=dict)
 
 
 class ProfileFile(Strict):
     name: str
     base: str = ""
     """A built-in profile: rewards that are not stated here are its, with the graphs they run."""
-    graphs: dict[str, GraphFile]
-    rewards: RewardsFile
+    extends: str = ""
+    """A built-in profile, or the path of one relative to this file: graphs, rewards and variants are added to its, and
+    take the place of those with the same name.
+    """
+    graphs: dict[str, GraphFile] = Field(default_factory=dict)
+    rewards: dict[RewardName, RewardFile] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> ProfileFile:
+        if self.base and self.extends:
+            raise ValueError(
+                "`base` replaces rewards as a whole and `extends` adds to them: expected one of the two, got both"
+            )
+        return self

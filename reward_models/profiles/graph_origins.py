@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from sync_r1.reward_models.graphs.judges import PROMPTS, Judge
+from sync_r1.reward_models.graphs.judges import Judge
 from sync_r1.reward_models.graphs.spec import GraphSpec, TensorSpec, graph_store
 from sync_r1.reward_models.images import Preprocessing
 from sync_r1.reward_models.library.catalogue import LIBRARY_GRAPHS
 from sync_r1.reward_models.profiles.files import (
     CheckedInGraphFile,
     EndpointGraphFile,
+    FileGraphFile,
     GraphFile,
     LibraryGraphFile,
     OwnGraphFile,
@@ -18,6 +20,9 @@ from sync_r1.reward_models.profiles.files import (
     PublishedGraphFile,
     TensorFile,
 )
+from sync_r1.reward_models.profiles.graph_checks import check_onnx_file
+from sync_r1.reward_models.profiles.judge_files import built_in_judge
+from sync_r1.reward_models.profiles.judge_variants import judge_spec
 from sync_r1.reward_models.published.catalogue import GRAPHS
 from sync_r1.reward_models.types import ProfileError
 
@@ -25,9 +30,11 @@ _PACKAGE = Path(__file__).parent.parent
 _SUFFIXES = {"onnx": ".onnx", "torch": ".safetensors"}
 
 
-def graph_spec(name: str, file: GraphFile) -> GraphSpec:
-    """The graph that a profile calls `name`. Raises ProfileError."""
+def graph_spec(name: str, file: GraphFile, *, before_fetch: bool = False) -> GraphSpec:
+    """The graph that a profile calls `name`. Raises ProfileError. `before_fetch`: see `load_profile`."""
     match file:
+        case FileGraphFile():
+            return _file(name, file, before_fetch)
         case CheckedInGraphFile():
             return _own(name, file, _PACKAGE / file.checked_in)
         case PackageGraphFile():
@@ -37,12 +44,23 @@ def graph_spec(name: str, file: GraphFile) -> GraphSpec:
         case LibraryGraphFile():
             return _library(name, file)
         case EndpointGraphFile():
-            judge = Judge(PROMPTS[file.endpoint], file.model)
-            return GraphSpec(name, file.version, Path(), (), (), max_batch_size=1, judge=judge)
+            prompt, _ = built_in_judge(file.endpoint)
+            return judge_spec(name, file.version, Judge(prompt, file.model))
+
+
+def _file(name: str, file: FileGraphFile, before_fetch: bool) -> GraphSpec:
+    """Beside its profile, or in the graph store, where a bundle brings it."""
+    path, fetched = file.file.absolute(), graph_store() / file.file.name
+    if not path.is_file() and (fetched.is_file() or before_fetch):
+        path = fetched
+    elif not path.is_file():
+        raise ProfileError(f"graphs.{name}.file: there is no file {path}")
+    return replace(_own(name, file, path), own=True, expected_sha256=file.sha256)
 
 
 def _own(name: str, file: OwnGraphFile, path: Path, *, package: str = "") -> GraphSpec:
-    return GraphSpec(
+    """A graph whose tensors the profile states: they must be those of the file, if it is there."""
+    graph = GraphSpec(
         name=name,
         version=file.version,
         file=path,
@@ -54,6 +72,8 @@ def _own(name: str, file: OwnGraphFile, path: Path, *, package: str = "") -> Gra
         package=package,
         instances=file.instances,
     )
+    check_onnx_file(graph)
+    return graph
 
 
 def _published(name: str, file: PublishedGraphFile) -> GraphSpec:

@@ -4,40 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field
 
+from sync_r1.reward_models.profiles.file_parts import CardFile, Strict
+from sync_r1.reward_models.profiles.own_variant_files import GraphVariantFile, JudgeVariantFile
+from sync_r1.reward_models.profiles.python_variants import PythonVariantFile
 from sync_r1.reward_models.rewards.concept_consistency import ReferenceMode
-
-
-class Strict(BaseModel):
-    """Unknown keys are errors: a misspelt option must not be ignored."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class CardFile(Strict):
-    """What a card says that the formula does not know: it depends on the graphs."""
-
-    summary: str
-    source: str
-    licence: str = ""
-    """Of the weights; empty where the catalogue of published models says it."""
-    zero_at: float = 0.0
-    """The raw score that the suggested map takes to 0."""
-    one_at: float = 1.0
-    """The raw score that the suggested map takes to 1."""
-    raw_min: float = 0.0
-    raw_max: float = 1.0
-    validity: dict[str, str] = {}
-    """Name of a group of figures ("" for none) -> FILE#KEY or FILE#KEY.KEY below reward_models/, where they lie."""
-    validity_command: str = ""
-    failure_modes: tuple[str, ...] = ()
-
-    @model_validator(mode="after")
-    def _rising(self) -> CardFile:
-        if not self.one_at > self.zero_at:
-            raise ValueError("`one_at` must be above `zero_at`")
-        return self
 
 
 class EmbeddingVariantFile(Strict):
@@ -188,28 +160,7 @@ class VqaScoreVariantFile(Strict):
     card: CardFile
 
 
-ConceptVariantFile = Annotated[
-    EmbeddingVariantFile | ReleasedIdentityVariantFile | FaceVariantFile | JudgedPicturesVariantFile,
-    Field(discriminator="kind"),
-]
-TextVariantFile = Annotated[
-    CosineVariantFile
-    | ClausesVariantFile
-    | YesVariantFile
-    | OcrVariantFile
-    | JudgedSceneVariantFile
-    | VqaScoreVariantFile,
-    Field(discriminator="kind"),
-]
-UnderstandingVariantFile = Annotated[
-    StringVariantFile | SemanticVariantFile | JudgedAnswerVariantFile, Field(discriminator="kind")
-]
-AestheticVariantFile = Annotated[
-    RatingVariantFile | ImageTextVariantFile | PairVariantFile | DistortionVariantFile | JudgedPicturesVariantFile,
-    Field(discriminator="kind"),
-]
-
-VariantFile = (
+VariantFile = Annotated[
     EmbeddingVariantFile
     | CosineVariantFile
     | ClausesVariantFile
@@ -227,4 +178,9 @@ VariantFile = (
     | JudgedPicturesVariantFile
     | JudgedSceneVariantFile
     | VqaScoreVariantFile
-)
+    | GraphVariantFile
+    | JudgeVariantFile
+    | PythonVariantFile,
+    Field(discriminator="kind"),
+]
+"""Any of them, under any reward."""

@@ -15,8 +15,10 @@ from sync_r1.reward_models.inputs.encoders import (
     minilm_text_encoder,
     pocket_text_encoder,
 )
-from sync_r1.reward_models.profiles import judge_variants, library_variants
+from sync_r1.reward_models.profiles import graph_variants, judge_variants, library_variants, python_variants
 from sync_r1.reward_models.profiles.card_texts import CardMaker
+from sync_r1.reward_models.profiles.own_variant_files import GraphVariantFile, JudgeVariantFile
+from sync_r1.reward_models.profiles.python_variants import PythonVariantFile
 from sync_r1.reward_models.profiles.variant_files import (
     ClausesVariantFile,
     CosineVariantFile,
@@ -100,7 +102,7 @@ class Encoders:
 
 
 def build_reward(reward: str, variant: str, file: VariantFile, graphs: dict[str, GraphSpec]) -> Reward:
-    """The variant of `reward` that the file describes. Raises ProfileError."""
+    """The variant of `reward` that the file describes; an own judge or function joins `graphs`. Raises ProfileError."""
     make, encoders = CardMaker(reward, variant), Encoders(graphs)
     match file:
         case EmbeddingVariantFile():
@@ -141,6 +143,12 @@ def build_reward(reward: str, variant: str, file: VariantFile, graphs: dict[str,
             return judge_variants.judged_scene(file, make, encoders.graph(file.judge))
         case VqaScoreVariantFile():
             return judge_variants.vqascore(file, make, encoders.graph(file.judge))
+        case GraphVariantFile():
+            return graph_variants.graph_score(file, make, encoders.graph(file.graph))
+        case JudgeVariantFile():
+            return judge_variants.own_judge(file, make, graphs)
+        case PythonVariantFile():
+            return python_variants.python(file, make, graphs)
 
 
 def _embedding(file: EmbeddingVariantFile, make: CardMaker, encoders: Encoders) -> Reward:

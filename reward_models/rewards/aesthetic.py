@@ -16,7 +16,6 @@ from sync_r1.reward_models.rewards.fields import finite_score, missing_field
 from sync_r1.reward_models.runner import GraphRunner, RunContext
 from sync_r1.reward_models.types import Outcome, Sample
 
-NAME = "aesthetic"
 FORMULA_VERSION = "1"
 REQUIRED_FIELDS = ("image",)
 

@@ -19,7 +19,6 @@ from sync_r1.reward_models.rewards.fields import finite_score, missing_field
 from sync_r1.reward_models.runner import GraphRunner, RunContext
 from sync_r1.reward_models.types import Outcome, Sample
 
-NAME = "concept-consistency"
 FORMULA_VERSION = "1"
 REQUIRED_FIELDS = ("image", "concept.references")
 ReferenceMode = Literal["mean_cosine", "mean_embedding"]

@@ -22,6 +22,14 @@ _PRESENT: dict[str, Callable[[Sample], bool]] = {
     "concept.conversation_type": lambda sample: bool(sample.concept.conversation_type.strip()),
     "choices": lambda sample: len(sample.choices) >= 2,
     "target": lambda sample: sample.target is not None,
+    "nouns": lambda sample: any(text.strip() for text in sample.nouns),
+    "concept.name": lambda sample: bool(sample.concept.name.strip()),
+    "concept.class_noun": lambda sample: bool(sample.concept.class_noun.strip()),
+    "concept.info": lambda sample: bool(sample.concept.info.strip()),
+    "concept.extra_info": lambda sample: any(text.strip() for text in sample.concept.extra_info),
+    "id": lambda sample: bool(sample.id),
+    "group": lambda sample: bool(sample.group),
+    "metadata": lambda sample: bool(sample.metadata),
 }
 
 _EXPECTED = {
@@ -34,6 +42,11 @@ _EXPECTED = {
     "concept.conversation_type": 'what kind of concept it is: "person", "animal" or "object"',
     "choices": "at least two items to select from",
     "target": "the index of the right item in `choices`",
+    "nouns": "at least one thing that the picture should show",
+    "concept.name": "the concept's name",
+    "concept.class_noun": "what the concept is, in one word",
+    "concept.info": "what is known of the concept",
+    "concept.extra_info": "at least one sentence more of what is known of the concept",
 }
 
 
@@ -85,10 +98,15 @@ def _unfit(path: str, expected: str, found: object, code: FailureCode = FailureC
     return Failure(code, f"`{path}` is of type {type(found).__name__}; expected {expected}", path)
 
 
+def is_present(sample: Sample, path: str) -> bool:
+    """Whether `sample` has the field; an empty answer is one."""
+    return _PRESENT[path](sample)
+
+
 def missing_field(sample: Sample, required: Sequence[str]) -> Failure | None:
     """The Failure of the first required field that `sample` lacks, or None."""
     for path in required:
-        if not _PRESENT[path](sample):
+        if not is_present(sample, path):
             return Failure(FailureCode.MISSING_FIELD, f"`{path}` is missing or empty; expected {_EXPECTED[path]}", path)
     if "target" in required and not 0 <= (sample.target or 0) < len(sample.choices):
         message = f"`target` is {sample.target}, but `choices` has {len(sample.choices)} items; expected 0 to one less"

@@ -1,4 +1,4 @@
-"""Variants that put one question per item to a judge, a language model behind an endpoint (`judges.py`).
+"""Variants that put one question per item to a judge, a language model behind an endpoint.
 
 Answers are checked, never guessed at: one that does not fit is that item's failure JUDGE_UNPARSABLE; the raw text goes
 to the service's log and nowhere else. Variants that judge a whole group at once: `judged_groups.py`.
@@ -6,15 +6,12 @@ to the service's log and nowhere else. Variants that judge a whole group at once
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from sync_r1.reward_models.cards import Card
 from sync_r1.reward_models.graphs.judges import AS_PNG, FirstToken, files, texts
@@ -22,6 +19,7 @@ from sync_r1.reward_models.graphs.spec import GraphSpec
 from sync_r1.reward_models.inputs.preparation import Preparation
 from sync_r1.reward_models.rewards.base import ItemReward
 from sync_r1.reward_models.rewards.fields import finite_score, missing_field
+from sync_r1.reward_models.rewards.judge_forms import JudgeForm
 from sync_r1.reward_models.runner import GraphRunner, RunContext, Tensors
 from sync_r1.reward_models.threads import in_thread, in_time
 from sync_r1.reward_models.types import Failure, FailureCode, Outcome, Picture, Sample, Score
@@ -29,39 +27,10 @@ from sync_r1.reward_models.types import Failure, FailureCode, Outcome, Picture, 
 logger = logging.getLogger(__name__)
 
 FORMULA_VERSION = "1"
-ANSWER_FIELDS = ("question", "answer", "reference_answers")
-SCENE_FIELDS = ("image", "prompt", "concept.references")
-VQASCORE_FIELDS = ("image", "prompt")
 _ROUNDING = 1e-3
 """Engines compute in half precision: a sure token may have a log-probability just above 0."""
 LONGEST_RAW = 4000
 """Characters of an answer that are logged."""
-
-
-class Strict(BaseModel):
-    """The form of an answer: nothing is converted, nothing may be added."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-def _one_of_three(score: float) -> float:
-    if score not in (0, 0.5, 1):
-        raise ValueError("expected 0, 0.5 or 1")
-    return score
-
-
-_Reason = Annotated[str, Field(max_length=2000)]
-
-
-class _AnswerVerdict(Strict):
-    reason: _Reason
-    score: Annotated[float, AfterValidator(_one_of_three)]
-
-
-class _SceneVerdict(Strict):
-    reason: _Reason
-    subject: bool
-    scene: bool
 
 
 @dataclass(frozen=True)
@@ -78,11 +47,17 @@ class Question:
 
 
 @dataclass(frozen=True)
-class _JudgedItem(ItemReward):
-    """A variant that asks one question per item; equal questions are asked once."""
+class JudgedItem(ItemReward):
+    """One question per item, as its form says; equal questions are asked once.
+
+    Without fields, value = P("Yes") as the first token of the answer (VQAScore, arXiv 2404.01291), summed over
+    spellings (case, a leading space), and the component `p_no` likewise. A model whose likeliest first tokens are
+    neither yes nor no has not answered: that is a failure.
+    """
 
     card: Card
     judge: GraphSpec
+    form: JudgeForm
 
     @property
     def graphs(self) -> tuple[str, ...]:
@@ -122,66 +97,18 @@ class _JudgedItem(ItemReward):
         except ValueError as error:
             return unparsable(self.judge.name, context, error, answer)
 
-    @abstractmethod
     def _question(self, sample: Sample) -> Question | Outcome:
         """What to ask about a sample, or its outcome where there is nothing to ask."""
+        if failure := missing_field(sample, self.form.required):
+            return failure
+        if self.form.blank_answer is not None and not (sample.answer or "").strip():
+            return Score(self.form.blank_answer)
+        return Question(self.form.text(sample), self.form.pictures(sample))
 
-    @abstractmethod
     def _read(self, answer: str, first_token: FirstToken) -> Outcome:
         """What an answer is worth. Raises ValueError when it has not the form that was asked for."""
-
-
-class JudgedAnswer(_JudgedItem):
-    """value = the judge's mark, 0, 0.5 or 1, with its reason; an empty answer is 0 and is not sent."""
-
-    def _question(self, sample: Sample) -> Question | Outcome:
-        if failure := missing_field(sample, ANSWER_FIELDS):
-            return failure
-        if not (sample.answer or "").strip():
-            return Score(0.0)
-        references = [text for text in sample.reference_answers if text.strip()]
-        item = {"question": sample.question, "right_answers": references, "given_answer": sample.answer}
-        return Question(json.dumps(item, ensure_ascii=False))
-
-    def _read(self, answer: str, first_token: FirstToken) -> Outcome:
-        verdict = _AnswerVerdict.model_validate_json(answer)
-        return Score(verdict.score, reason=verdict.reason)
-
-
-class JudgedScene(_JudgedItem):
-    """value = half for the subject of the first reference, half for what the prompt says of it: 0, 0.5 or 1.
-
-    Components `subject` and `scene`, 0 or 1; with the judge's reason. UnifyBench marks knowledge-driven pictures on the
-    same scale.
-    """
-
-    def _question(self, sample: Sample) -> Question | Outcome:
-        if failure := missing_field(sample, SCENE_FIELDS):
-            return failure
-        assert sample.image is not None  # checked by missing_field
-        text = json.dumps({"text": sample.prompt}, ensure_ascii=False)
-        return Question(text, (sample.concept.references[0], sample.image))
-
-    def _read(self, answer: str, first_token: FirstToken) -> Outcome:
-        verdict = _SceneVerdict.model_validate_json(answer)
-        components = {"subject": float(verdict.subject), "scene": float(verdict.scene)}
-        return Score(sum(components.values()) / 2, components, verdict.reason)
-
-
-class VqaScore(_JudgedItem):
-    """value = P("Yes") as the first token of the answer to "Does this figure show '…'?" (VQAScore, arXiv 2404.01291).
-
-    Summed over spellings (case, a leading space). Component `p_no`, likewise. A model whose likeliest first tokens are
-    neither yes nor no has not answered: that is a failure.
-    """
-
-    def _question(self, sample: Sample) -> Question | Outcome:
-        if failure := missing_field(sample, VQASCORE_FIELDS):
-            return failure
-        assert sample.image is not None  # checked by missing_field
-        return Question(vqascore_question(sample.prompt), (sample.image,))
-
-    def _read(self, answer: str, first_token: FirstToken) -> Outcome:
+        if self.form.fields:
+            return self.form.worth(self.form.read(answer))
         if not first_token:
             message = (
                 "the judge's endpoint gives no log-probabilities (`logprobs`, `top_logprobs`), which this variant is "
@@ -194,11 +121,6 @@ class VqaScore(_JudgedItem):
         if p_yes + p_no == 0:
             raise ValueError("expected yes or no as the first token")
         return finite_score(p_yes, {"p_no": p_no}, self.graphs)
-
-
-def vqascore_question(prompt: str) -> str:
-    """VQAScore's template."""
-    return f"Does this figure show '{prompt}'? Please answer yes or no."
 
 
 def answer_of(outputs: Tensors, row: int) -> str | Failure:

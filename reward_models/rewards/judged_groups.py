@@ -1,4 +1,4 @@
-"""Pictures of a group judged side by side: one question with a reference and all of them (`judges.PICTURES`).
+"""Pictures of a group judged side by side: one question with all of them.
 
 An answer that does not fit is a failure of the whole group, as in `judged.py`, whose variants ask about items.
 """
@@ -8,47 +8,34 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
-
-from pydantic import Field
+from typing import Any
 
 from sync_r1.reward_models.cards import Card
 from sync_r1.reward_models.graphs.judges import AS_PNG, files, texts
 from sync_r1.reward_models.graphs.spec import GraphSpec
 from sync_r1.reward_models.inputs.preparation import Preparation
 from sync_r1.reward_models.rewards.base import ItemReward
-from sync_r1.reward_models.rewards.fields import finite_score, missing_field
-from sync_r1.reward_models.rewards.judged import Strict, answer_of, unparsable
+from sync_r1.reward_models.rewards.fields import missing_field
+from sync_r1.reward_models.rewards.judge_forms import COUNT, JudgeForm, filled
+from sync_r1.reward_models.rewards.judged import answer_of, unparsable
 from sync_r1.reward_models.runner import GraphRunner, RunContext, Tensors
 from sync_r1.reward_models.threads import in_thread, in_time
 from sync_r1.reward_models.types import Failure, FailureCode, Outcome, Picture, Sample
 
 FORMULA_VERSION = "1"
-REQUIRED_FIELDS = ("image", "concept.references")
-_Mark = Annotated[int, Field(ge=1, le=100)]
-
-
-class _PictureMarks(Strict):
-    picture: int
-    structure: _Mark
-    identity: _Mark
-
-
-class _Marks(Strict):
-    marks: list[_PictureMarks]
 
 
 @dataclass(frozen=True)
-class JudgedPictures(ItemReward):
-    """Groupwise: a reference and all pictures of a group in one question; value = `structure` or `identity`, in 0.01…1.
+class JudgedGroup(ItemReward):
+    """Groupwise: all pictures of a group in one question, with a reference where the form shows one.
 
-    Components: both. The reference is the group's first one; a sample without a group is a group of its own. Pictures
-    go in the order of their digests, so the order of the samples changes nothing.
+    The reference is the group's first one; a sample without a group is a group of its own. Pictures go in the order of
+    their digests, so the order of the samples changes nothing.
     """
 
     card: Card
     judge: GraphSpec
-    value: Literal["structure", "identity"]
+    form: JudgeForm
     max_group: int
 
     @property
@@ -66,7 +53,7 @@ class JudgedPictures(ItemReward):
         outcomes: dict[int, Outcome] = {}
         groups: dict[tuple[str, int], list[int]] = {}
         for number, sample in enumerate(samples):
-            failure = missing_field(sample, REQUIRED_FIELDS)
+            failure = missing_field(sample, self.form.required)
             if failure is not None:
                 outcomes[number] = failure
             else:
@@ -92,16 +79,18 @@ class JudgedPictures(ItemReward):
             return [refused] * len(samples)
         pictures = {sample.image.sha256: sample.image for sample in samples if sample.image is not None}
         order = sorted(pictures)
-        shown: list[Picture] = [samples[0].concept.references[0], *(pictures[digest] for digest in order)]
+        shown: list[Picture] = []
+        for part in self.form.shows:
+            shown += [pictures[digest] for digest in order] if part == "group" else samples[0].concept.references[:1]
         in_turn = in_time(shown, context.deadline_s)
         encoded = await in_thread(context.deadline_s, lambda: [picture.prepared(AS_PNG) for picture in in_turn])
-        text = f"Rate the {len(order)} pictures after the reference."
+        text = filled(str(self.form.asks), {COUNT: str(len(order))})
         result = await runner.run(context, self.judge.name, {"text": texts([text]), "pictures": files([encoded])})
         marks = self._marks(result.outputs, len(order), context)
         if isinstance(marks, Failure):
             return [marks] * len(samples)
         by_digest = {digest: marks[number] for number, digest in enumerate(order, start=1)}
-        return [self._score(by_digest[sample.image.sha256]) for sample in samples if sample.image is not None]
+        return [self.form.worth(by_digest[sample.image.sha256]) for sample in samples if sample.image is not None]
 
     def _refused(self, samples: Sequence[Sample]) -> Failure | None:
         if len(samples) > self.max_group:
@@ -110,8 +99,8 @@ class JudgedPictures(ItemReward):
                 f"{self.max_group} at once (max_group); use smaller groups"
             )
             return Failure(FailureCode.BAD_TEXT, message, "group")
-        references = {sample.concept.references[0].sha256 for sample in samples}
-        if len(references) > 1:
+        references = {shown.sha256 for sample in samples for shown in sample.concept.references[:1]}
+        if len(references) > 1 and "reference" in self.form.shows:
             message = (
                 f"group {samples[0].group!r} has {len(references)} different first references; "
                 "pictures are compared with one, so a group must be of one concept"
@@ -119,19 +108,11 @@ class JudgedPictures(ItemReward):
             return Failure(FailureCode.BAD_REFERENCE, message, "concept.references[0]")
         return None
 
-    def _marks(self, outputs: Tensors, count: int, context: RunContext) -> dict[int, _PictureMarks] | Failure:
+    def _marks(self, outputs: Tensors, count: int, context: RunContext) -> dict[int, dict[str, Any]] | Failure:
         answer = answer_of(outputs, 0)
         if isinstance(answer, Failure):
             return answer
         try:
-            marks = _Marks.model_validate_json(answer).marks
-            numbers = sorted(mark.picture for mark in marks)
-            if numbers != list(range(1, count + 1)):
-                raise ValueError(f"expected marks of pictures 1 to {count}, got those of {numbers}")
+            return self.form.read_group(answer, count)
         except ValueError as error:
             return unparsable(self.judge.name, context, error, answer)
-        return {mark.picture: mark for mark in marks}
-
-    def _score(self, marks: _PictureMarks) -> Outcome:
-        components = {"structure": marks.structure / 100, "identity": marks.identity / 100}
-        return finite_score(components[self.value], components, self.graphs)

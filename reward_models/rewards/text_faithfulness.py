@@ -21,7 +21,6 @@ from sync_r1.reward_models.runner import GraphRunner, RunContext
 from sync_r1.reward_models.threads import each_in_turn, in_thread
 from sync_r1.reward_models.types import Failure, FailureCode, Outcome, Sample
 
-NAME = "text-faithfulness"
 FORMULA_VERSION = "1"
 REQUIRED_FIELDS = ("image", "prompt")
 MAX_CLAUSES = 64

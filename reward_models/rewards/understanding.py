@@ -26,7 +26,6 @@ from sync_r1.reward_models.runner import GraphRunner, RunContext
 from sync_r1.reward_models.threads import IN_TURN, check, each_in_turn, in_thread
 from sync_r1.reward_models.types import Failure, FailureCode, NotApplicable, Outcome, Sample
 
-NAME = "understanding-correctness"
 FORMULA_VERSION = "1"
 """Of the string metrics."""
 SEMANTIC_FORMULA_VERSION = "2"

@@ -18,6 +18,7 @@ from typing import Any
 import grpc
 
 from sync_r1.protos.rewards.v1 import rewards_pb2
+from sync_r1.reward_models.cards import Part
 from sync_r1.reward_models.rewards.base import Reward
 from sync_r1.reward_models.runner import GraphRunner, RunContext, RunResult, Tensors
 from sync_r1.reward_models.threads import in_thread
@@ -38,6 +39,7 @@ from sync_r1.services.telemetry.tracing import tracer
 
 logger = logging.getLogger(__name__)
 
+_PARTS: dict[Part, Any] = {"picture": rewards_pb2.PART_PICTURE, "answer": rewards_pb2.PART_ANSWER}
 _LOGGED_CHARACTERS = 10_000
 """Of a request's metadata, at most: callers decide what is in them."""
 
@@ -226,6 +228,7 @@ def describe(routes: Routes, limits: Limits) -> Any:
         default_releases=routes.default_releases,
         limits=rewards_pb2.Limits(**limits.model_dump()),
         server_version=importlib.metadata.version("sync-r1"),
+        judges=_PARTS[routes.judges],
     )
     for route in routes.routes:
         card, release = route.reward.card, route.release

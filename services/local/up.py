@@ -31,7 +31,7 @@ from sync_r1.services.config import ServiceConfig, channel_options, host_and_por
 from sync_r1.services.local import processes
 from sync_r1.services.local.embedded import EmbeddedTriton, plain_directory
 from sync_r1.services.local.supervisor import TritonSupervisor
-from sync_r1.services.serve import ServeConfig, reward_of
+from sync_r1.services.serve import ServeConfig, rewards_of
 
 START_S, LOADED_BYTES_PER_S = 120.0, 10e6
 """How long a start may take without any weights; how fast they are at least read, checked, loaded and warmed up."""
@@ -46,6 +46,7 @@ class Up:
     """What is running: endpoints by reward name, in the profile's order, and Triton's."""
 
     triton_url: str
+    """Empty where no variant runs a graph on Triton."""
     endpoints: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, str] = field(default_factory=dict)
     """HOST:PORT of each service's metrics; empty where no ports were given for them."""
@@ -103,7 +104,7 @@ def start(
     raises. Call it from a thread that outlives the block (see `processes.py`).
     """
     profiles = [load_profile(name) for name in (profile, *also)]
-    names = list(profiles[0].rewards) if rewards is None else list(rewards)
+    names = list(dict.fromkeys(name for one in profiles for name in one.rewards)) if rewards is None else list(rewards)
     directory = plain_directory("sync-r1-up-")
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, directory, ignore_errors=True)
@@ -113,14 +114,16 @@ def start(
         graphs = sorted({graph.name for graph in used})
         models, threads = directory / "models", triton.threads
         write_repository(profiles[0], models, backend="python", graphs=graphs, threads=threads, also=profiles[1:])
-        on_step("Triton")
-        embedded = stack.enter_context(EmbeddedTriton(models, ready_timeout_s=start_s))
-        supervisor = stack.enter_context(TritonSupervisor(embedded, on_step))
-        running = Up(embedded.url, _triton=embedded, _supervisor=supervisor)
+        running = Up("")
+        if any(graph.on_triton for graph in used):
+            on_step("Triton")
+            embedded = stack.enter_context(EmbeddedTriton(models, ready_timeout_s=start_s))
+            supervisor = stack.enter_context(TritonSupervisor(embedded, on_step))
+            running = Up(embedded.url, _triton=embedded, _supervisor=supervisor)
         stack.callback(_stop, running)
         on_step("services")
         common = ServeConfig(
-            reward="", profile=profile, also=tuple(also), triton=embedded.url, shared_memory=True,
+            reward="", profile=profile, also=tuple(also), triton=running.triton_url, shared_memory=True,
             judges=judges.resolve() if judges is not None else None, service=service or ServiceConfig(),
         )  # fmt: skip
         for index, name in enumerate(names):
@@ -133,7 +136,7 @@ def start(
 
 def _graphs(profiles: Sequence[Profile], rewards: Sequence[str]) -> list[GraphSpec]:
     """The graphs of these rewards in each of the profiles, all of them made. Raises UserError for an unknown reward."""
-    served = [reward_of(profile, name) for profile in profiles for name in rewards]
+    served = [one for name in rewards for one in rewards_of(profiles, name)]
     names = sorted({graph for one in served for variant in one.variants.values() for graph in variant.graphs})
     for profile in profiles:
         ensure_graphs(profile, graphs=[name for name in names if name in profile.graphs])
@@ -164,8 +167,9 @@ def _spawn(running: Up, name: str, config: ServeConfig, directory: Path) -> None
 
 
 def _start_s(graphs: Sequence[GraphSpec]) -> float:
-    files = {file for graph in graphs if graph.judge is None for file in (graph.file, data_path(graph.file))}
-    return START_S + sum(file.stat().st_size for file in files if file.is_file()) / LOADED_BYTES_PER_S
+    files = {file for graph in graphs if graph.on_triton for file in (graph.file, data_path(graph.file))}
+    functions_s = max((graph.python.options.start_timeout_s for graph in graphs if graph.python is not None), default=0)
+    return START_S + functions_s + sum(file.stat().st_size for file in files if file.is_file()) / LOADED_BYTES_PER_S
 
 
 def _wait_serving(running: Up, name: str, announce: Path, deadline: float) -> str:

@@ -2,7 +2,7 @@
 
 Neither form ever holds pictures, texts of samples or credentials: messages name sizes, digests and ids instead, and
 fields come from a fixed list (`FIELDS`), so that a careless `extra=` cannot leak one. Only metadata of samples are
-written, where `ServiceConfig.log_metadata` asks for them.
+written, where `ServiceConfig.log_metadata` asks for them, and what an own function (`kind: python`) prints.
 """
 
 from __future__ import annotations

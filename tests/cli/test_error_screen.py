@@ -39,7 +39,7 @@ def assert_one_sentence(done: Result, *parts: str) -> None:
     ("command", "said"),
     [
         (("repository", "--out", "OUT", "--profile", "nowhere"), "there is no profile 'nowhere'"),
-        (("repository", "--out", "OUT", "--reward", "beauty"), "there is no reward beauty"),
+        (("repository", "--out", "OUT", "--reward", "beauty"), "has no reward 'beauty'"),
         (("bundle", "--out", "OUT", "--profile", "nowhere"), "there is no profile 'nowhere'"),
         (("serve", "beauty", "--triton", "127.0.0.1:9"), "has no reward 'beauty'"),
         (("serve", "aesthetic", "--triton", "127.0.0.1:9", "--limit", "beauty=1"), "limits are"),

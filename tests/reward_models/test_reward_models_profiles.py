@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import onnx
 import pytest
 import yaml
 from tiny_graphs import BUILT_IN, write_tiny_profile
@@ -63,7 +64,9 @@ def test_a_release_changes_with_weights_and_names_them(tmp_path: Path) -> None:
     assert release.digest != served.releases["clauses"].digest
     assert release.digest == write_tiny_profile(tmp_path).rewards["text-faithfulness"].release("clip_t").digest
     weights = tmp_path / "text.onnx"
-    weights.write_bytes(weights.read_bytes() + b"\0")
+    model = onnx.load(str(weights))
+    model.doc_string = "others"
+    onnx.save(model, str(weights))
     assert (
         load_profile(str(tmp_path / "tiny.yaml")).rewards["text-faithfulness"].release("clip_t").digest
         != release.digest
@@ -137,10 +140,9 @@ def broken(change: str) -> dict:
         file["graphs"]["minilm"] = {"published": "resnet", "max_batch_size": 8}
     elif change == "a variant without a kind":
         del file["rewards"]["text-faithfulness"]["variants"]["clip_t"]["kind"]
-    elif change == "a kind of another reward":
-        file["rewards"]["text-faithfulness"]["variants"]["clip_t"]["kind"] = "semantic"
-    elif change == "a missing reward":
-        del file["rewards"]["aesthetic"]
+    elif change == "a kind of answers under a reward of pictures":
+        metrics = file["rewards"]["understanding-correctness"]["variants"]
+        file["rewards"]["text-faithfulness"]["variants"]["semantic"] = metrics["semantic"]
     elif change == "a falling map":
         concept["variants"]["clip_i"]["card"] |= {"zero_at": 1, "one_at": 0}
     return file
@@ -159,9 +161,11 @@ def broken(change: str) -> dict:
         ("a graph without an origin", "exactly one of"),
         ("a published graph that states its own tensors", "inputs"),
         ("a published graph that is in no catalogue", "nothing is published as 'resnet'"),
-        ("a variant without a kind", "clip_t"),
-        ("a kind of another reward", "'cosine', 'clauses'"),
-        ("a missing reward", "aesthetic"),
+        ("a variant without a kind", "clip_t: expected a mapping with a `kind`"),
+        (
+            "a kind of answers under a reward of pictures",
+            "text-faithfulness judges pictures, but this variant sees none",
+        ),
         ("a falling map", "one_at"),
     ],
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import yaml
 from PIL import Image
 
 from sync_r1.protos.rewards.v1 import rewards_pb2, rewards_pb2_grpc
-from sync_r1.reward_models.profiles import load_profile
+from sync_r1.reward_models.profiles import ServedReward, load_profile
 from sync_r1.services.config import Limits, ServiceConfig
 from sync_r1.services.runners.router import with_judges
 from sync_r1.services.runners.triton import TritonRunner
@@ -71,10 +71,10 @@ def write_profile(folder: Path, profile: dict[str, Any] | None = None) -> Path:
     return file
 
 
-def write_endpoints(folder: Path, url: str, **options: Any) -> Path:
-    """The file of --judges, with one endpoint for all three judges."""
+def write_endpoints(folder: Path, url: str, names: Collection[str] = PROFILE["graphs"], **options: Any) -> Path:
+    """The file of --judges, with one endpoint for all judges."""
     file = folder / "judges.yaml"
-    file.write_text(yaml.safe_dump({name: {"url": url, **options} for name in PROFILE["graphs"]}))
+    file.write_text(yaml.safe_dump({name: {"url": url, **options} for name in names}))
     return file
 
 
@@ -82,7 +82,14 @@ def write_endpoints(folder: Path, url: str, **options: Any) -> Path:
 async def judging(folder: Path, reward: str, url: str, *, max_items: int = 64, **options: Any) -> AsyncIterator[str]:
     """Where the service of one reward listens that asks the endpoint at `url` with the given options."""
     served = load_profile(str(write_profile(folder))).rewards[reward]
-    kept, runner, _ = with_judges([served], TritonRunner(NOBODY), write_endpoints(folder, url, **options))
+    async with serving(served, write_endpoints(folder, url, **options), max_items=max_items) as where:
+        yield where
+
+
+@asynccontextmanager
+async def serving(served: ServedReward, endpoints: Path, *, max_items: int = 64) -> AsyncIterator[str]:
+    """Where the service of a reward of judges listens."""
+    kept, runner, _ = with_judges([served], TritonRunner(NOBODY), endpoints)
     server = RewardServer(kept, runner, ServiceConfig(limits=Limits(max_items=max_items)))
     try:
         yield f"127.0.0.1:{await server.start()}"

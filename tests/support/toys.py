@@ -132,7 +132,7 @@ def served(*rewards: ToyReward) -> ServedReward:
     variants = {reward.graph: reward for reward in rewards or map(ToyReward, GRAPHS)}
     pixels, score = TensorSpec("pixels", "uint8", (-1, -1, 3)), TensorSpec("score", "float32", (1,))
     graphs = {name: GraphSpec(name, 1, Path(__file__), (pixels,), (score,), 4) for name in GRAPHS}
-    return ServedReward("toy", next(iter(variants)), variants, graphs)
+    return ServedReward("toy", "picture", next(iter(variants)), variants, graphs)
 
 
 def picture(red: int, side: int = SIDE) -> rewards_pb2.Image:

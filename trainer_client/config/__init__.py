@@ -9,9 +9,9 @@ from sync_r1.trainer_client.config.evaluation import EvaluationConfig, UnifyBenc
 from sync_r1.trainer_client.config.files import load_config
 from sync_r1.trainer_client.config.objective import ImageOptimiserConfig, ObjectiveConfig, OptimiserConfig
 from sync_r1.trainer_client.config.policy import LoraConfig, PolicyConfig
-from sync_r1.trainer_client.config.run import RewardConfig, TrainConfig, processes_error
+from sync_r1.trainer_client.config.run import RewardConfig, TrainConfig, check_names, check_parts, processes_error
 from sync_r1.trainer_client.config.sampling import PhaseConfig, SamplingConfig, StepSampling
-from sync_r1.trainer_client.config.section import ANSWER_REWARD, IMAGE_REWARDS, ConfigError
+from sync_r1.trainer_client.config.section import ConfigError
 from sync_r1.trainer_client.config.selectors import (
     DapoConfig,
     DgsConfig,
@@ -23,8 +23,9 @@ from sync_r1.trainer_client.config.selectors import (
 )
 
 __all__ = [
-    "ANSWER_REWARD", "IMAGE_REWARDS", "ConfigError", "DapoConfig", "DgsConfig", "EvaluationConfig",
+    "ConfigError", "DapoConfig", "DgsConfig", "EvaluationConfig",
     "ImageOptimiserConfig", "LoraConfig", "ObjectiveConfig", "OptimiserConfig", "PhaseConfig", "PlainConfig",
     "PodsConfig", "PolicyConfig", "RewardConfig", "SamplingConfig", "SelectorConfig", "SelectorWork", "StepSampling",
-    "TrainConfig", "UnifyBenchConfig", "load_config", "processes_error", "selector_config",
+    "TrainConfig", "UnifyBenchConfig", "check_names", "check_parts", "load_config", "processes_error",
+    "selector_config",
 ]  # fmt: skip

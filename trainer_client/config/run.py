@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from sync_r1.reward_models.cards import BUILT_IN_REWARDS, Part
+from sync_r1.reward_models.errors import nearest_first
 from sync_r1.trainer_client.config.evaluation import EvaluationConfig
 from sync_r1.trainer_client.config.objective import ObjectiveConfig, OptimiserConfig
 from sync_r1.trainer_client.config.policy import PolicyConfig
 from sync_r1.trainer_client.config.sampling import PhaseConfig, SamplingConfig, StepSampling
-from sync_r1.trainer_client.config.section import ANSWER_REWARD, IMAGE_REWARDS, LONGEST_S, MOST_SEED, Section
+from sync_r1.trainer_client.config.section import LONGEST_S, MOST_SEED, ConfigError, Section
 from sync_r1.trainer_client.config.selectors import DgsConfig, SelectorConfig
 from sync_r1.trainer_client.sdk.presets import preset_named
 from sync_r1.trainer_client.sdk.reward_use import reward_of
 
 
 class RewardConfig(Section):
-    """One of the four rewards as this run uses it."""
+    """One reward as this run uses it."""
 
     weight: float = Field(ge=0)
     """Share in the total reward; scores are mapped to [0, 1] by the served card first. 0 = scored and logged only."""
@@ -25,6 +28,10 @@ class RewardConfig(Section):
     """Which definition ("" = the one in the reward's key, `aesthetic/pickscore`, else the service's default)."""
     affine: tuple[float, float] | None = None
     """(scale, shift) of the map from the raw score to [0, 1]; None = the card's."""
+    judges: Part | None = None
+    """Which part of a trajectory it is credit for; None = what its service says. To be said here where that is too old
+    to say it.
+    """
 
 
 class TrainConfig(Section):
@@ -139,15 +146,27 @@ class TrainConfig(Section):
         """How many of the run's steps learn that."""
         return sum(self.at(step).learn in ("both", modality) for step in range(self.steps))
 
+    @property
+    def services(self) -> tuple[str, ...]:
+        """The rewards whose services the run or its gate asks."""
+        return tuple(dict.fromkeys(reward_of(name) for name in (*self.rewards, *self.selector.gate_weights)))
+
+    def judges_of(self, reward: str) -> Part | None:
+        """What the configuration says that a reward judges; None = its service has to say it."""
+        uses = (use for name, use in self.rewards.items() if reward_of(name) == reward)
+        return next((use.judges for use in uses if use.judges), None)
+
     @model_validator(mode="after")
-    def _rewards_known(self) -> TrainConfig:
-        known = {*IMAGE_REWARDS, ANSWER_REWARD}
-        if unknown := {name for name in self.rewards if reward_of(name) not in known}:
-            raise ValueError(f"rewards may name {sorted(known)}, got {sorted(unknown)}")
+    def _fits_together(self) -> TrainConfig:
         if not any(reward.weight > 0 for reward in self.rewards.values()):
             raise ValueError("at least one reward needs a weight above 0")
+        for name, reward in self.rewards.items():
+            if reward.judges and reward.judges != self.judges_of(reward_of(name)):
+                raise ValueError(f"rewards.{name}.judges is {reward.judges!r}, but another use of that service differs")
         self.selector.check_group_size(self.sampling.group_size)
         _check_schedule(self)
+        known = {name: self.judges_of(name) or BUILT_IN_REWARDS.get(name) for name in self.services}
+        check_parts(self, {name: part for name, part in known.items() if part})
         if self.combination == "gdpo" and self.sampling.chunks > 1:
             raise ValueError("combination gdpo whitens over the whole batch, so it needs sampling.chunks = 1")
         if self.parallel == "fsdp2" and self.policy.lora:
@@ -157,7 +176,6 @@ class TrainConfig(Section):
 
 def _check_schedule(config: TrainConfig) -> None:
     """Raises ValueError for steps that could not learn what they are for."""
-    weighted = {reward_of(name) for name, reward in config.rewards.items() if reward.weight > 0}
     phases = [config.phase(phase) for phase in config.schedule] or [config.phase(None)]
     for sampling in phases:
         if sampling.sentence == "true" and sampling.learn != "pictures":
@@ -169,10 +187,6 @@ def _check_schedule(config: TrainConfig) -> None:
             )
         if sampling.learn == "pictures" and sampling.pictures < 2:
             raise ValueError("a phase that learns pictures needs pictures_per_answer of at least 2 to compare them")
-        if sampling.learn != "pictures" and sampling.tree and ANSWER_REWARD not in weighted:
-            raise ValueError(f"learning answers needs a weight above 0 for {ANSWER_REWARD}")
-        if sampling.learn != "answers" and sampling.tree and not weighted & set(IMAGE_REWARDS):
-            raise ValueError(f"learning pictures needs a weight above 0 for one of {IMAGE_REWARDS}")
     wanted = {"selector.kind": "none", "combination": "weighted_sum", "objective.kind": "sync_grpo"}
     found = {
         "selector.kind": config.selector.kind, "combination": config.combination,
@@ -183,6 +197,29 @@ def _check_schedule(config: TrainConfig) -> None:
             "schedule, pictures_per_answer and pictured_answers work with "
             + ", ".join(f"{key} {wanted[key]} (got {value})" for key, value in wrong.items())
         )
+
+
+def check_parts(config: TrainConfig, judges: Mapping[str, Part]) -> None:
+    """Raises ConfigError where a phase learns a part of the trajectories that no weighted reward judges.
+
+    `judges`: what each reward judges; one that is not there, because only its service knows, may judge anything.
+    """
+    weighted = {reward_of(name) for name, reward in config.rewards.items() if reward.weight > 0}
+    if not weighted <= judges.keys():
+        return
+    for sampling in [config.phase(phase) for phase in config.schedule] or [config.phase(None)]:
+        for part, learnt in (("answer", "pictures"), ("picture", "answers")):
+            if sampling.tree and sampling.learn != learnt and not any(judges[name] == part for name in weighted):
+                known = ", ".join(name for name, judged in BUILT_IN_REWARDS.items() if judged == part)
+                raise ConfigError(f"learning {part}s needs a weight above 0 for a reward that judges {part}s: {known}")
+
+
+def check_names(config: TrainConfig, known: Collection[str], lacks: str) -> None:
+    """Raises ConfigError for a reward of the run or its gate that is none of `known`; `lacks`: "no endpoint for"."""
+    for section, names in (("rewards", config.rewards), ("selector.weights", config.selector.gate_weights)):
+        for name in map(reward_of, names):
+            if name not in known:
+                raise ConfigError(f"{section}: {lacks} {name!r}; expected some of {nearest_first(name, known)}")
 
 
 def processes_error(config: TrainConfig, processes: int) -> str:

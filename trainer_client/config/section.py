@@ -8,8 +8,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from sync_r1.reward_models.errors import SyncR1Error
 
-IMAGE_REWARDS = ("concept-consistency", "text-faithfulness", "aesthetic")
-ANSWER_REWARD = "understanding-correctness"
 LONGEST_S = 7 * 86_400.0
 """The longest wait that may be configured: every wait has a bound, so infinity is none."""
 MOST_SEED = (1 << 32) - 1

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from sync_r1.trainer_client.config import IMAGE_REWARDS, TrainConfig
+from sync_r1.trainer_client.config import TrainConfig
 from sync_r1.trainer_client.evaluation.bench_items import Item, bench_items, write_items
 from sync_r1.trainer_client.evaluation.held_out import Evaluation, evaluate, write_evaluation
 from sync_r1.trainer_client.evaluation.metric import ItemScores, Metric
@@ -25,7 +25,15 @@ from sync_r1.trainer_client.evaluation.outputs import Outputs, policy_outputs, r
 from sync_r1.trainer_client.evaluation.result import BenchEvaluation
 from sync_r1.trainer_client.evaluation.unifybench_metrics import UnifyBenchMetrics
 from sync_r1.trainer_client.jobs.local_services import live_services, read_endpoints
-from sync_r1.trainer_client.jobs.train import load_benchmark, load_oracle, part_of, reward_clients, reward_ensemble
+from sync_r1.trainer_client.jobs.train import (
+    check_rewards,
+    load_benchmark,
+    load_oracle,
+    part_of,
+    reward_clients,
+    reward_ensemble,
+    reward_parts,
+)
 from sync_r1.trainer_client.policies.base import Policy
 from sync_r1.trainer_client.policies.loading import load_policy
 from sync_r1.trainer_client.tasks.unifybench import UnifyBench
@@ -44,6 +52,8 @@ def run_evaluation(
     """
     from sync_r1.trainer_client.reports.evaluation_page import write_pages
 
+    endpoints = None if endpoints_file is None else read_endpoints(endpoints_file)
+    check_rewards(config, endpoints)
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(config.threads)
     bench = load_benchmark(config.benchmark, out)
@@ -59,11 +69,9 @@ def run_evaluation(
         )  # fmt: skip
     assert given is not None
     with ExitStack() as stack:
-        endpoints = (
-            stack.enter_context(live_services(config.profile, out, also=config.also, judges=config.judges))
-            if endpoints_file is None
-            else read_endpoints(endpoints_file)
-        )
+        if endpoints is None:
+            services = live_services(config.profile, out, also=config.also, judges=config.judges)
+            endpoints = stack.enter_context(services)
         progress("scoring", 0, 1)
         metrics, scores, held_out = asyncio.run(_measure(config, endpoints, bench, oracle, policy, items, given))
     if held_out is not None:
@@ -102,7 +110,7 @@ async def _measure(
         )  # fmt: skip
         metrics = await measured.measure(items, given)
         if policy is not None and any(item.task == "recall" for item in items):
-            pictures = part_of(scorer, set(IMAGE_REWARDS))
+            pictures = part_of(scorer, "picture", await reward_parts(config, clients))
             held_out = await evaluate(config, policy, bench, scorer=scorer, picture_scorer=pictures, oracle=oracle)
     finally:
         await scorer.close()

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-from sync_r1.trainer_client.config import ANSWER_REWARD, IMAGE_REWARDS, ConfigError, TrainConfig, processes_error
+from sync_r1.reward_models.cards import Part
+from sync_r1.trainer_client.config import ConfigError, TrainConfig, check_names, check_parts, processes_error
 from sync_r1.trainer_client.config.run_folder import changed_sections, read_config, write_config
 from sync_r1.trainer_client.evaluation.held_out import Evaluation
 from sync_r1.trainer_client.evaluation.oracle import PocketOracle, SuccessOracle
@@ -50,8 +51,10 @@ def run_training(
     ranks = join(config.budget_s + config.outage_budget_s + _READY_TIMEOUT_S)
     if why := processes_error(config, ranks.size):
         raise ConfigError(why)
+    endpoints = {} if endpoints_file is None else read_endpoints(endpoints_file)
     if ranks.main:
         _check_folder(config, out, resume)
+        check_rewards(config, endpoints if endpoints_file is not None else None)
         load_benchmark(config.benchmark, out)
     ranks.barrier()
     torch.set_num_threads(config.threads)
@@ -71,12 +74,11 @@ def run_training(
         started_s=started_s,
     )
     with ExitStack() as stack:
-        endpoints = {} if endpoints_file is None else read_endpoints(endpoints_file)
         if ranks.main:
             # Only now is the folder a run: whatever was wrong so far can be mended and tried again.
             write_config(out, config)
             if endpoints_file is None:
-                progress("starting Triton and the four services", 0, config.steps)
+                progress("starting Triton and the reward services", 0, config.steps)
                 services = live_services(config.profile, out, also=config.also, judges=config.judges)
                 endpoints = stack.enter_context(services)
         result = asyncio.run(_train(config, ranks.broadcast(endpoints), make_run))
@@ -92,14 +94,17 @@ async def _train(
     """The run with the reward services at `endpoints`."""
     clients = reward_clients(config, endpoints)
     total = reward_ensemble(config, clients)
-    scorers: Scorers[Scorer] = Scorers(
-        total,
-        _gate_ensemble(config, clients) if config.selector.gate_weights else total,
-        part_of(total, {ANSWER_REWARD}),
-        part_of(total, set(IMAGE_REWARDS)),
-    )
     try:
         await total.wait_ready(_READY_TIMEOUT_S)
+        judges = await reward_parts(config, clients)
+        check_parts(config, judges)
+        scorers: Scorers[Scorer] = Scorers(
+            total,
+            _gate_ensemble(config, clients) if config.selector.gate_weights else total,
+            part_of(total, "answer", judges),
+            part_of(total, "picture", judges),
+            judges,
+        )
         return await train(make_run(scorers))
     finally:
         await total.close()
@@ -137,14 +142,41 @@ def _check_folder(config: TrainConfig, out: Path, resume: bool) -> None:
     out.mkdir(parents=True, exist_ok=True)
 
 
+def check_rewards(config: TrainConfig, endpoints: Mapping[str, str] | None) -> None:
+    """Raises ConfigError for a reward that nobody serves: at `endpoints`, or without them by the run's profiles."""
+    if endpoints is not None:
+        check_names(config, endpoints, "no endpoint for")
+        return
+    from sync_r1.reward_models.profiles import load_profile  # needed only where this machine serves the rewards
+
+    names = (config.profile, *config.also)
+    known = {reward for name in names for reward in load_profile(name).rewards}
+    check_names(config, known, f"profile {' and '.join(names)} has no reward")
+
+
 def reward_clients(config: TrainConfig, endpoints: Mapping[str, str]) -> dict[str, RewardClient]:
     """A client for every reward that the run or its gate uses. Raises ConfigError for one without an endpoint."""
-    wanted = {reward_of(name) for name in config.rewards}
-    wanted |= set(config.selector.gate_weights)
-    if missing := wanted - set(endpoints):
-        raise ConfigError(f"no endpoint for {sorted(missing)}; endpoints are given for {sorted(endpoints)}")
+    check_rewards(config, endpoints)
     settings = settings_from_environment()
-    return {name: RewardClient(endpoints[name], settings) for name in sorted(wanted)}
+    return {name: RewardClient(endpoints[name], settings) for name in sorted(config.services)}
+
+
+async def reward_parts(config: TrainConfig, clients: Mapping[str, RewardClient]) -> dict[str, Part]:
+    """Which part of a trajectory each of the rewards judges: as its service says, else as the configuration does.
+
+    Raises ConfigError where both say it and differ, and where neither does.
+    """
+    judges: dict[str, Part] = {}
+    for name, client in clients.items():
+        said, own = (await client.describe(timeout_s=_READY_TIMEOUT_S)).judges, config.judges_of(name)
+        if said and own and said != own:
+            raise ConfigError(f"rewards.{name}.judges is {own!r}, but its service says {said!r}; leave the key out")
+        if (part := said or own) is None:
+            raise ConfigError(
+                f"the service of {name} does not say what it judges; set rewards.{name}.judges to picture or answer"
+            )
+        judges[name] = part
+    return judges
 
 
 def reward_ensemble(config: TrainConfig, clients: Mapping[str, RewardClient]) -> RewardEnsemble:
@@ -163,9 +195,9 @@ def reward_ensemble(config: TrainConfig, clients: Mapping[str, RewardClient]) ->
     )
 
 
-def part_of(ensemble: RewardEnsemble, rewards: set[str]) -> RewardEnsemble | None:
+def part_of(ensemble: RewardEnsemble, part: Part, judges: Mapping[str, Part]) -> RewardEnsemble | None:
     """The rewards of answers, or of pictures, alone; None where none of them counts."""
-    names = [name for name in ensemble.rewards if reward_of(name) in rewards]
+    names = [name for name in ensemble.rewards if judges[reward_of(name)] == part]
     counts = any(ensemble.rewards[name][1].weight > 0 for name in names)
     return ensemble.only(names) if counts else None
 
@@ -174,4 +206,4 @@ def _gate_ensemble(config: TrainConfig, clients: Mapping[str, RewardClient]) -> 
     """One round of requests for the gate: the same clients, its own weights, and always a plain weighted sum."""
     variants = {name: reward.variant for name, reward in config.rewards.items()}
     uses = {name: RewardUse(weight, variants.get(name, "")) for name, weight in config.selector.gate_weights.items()}
-    return RewardEnsemble({name: (clients[name], use) for name, use in uses.items()})
+    return RewardEnsemble({name: (clients[reward_of(name)], use) for name, use in uses.items()})

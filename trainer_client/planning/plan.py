@@ -8,13 +8,16 @@ a gate takes) figures are pairs: at least, at most.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from sync_r1.trainer_client.config import IMAGE_REWARDS, StepSampling, TrainConfig
+from sync_r1.reward_models.profiles import load_profile
+from sync_r1.reward_models.types import ProfileError
+from sync_r1.trainer_client.config import ConfigError, StepSampling, TrainConfig, check_names
 from sync_r1.trainer_client.planning.memory import Memory, ddp, fsdp, memory
 from sync_r1.trainer_client.planning.policy_size import PolicySize, policy_size
 from sync_r1.trainer_client.policies.loading import RANDOM, saved_kind, torch_precision
@@ -79,9 +82,10 @@ class Plan:
     warnings: tuple[str, ...]
 
 
-def make_plan(config: TrainConfig, world: int = 1) -> Plan:
+def make_plan(config: TrainConfig, world: int = 1, endpoints: Collection[str] | None = None) -> Plan:
     """The plan for one process and, beyond one, for `world` of them.
 
+    `endpoints`: the rewards that are served already; None = `sync-r1 up` will serve those of the run's profiles.
     Raises ConfigError when the policy cannot exist; everything else that is wrong is in `errors`.
     """
     policy = policy_size(config.policy)
@@ -99,9 +103,10 @@ def make_plan(config: TrainConfig, world: int = 1) -> Plan:
     layouts = {"1 process": alone}
     if world > 1:
         layouts |= {f"DDP × {world}": ddp(alone, policy), f"FSDP2 × {world}": fsdp(alone, policy, world)}
+    needed, unknown = _served(config, endpoints)
     return Plan(
-        policy, products_bytes, work, _services(config, policy, work), layouts,
-        tuple(_errors(config, policy)), tuple(_warnings(config, policy)),
+        policy, products_bytes, work, _services(config, policy, work, needed), layouts,
+        (*unknown, *_errors(config, policy)), tuple(_warnings(config, policy)),
     )  # fmt: skip
 
 
@@ -173,18 +178,53 @@ def _backward_passes(config: TrainConfig, policy: PolicySize, rows: int) -> int:
     return objective.epochs * (images + answers)
 
 
-def _services(config: TrainConfig, policy: PolicySize, work: Work) -> tuple[Service, ...]:
+def _needs(config: TrainConfig) -> dict[tuple[str, str], tuple[str, ...]]:
+    """(reward, variant) -> the fields that it reads, of the run's profiles; "" is the default variant.
+
+    Raises ProfileError.
+    """
+    needs: dict[tuple[str, str], tuple[str, ...]] = {}
+    for served in (one for name in (config.profile, *config.also) for one in load_profile(name).rewards.values()):
+        for variant, reward in served.variants.items():
+            needs.setdefault((served.name, variant), reward.card.required_fields)
+        needs.setdefault((served.name, ""), needs[served.name, served.default_variant])
+    return needs
+
+
+def _served(
+    config: TrainConfig, endpoints: Collection[str] | None
+) -> tuple[dict[tuple[str, str], tuple[str, ...]], tuple[str, ...]]:
+    """(`_needs`, what is wrong with the names of rewards)."""
+    needs: dict[tuple[str, str], tuple[str, ...]] = {}
+    try:
+        needs = _needs(config)
+    except ProfileError as error:
+        if endpoints is None:  # where the services run already, the profile is theirs, and need not be here
+            return needs, (f"profile: {error}",)
+    profiles = " and ".join((config.profile, *config.also))
+    known, lacks = {name for name, _ in needs}, f"profile {profiles} has no reward"
+    try:
+        check_names(config, *((known, lacks) if endpoints is None else (endpoints, "no endpoint for")))
+    except ConfigError as error:
+        return needs, (str(error),)
+    return needs, ()
+
+
+def _services(
+    config: TrainConfig, policy: PolicySize, work: Work, needed: Mapping[tuple[str, str], Collection[str]]
+) -> tuple[Service, ...]:
     gate = config.selector.gate_weights
     picture = policy.picture_side**2 * 3
     services = []
     for name in dict.fromkeys((*config.rewards, *gate)):
         use, reward = config.rewards.get(name), reward_of(name)
-        item = _TEXT_BYTES + (picture if reward in IMAGE_REWARDS else 0)
-        references = config.sampling.prompts * MAX_REFERENCES * picture if reward == "concept-consistency" else 0
+        variant = (use.variant if use else "") or variant_of(name)
+        needs = needed.get((reward, variant), ("image", "concept.references"))  # at most, where nobody says
+        item = _TEXT_BYTES + (picture if "image" in needs else 0)
+        references = config.sampling.prompts * MAX_REFERENCES * picture if "concept.references" in needs else 0
         final = work.finished if use else (0, 0)
         looked = work.proposed if name in gate else (0, 0)
         sent = (item * (final[0] + looked[0]), item * (final[1] + looked[1]) + references)
-        variant = (use.variant if use else "") or variant_of(name)
         services.append(Service(reward, variant, use.weight if use else 0.0, gate.get(name, 0.0), sent))
     return tuple(services)
 

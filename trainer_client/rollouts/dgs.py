@@ -18,17 +18,19 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from sync_r1.trainer_client.config import ANSWER_REWARD, DgsConfig
+from sync_r1.reward_models.cards import BUILT_IN_REWARDS, Part
+from sync_r1.trainer_client.config import DgsConfig
 from sync_r1.trainer_client.rollouts.plain_groups import NoSelection
 from sync_r1.trainer_client.rollouts.sampler import Sampler, Trajectory
 from sync_r1.trainer_client.rollouts.selection import Gate, Selected, SelectionCost, Selector, max_variance_subset
 from sync_r1.trainer_client.sdk.combination import Bools, Floats, Ints
+from sync_r1.trainer_client.sdk.reward_use import reward_of
 from sync_r1.trainer_client.tasks.tasks import Task, gate_sample, sample
 
 _HISTORY = 64
@@ -41,7 +43,14 @@ log = logging.getLogger(__name__)
 class DynamicGroupScaling(Selector):
     """The gate on previews. `rng` makes the random choices among those that pass."""
 
-    def __init__(self, config: DgsConfig, group_size: int, rng: np.random.Generator) -> None:
+    def __init__(
+        self,
+        config: DgsConfig,
+        group_size: int,
+        rng: np.random.Generator,
+        judges: Mapping[str, Part] = BUILT_IN_REWARDS,
+    ) -> None:
+        self._sees_answers = any(judges[reward_of(name)] == "answer" for name in config.weights)
         self.config, self.group_size, self.rng = config, group_size, rng
         self.active = True
         self._history: dict[str, list[float]] = {}
@@ -116,7 +125,7 @@ class DynamicGroupScaling(Selector):
             # The gate is told the answer only where it scores answers.
             samples.append(
                 sample(task, **names, pixels=pixels, answer=proposal.text)
-                if ANSWER_REWARD in self.config.weights
+                if self._sees_answers
                 else gate_sample(task, **names, pixels=pixels)
             )
         scores_N = await gate(samples)
@@ -175,7 +184,7 @@ class DynamicGroupScaling(Selector):
         self._looked_at.clear()
         known_N = valid_N & ~np.isnan(selected.gate_N)
         groups_N = np.array([trajectory.group for trajectory in selected.trajectories], dtype=np.int64)[known_N]
-        final_N = total_N if ANSWER_REWARD in self.config.weights else image_N
+        final_N = total_N if self._sees_answers else image_N
         gate_N = selected.gate_N[known_N]
         correlation = rank_correlation(gate_N, final_N[known_N], groups_N)
         if correlation is None:

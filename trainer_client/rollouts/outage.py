@@ -97,6 +97,7 @@ def patient(scorers: Scorers[Scorer], budget_s: float, say: Callable[[str], None
         PatientScorer(scorers.gate, budget_s, say),
         one(scorers.answers),
         one(scorers.pictures),
+        scorers.judges,
     )
 
 

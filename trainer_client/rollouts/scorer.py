@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
+from sync_r1.reward_models.cards import BUILT_IN_REWARDS, Part
 from sync_r1.reward_models.types import Sample
 from sync_r1.trainer_client.sdk.ensemble import EnsembleResult
 
@@ -31,6 +32,8 @@ class Scorers(Generic[Kind]):
     answers: Kind | None = None
     """The rewards of answers alone, and of pictures alone: for groups that are trees (`answer_tree.py`)."""
     pictures: Kind | None = None
+    judges: Mapping[str, Part] = field(default_factory=lambda: BUILT_IN_REWARDS)
+    """Reward -> which part of a trajectory it is credit for."""
 
     @property
     def all(self) -> list[Kind]:

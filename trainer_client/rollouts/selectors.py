@@ -8,11 +8,12 @@ part of each group; `dgs.py` has the gate on previews. A new selector is a class
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
+from sync_r1.reward_models.cards import BUILT_IN_REWARDS, Part
 from sync_r1.trainer_client.config import DapoConfig, DgsConfig, PlainConfig, PodsConfig, SelectorConfig
 from sync_r1.trainer_client.rollouts.dgs import DynamicGroupScaling
 from sync_r1.trainer_client.rollouts.plain_groups import NoSelection
@@ -87,15 +88,23 @@ class MaxVariance(NoSelection):
         return chosen_N
 
 
-_Maker = Callable[[Any, int, np.random.Generator], Selector]
+_Maker = Callable[[Any, int, np.random.Generator, Mapping[str, Part]], Selector]
 _MAKERS: dict[type, _Maker] = {
-    PlainConfig: lambda config, group_size, rng: NoSelection(group_size),
+    PlainConfig: lambda config, group_size, rng, judges: NoSelection(group_size),
     DgsConfig: DynamicGroupScaling,
-    DapoConfig: lambda config, group_size, rng: DynamicSampling(config, group_size),
-    PodsConfig: lambda config, group_size, rng: MaxVariance(config, group_size),
+    DapoConfig: lambda config, group_size, rng, judges: DynamicSampling(config, group_size),
+    PodsConfig: lambda config, group_size, rng, judges: MaxVariance(config, group_size),
 }
 
 
-def make_selector(config: SelectorConfig, group_size: int, rng: np.random.Generator) -> Selector:
-    """The selector that `config` asks for; `rng` makes the random choices of its rollouts, which differ by process."""
-    return _MAKERS[type(config)](config, group_size, rng)
+def make_selector(
+    config: SelectorConfig,
+    group_size: int,
+    rng: np.random.Generator,
+    judges: Mapping[str, Part] = BUILT_IN_REWARDS,
+) -> Selector:
+    """The selector that `config` asks for; `rng` makes the random choices of its rollouts, which differ by process.
+
+    `judges`: reward -> which part of a trajectory it judges, for a gate.
+    """
+    return _MAKERS[type(config)](config, group_size, rng, judges)

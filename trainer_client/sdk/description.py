@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from sync_r1.protos.rewards.v1 import rewards_pb2
+from sync_r1.reward_models.cards import BUILT_IN_REWARDS, Part
 from sync_r1.trainer_client.sdk.errors import RequestRejected, ServiceBug
+
+_PARTS: dict[int, Part] = {rewards_pb2.PART_PICTURE: "picture", rewards_pb2.PART_ANSWER: "answer"}
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,8 @@ class ServiceDescription:
     """Variant -> digest."""
     limits: ServiceLimits
     server_version: str
+    judges: Part | None
+    """Which part of a trajectory it is credit for; None: an own reward of a service that does not say it yet."""
 
     def variant(self, name: str) -> VariantDescription:
         """The variant of that name, or the default one for "". Raises RequestRejected listing those there are."""
@@ -124,4 +129,5 @@ def from_wire(message: rewards_pb2.DescribeResponse) -> ServiceDescription:
             max_request_tokens=limits.max_request_tokens,
         ),
         server_version=message.server_version,
+        judges=_PARTS.get(message.judges, BUILT_IN_REWARDS.get(message.reward)),
     )

@@ -1,7 +1,7 @@
 """The explicit reasoning loop of Sync-R1 as data: what is asked, which sentence is kept, what is drawn from, what is
 scored.
 
-    Task ──question──▶ answer ──extract_sentence──▶ sentence ──generation_prompt──▶ picture ──sample──▶ four rewards
+    Task ──question──▶ answer ──extract_sentence──▶ sentence ──generation_prompt──▶ picture ──sample──▶ the rewards
 
 Task u asks about a training picture; task r shows no picture, lists the concept's facts and names a condition such as
 "<bo> wearing its hat", and the answer must be exactly the fact it refers to.
@@ -142,7 +142,7 @@ def reward_nouns(task: Task) -> tuple[str, ...]:
 
 
 def sample(task: Task, *, identifier: str, group: str, pixels: npt.NDArray[np.uint8] | None, answer: str) -> Sample:
-    """What the four services are sent for one finished trajectory; `pixels` None where no picture was drawn."""
+    """What the services are sent for one finished trajectory; `pixels` None where no picture was drawn."""
     return Sample(
         id=identifier,
         group=group,

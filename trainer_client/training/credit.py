@@ -5,11 +5,12 @@ You are between scores and update; the formulas are in `sync_grpo.py`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from sync_r1.trainer_client.config import IMAGE_REWARDS, TrainConfig
+from sync_r1.reward_models.cards import BUILT_IN_REWARDS, Part
+from sync_r1.trainer_client.config import TrainConfig
 from sync_r1.trainer_client.rollouts.answer_tree import nodes_of, part_rewards
 from sync_r1.trainer_client.sdk.reward_use import reward_of
 from sync_r1.trainer_client.tasks.tasks import Task
@@ -27,10 +28,17 @@ from sync_r1.trainer_client.training.sync_grpo import (
 
 
 def step_credit(
-    config: TrainConfig, state: RunState, tasks: Sequence[Task], gathered: GatheredBatch
+    config: TrainConfig,
+    state: RunState,
+    tasks: Sequence[Task],
+    gathered: GatheredBatch,
+    judges: Mapping[str, Part] = BUILT_IN_REWARDS,
 ) -> tuple[Credit, dict[str, float]]:
-    """Credit of the rows of all processes, the same in each of them, and the selector's metrics."""
-    images = [name for name in gathered.scores.contributions if reward_of(name) in IMAGE_REWARDS]
+    """Credit of the rows of all processes, the same in each of them, and the selector's metrics.
+
+    `judges`: reward -> which part of a trajectory it is credit for.
+    """
+    images = [name for name in gathered.scores.contributions if judges[reward_of(name)] == "picture"]
     shares, metrics = (
         (_tree_credit(config, state, tasks, gathered, images), {})
         if config.at(state.step).tree

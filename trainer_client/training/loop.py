@@ -1,6 +1,6 @@
 """The main job, read from top to bottom: rollouts, live scores, Sync-GRPO, and an honest measurement before and after.
 
-    evaluate ─▶ ┌ draw tasks ─▶ answers, previews ─▶ gate ─▶ finished pictures ─▶ four rewards ─▶ credit ─▶ update ┐ ─▶
+    evaluate ─▶ ┌ draw tasks ─▶ answers, previews ─▶ gate ─▶ finished pictures ─▶ the rewards ─▶ credit ─▶ update ┐ ─▶
     evaluate
                 └──────────────────────────────── `steps` times, or until the time is up ────────────────────────┘
 
@@ -69,7 +69,7 @@ async def train(run: Run) -> tuple[Evaluation | None, Evaluation]:
             batch = await collector.collect(tasks, phases)
         # From here to the update every process computes the same, from everybody's scores.
         gathered = gather(batch, state)
-        shares, metrics = step_credit(config, state, tasks, gathered)
+        shares, metrics = step_credit(config, state, tasks, gathered, scorers.judges)
         if shares.loss_mask_N.any():
             empty_batches = 0
             with phases("update"):

@@ -76,7 +76,10 @@ class Run:
                 divide=config.parallel == "fsdp2",
             ),
             selector=make_selector(
-                config.selector, config.sampling.group_size, np.random.default_rng([config.seed, 1, *own])
+                config.selector,
+                config.sampling.group_size,
+                np.random.default_rng([config.seed, 1, *own]),
+                self.scorers.judges,
             ),
             curriculum=Curriculum(
                 self.bench, recall_share=config.sampling.recall_share, learnability=config.sampling.learnability

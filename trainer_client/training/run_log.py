@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sync_r1.trainer_client.atomic_write import append_line
-from sync_r1.trainer_client.config import ANSWER_REWARD, IMAGE_REWARDS
 from sync_r1.trainer_client.evaluation.held_out import Evaluation, write_evaluation
 from sync_r1.trainer_client.monitoring.alarms import Alarm
 from sync_r1.trainer_client.sdk.reward_use import reward_of
@@ -16,7 +15,8 @@ from sync_r1.trainer_client.training.reward_monitor import RewardMonitor
 from sync_r1.trainer_client.training.run import Run
 from sync_r1.trainer_client.training.step_metrics import forget_after
 
-_HEADLINE = ("total", *IMAGE_REWARDS, ANSWER_REWARD, "oracle_success", "answer_accuracy")
+_HEADLINE = ("total", "oracle_success", "answer_accuracy")
+"""Beside the rewards."""
 
 
 class RunLog:
@@ -46,21 +46,22 @@ class RunLog:
         if self._monitor is not None:
             monitored, found = self._monitor.step(rewards)
             append_line(self._metrics, json.dumps({**record, "hygiene": monitored}))
-        self.say(f"step {self._state.step}: {_headline(record['rewards'])}")
+        self.say(f"step {self._state.step}: {self._headline(record['rewards'])}")
         self._warn(f"step {self._state.step}", found)
 
     def measured(self, name: str, evaluation: Evaluation) -> None:
         """Write a measurement as `evaluation/NAME.json` and its pictures."""
         if self._monitor is not None:
             write_evaluation(self._run.out / "evaluation", name, evaluation)
-            self.say(f"{name}: {_headline(evaluation.means)}")
+            self.say(f"{name}: {self._headline(evaluation.means)}")
             self._warn(name, self._monitor.measured(evaluation.values))
 
     def _warn(self, when: str, found: Sequence[Alarm]) -> None:
         for alarm in found:
             self.say(f"{when}: {alarm.level} ({alarm.kind}): {alarm.message}")
 
-
-def _headline(means: Mapping[str, float | None]) -> str:
-    known = {name: mean for name, mean in means.items() if mean is not None}
-    return "  ".join(f"{name} {mean:.3f}" for name, mean in known.items() if reward_of(name) in _HEADLINE)
+    def _headline(self, means: Mapping[str, float | None]) -> str:
+        """The total, every reward in any of its variants, and success, for one line."""
+        shown = {*_HEADLINE, *map(reward_of, self._run.config.rewards)}
+        known = {name: mean for name, mean in means.items() if mean is not None}
+        return "  ".join(f"{name} {mean:.3f}" for name, mean in known.items() if reward_of(name) in shown)

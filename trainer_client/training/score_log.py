@@ -91,11 +91,11 @@ class ScoreLog:
 def samples_digest(samples: Sequence[Sample]) -> str:
     """SHA-256 (hex) of all that decides the scores of `samples`; pictures count with the digest of their bytes.
 
-    Not their metadata, which no reward reads: logs that were written before it was a field stay valid.
+    Empty metadata do not: logs that were written before it was a field stay valid.
     """
     digest = hashlib.sha256()
     for sample in samples:
-        values = {name: value for name, value in vars(sample).items() if name != "metadata"}
+        values = {name: value for name, value in vars(sample).items() if name != "metadata" or value}
         digest.update(json.dumps(values, default=_plain, sort_keys=True).encode())
     return digest.hexdigest()
 

@@ -17,6 +17,12 @@ class FailureCode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FAILURE_CODE_JUDGE_UNPARSABLE: _ClassVar[FailureCode]
     FAILURE_CODE_INTERNAL: _ClassVar[FailureCode]
     FAILURE_CODE_BAD_REFERENCE: _ClassVar[FailureCode]
+
+class Part(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PART_UNSPECIFIED: _ClassVar[Part]
+    PART_PICTURE: _ClassVar[Part]
+    PART_ANSWER: _ClassVar[Part]
 FAILURE_CODE_UNSPECIFIED: FailureCode
 FAILURE_CODE_BAD_IMAGE: FailureCode
 FAILURE_CODE_BAD_TEXT: FailureCode
@@ -25,6 +31,9 @@ FAILURE_CODE_NON_FINITE: FailureCode
 FAILURE_CODE_JUDGE_UNPARSABLE: FailureCode
 FAILURE_CODE_INTERNAL: FailureCode
 FAILURE_CODE_BAD_REFERENCE: FailureCode
+PART_UNSPECIFIED: Part
+PART_PICTURE: Part
+PART_ANSWER: Part
 
 class RawImage(_message.Message):
     __slots__ = ("pixels", "height", "width")
@@ -274,7 +283,7 @@ class Variant(_message.Message):
     def __init__(self, name: _Optional[str] = ..., summary: _Optional[str] = ..., source: _Optional[str] = ..., required_fields: _Optional[_Iterable[str]] = ..., raw_min: _Optional[float] = ..., raw_max: _Optional[float] = ..., affine_scale: _Optional[float] = ..., affine_shift: _Optional[float] = ..., preferred_image_size: _Optional[int] = ..., groupwise: bool = ..., card: _Optional[str] = ...) -> None: ...
 
 class DescribeResponse(_message.Message):
-    __slots__ = ("reward", "variants", "default_variant", "releases", "default_releases", "limits", "server_version")
+    __slots__ = ("reward", "variants", "default_variant", "releases", "default_releases", "limits", "server_version", "judges")
     class DefaultReleasesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -289,6 +298,7 @@ class DescribeResponse(_message.Message):
     DEFAULT_RELEASES_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     SERVER_VERSION_FIELD_NUMBER: _ClassVar[int]
+    JUDGES_FIELD_NUMBER: _ClassVar[int]
     reward: str
     variants: _containers.RepeatedCompositeFieldContainer[Variant]
     default_variant: str
@@ -296,4 +306,5 @@ class DescribeResponse(_message.Message):
     default_releases: _containers.ScalarMap[str, str]
     limits: Limits
     server_version: str
-    def __init__(self, reward: _Optional[str] = ..., variants: _Optional[_Iterable[_Union[Variant, _Mapping]]] = ..., default_variant: _Optional[str] = ..., releases: _Optional[_Iterable[_Union[Release, _Mapping]]] = ..., default_releases: _Optional[_Mapping[str, str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., server_version: _Optional[str] = ...) -> None: ...
+    judges: Part
+    def __init__(self, reward: _Optional[str] = ..., variants: _Optional[_Iterable[_Union[Variant, _Mapping]]] = ..., default_variant: _Optional[str] = ..., releases: _Optional[_Iterable[_Union[Release, _Mapping]]] = ..., default_releases: _Optional[_Mapping[str, str]] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., server_version: _Optional[str] = ..., judges: _Optional[_Union[Part, str]] = ...) -> None: ...

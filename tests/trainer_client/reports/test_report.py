@@ -130,8 +130,9 @@ def test_overrides_are_typed_by_yaml() -> None:
     [
         ("objective.txt_loss=false", "objective.txt_loss"),
         ("sampling.group_size=1", "sampling.group_size"),
-        ("rewards.beauty.weight=1", "rewards may name"),
-        ("selector.weights={beauty: 1}", "weights may name"),
+        ("rewards.beauty.weight=-1", "rewards.beauty.weight"),
+        ("rewards.aesthetic.judges=both", "rewards.aesthetic.judges"),
+        ("selector.weights={beauty: -1}", "selector.weights.beauty"),
         ("seed", "key=value"),
         ("seed.x=1", "is a value, not a section"),
     ],

@@ -136,7 +136,6 @@ def test_a_configuration_with_a_preset_is_itself_again_when_it_is_read_back() ->
     [
         ("preset=sync", "there is no preset 'sync'"),
         ("preset=t2i_r1", "may only add some of weight 0, got concept-consistency"),
-        ("rewards={aesthetic/laion_v2: {weight: 1}, beauty/x: {weight: 1}}", "got ['beauty/x']"),
     ],
 )
 def test_a_wrong_preset_says_what_is_wrong(override: str, said: str) -> None:

@@ -19,9 +19,11 @@ from toy_trainer import toy_config
 from typer.testing import CliRunner
 
 from sync_r1.cli.main import app
+from sync_r1.reward_models.cards import BUILT_IN_REWARDS
 from sync_r1.trainer_client.config import ConfigError, DapoConfig, DgsConfig, PlainConfig, PodsConfig, load_config
 from sync_r1.trainer_client.config.keys import FORMAT, RENAMED, SELECTOR_KEYS, migrate, renamed_keys
 from sync_r1.trainer_client.config.run_folder import changed_sections, read_config, write_config
+from sync_r1.trainer_client.jobs import train as train_job
 from sync_r1.trainer_client.reports.run_page import write_report
 from sync_r1.trainer_client.tasks.pocketbench import write_pocketbench
 from sync_r1.trainer_client.tasks.unifybench import UnifyBench, load_unifybench
@@ -181,7 +183,9 @@ def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, text: str) -
         read_config(tmp_path)
 
 
-def test_the_command_resumes_an_old_run_and_migrates_its_folder(tmp_path: Path) -> None:
+def test_the_command_resumes_an_old_run_and_migrates_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Up to its services, which are not there; with other settings it is refused before anything is written."""
     run = unpack("pocket", tmp_path / "run")
     (tmp_path / "same").mkdir()
@@ -198,6 +202,10 @@ def test_the_command_resumes_an_old_run_and_migrates_its_folder(tmp_path: Path) 
     assert "was started with another sampling" in resume("--set", "sampling.recall_share=0.1")
     assert "format" not in json.loads((run / "config.json").read_text())
     assert "no endpoint for" in resume()
+    assert "format" not in json.loads((run / "config.json").read_text())
+    (tmp_path / "endpoints.json").write_text(json.dumps(dict.fromkeys(BUILT_IN_REWARDS, "localhost:1")))
+    monkeypatch.setattr(train_job, "_READY_TIMEOUT_S", 0.5)
+    assert "localhost:1" in resume()
     assert json.loads((run / "config.json").read_text())["format"] == FORMAT
 
 

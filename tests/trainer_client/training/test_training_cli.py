@@ -22,7 +22,7 @@ def run(*arguments: str) -> tuple[int, str]:
         (("train", "--set", "objective.txt_loss=1"), "objective.txt_loss"),
         (("train", "--config", "missing.yaml"), "cannot read the configuration"),
         (("train", "--resume"), "there is no run to resume"),
-        (("train", "--set", "policy=nowhere", "--endpoints", "missing.json"), "neither 'pocket' nor a folder"),
+        (("train", "--set", "policy=nowhere"), "neither 'pocket' nor a folder"),
         (("evaluate", "--data", "nowhere"), "concepts_list.json: the file is missing"),
         (("report", "nowhere"), "config.json is missing"),
         (("evaluate", "--outputs", "nowhere"), "outputs.jsonl: the file is missing"),

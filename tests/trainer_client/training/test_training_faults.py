@@ -192,7 +192,7 @@ def bright_and_yes_or_nothing(sample: Sample) -> dict[str, float | None]:
 
 
 def test_the_digest_sees_everything_that_is_sent(bench: UnifyBench) -> None:
-    from dataclasses import fields, replace
+    from dataclasses import MISSING, fields, replace
 
     from sync_r1.trainer_client.sdk.pictures import picture
     from sync_r1.trainer_client.tasks.tasks import load_pixels, reward_concept
@@ -200,13 +200,13 @@ def test_the_digest_sees_everything_that_is_sent(bench: UnifyBench) -> None:
     concept = bench.concepts[0]
     full = Sample(
         "1", "g", picture(load_pixels(concept.train_images[0])), "p", reward_concept(concept), "q", "a", ("r",), ("c",),
-        0, ("n",),
+        0, ("n",), {"row": "1"},
     )  # fmt: skip
     digests = {samples_digest([full]), samples_digest([full, full])}
     for field in fields(Sample):
-        digests.add(samples_digest([replace(full, **{field.name: field.default})]))
-    # Metadata are the caller's own notes: what is learnt does not depend on them.
-    assert len(digests) == 2 + len(fields(Sample)) - 1
+        default = field.default if field.default is not MISSING else field.default_factory()  # type: ignore[misc]
+        digests.add(samples_digest([replace(full, **{field.name: default})]))
+    assert len(digests) == 2 + len(fields(Sample))
 
 
 # --- checkpoints

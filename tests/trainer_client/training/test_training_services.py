@@ -19,7 +19,7 @@ from toy_trainer import REWARDS, ToyPolicy, toy_config
 from typer.testing import CliRunner
 
 from sync_r1.cli.main import app
-from sync_r1.trainer_client.config import IMAGE_REWARDS, PolicyConfig
+from sync_r1.trainer_client.config import PolicyConfig
 from sync_r1.trainer_client.jobs.local_services import ServicesError, live_services, read_endpoints
 from sync_r1.trainer_client.policies.concepts.data import benchmark_files
 from sync_r1.trainer_client.policies.concepts.embeddings import ConceptTraining
@@ -60,7 +60,9 @@ async def test_a_step_is_scored_by_all_four_services(tmp_path: Path, services: U
     (record,) = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert record["learned"] == record["trajectories"] == 8
     assert record["failures"] == dict.fromkeys(REWARDS, 0)
-    assert all(0 <= record["rewards"][name] <= 1 for name in ("total", *IMAGE_REWARDS))
+    assert all(
+        0 <= record["rewards"][name] <= 1 for name in ("total", "concept-consistency", "text-faithfulness", "aesthetic")
+    )
     assert record["selection"]["gate_failed"] == 0
 
 

@@ -1,0 +1,1 @@
+"""Own rewards in Python: what a profile's `function` is, and how it is loaded and called."""
