@@ -136,7 +136,7 @@ WRONG = {
     ),
     "no default": ("    default: bleu\n", "", f"{SPELLING}: `default` is missing; the variants are 'bleu'"),
     "a default that is no variant": ("default: bleu", "default: blue", f"{SPELLING}: `default` 'blue' is none of the"),
-    "a name that is none": ("  spelling:", "  Spelling_1:", "rewards.Spelling_1: is no name here"),
+    "a name that is none": ("  spelling:", "  Spelling_1:", "rewards: 'Spelling_1' is no name here"),
     "a name that is too long": ("  spelling:", f"  {'a' * 64}:", "is no name here"),
     "a key of a profile": ("extends: pocket", "extend: pocket", "there is no key 'extend' here; there are 'extends', "),
     "a key of a reward": (
