@@ -66,7 +66,7 @@ def new_reward(
     console().print(
         f"{folder} holds the reward {package.name}\n"
         f"  test it:        pip install -e {folder} && pytest {folder}\n"
-        f"  serve it:       sync-r1 up --profile {package.profile}\n"
-        f"  once installed: sync-r1 up --profile plugin:{package.name}",
+        f"  serve it:       sync-r1 up --profile {package.profile}{package.options}\n"
+        f"  once installed: sync-r1 up --profile plugin:{package.name}{package.options}",
         markup=False, highlight=False, soft_wrap=True,
     )  # fmt: skip
