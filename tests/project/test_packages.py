@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from wheels import build_wheel
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("protos", "reward_models", "services", "trainer_client", "cli")
@@ -35,15 +36,7 @@ def tracked() -> set[str]:
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built from the tracked files alone, as from a fresh clone."""
-    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    for file in [*sorted(tracked()), "sync_r1/pyproject.toml", "sync_r1/README.md", "sync_r1/LICENSE"]:
-        place = source / file.removeprefix("sync_r1/")
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes((ROOT / file.removeprefix("sync_r1/")).read_bytes())
-    script = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
-    subprocess.run([sys.executable, "-c", script, str(out)], cwd=source, capture_output=True, check=True, timeout=240)
-    (found,) = out.glob("*.whl")
-    return found
+    return build_wheel(tracked(), tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel"))
 
 
 def test_the_wheel_holds_the_tracked_files_of_the_packages_and_nothing_else(wheel: Path) -> None:
