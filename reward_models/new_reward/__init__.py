@@ -30,7 +30,7 @@ _WHAT = {
     "python": "A function in Python: the mean of the picture's pixels, until you write another one into\n"
     "`src/${package}_reward/${package}_score.py`.",
     "graph": "An ONNX file: the mean of the picture's pixels, until `make_net.py` exports another net.",
-    "judge": "A prompt for a language model: `src/${package}_reward/${package}_judge.yaml`. `endpoints.yaml` says where\n"
+    "judge": "A prompt for a language model: `src/${package}_reward/${short}_judge.yaml`. `endpoints.yaml` says where\n"
     "the model is served.",
 }
 
@@ -57,13 +57,14 @@ def write_package(folder: Path, name: str, kind: Kind) -> NewPackage:
     package = name.replace("-", "_")
     inside = Path("src") / f"{package}_reward"
     options = f" --judges {folder / 'endpoints.yaml'}" if kind == "judge" else ""
-    what = Template(_WHAT[kind]).substitute(package=package)
+    names = {"name": name, "package": package, "short": _short(package)}
+    what = Template(_WHAT[kind]).substitute(names)
     files = _files(kind, package, inside) | {Path("pyproject.toml"): texts.PYPROJECT, Path("README.md"): texts.README}
     files[inside / "__init__.py"] = texts.INIT
     in_folder = " --judges endpoints.yaml" if kind == "judge" else ""
     for file, text in files.items():
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        filled = Template(text).substitute(name=name, package=package, what=what, options=in_folder)
+        filled = Template(text).substitute(names, what=what, options=in_folder)
         (folder / file).write_text(filled)
     if kind == "graph":
         (folder / inside / "net.onnx").write_bytes(_NET.read_bytes())
@@ -87,10 +88,15 @@ def _files(kind: Kind, package: str, inside: Path) -> dict[Path, str]:
         }
     return {
         inside / "profile.yaml": texts.JUDGE_PROFILE,
-        inside / f"{package}_judge.yaml": texts.JUDGE_PROMPT,
+        inside / f"{_short(package)}_judge.yaml": texts.JUDGE_PROMPT,
         Path("endpoints.yaml"): texts.JUDGE_ENDPOINTS,
         test: texts.JUDGE_TEST,
     }
+
+
+def _short(package: str) -> str:
+    """A graph has a name of at most 63 characters, a judge of 64."""
+    return package[:50]
 
 
 def _reward_name(name: str) -> str:

@@ -1,4 +1,6 @@
-"""The files of a new package, as templates: `$name` is the reward's, `$package` the same as a Python name."""
+"""The files of a new package, as templates: `$name` is the reward's, `$package` the same as a Python name, `$short` the
+beginning of it, because graphs and judges have shorter names.
+"""
 
 from __future__ import annotations
 
@@ -98,21 +100,21 @@ _TEST_HEAD = '''\
 from pathlib import Path
 
 '''
-_SERVED = '''\
+_SERVED = """\
 
 def test_a_service_gives_the_score() -> None:
     picture_of_grey = picture(np.full((64, 64, 3), 51, np.uint8))
     with up.start(str(PROFILE)) as services, SyncRewardClient(services.endpoints["$name"]) as client:
         batch = client.score([Sample(id="a", image=picture_of_grey)], timeout_s=60)
     assert batch.outcomes[0].value == pytest.approx(0.2)
-'''
+"""
 _SERVED_IMPORTS = """\
 from sync_r1.reward_models.profiles import load_profile
 from sync_r1.services.local import up
 from sync_r1.trainer_client import Sample, SyncRewardClient, picture
 
 """
-_SERVED_CARD = '''\
+_SERVED_CARD = """\
 
 def test_the_profile_says_what_the_reward_needs_and_its_range() -> None:
     reward = load_profile(str(PROFILE)).rewards["$name"]
@@ -120,7 +122,7 @@ def test_the_profile_says_what_the_reward_needs_and_its_range() -> None:
     assert card.required_fields == ("image",)
     assert (card.raw_min, card.raw_max) == (0, 1)
 
-'''
+"""
 
 PYTHON_TEST = (
     _TEST_HEAD
@@ -129,7 +131,7 @@ import numpy as np
 import pytest
 """
     + _SERVED_IMPORTS
-    + '''\
+    + """\
 import ${package}_reward
 from ${package}_reward.${package}_score import score
 
@@ -140,7 +142,7 @@ PROFILE = Path(str(${package}_reward.__file__)).with_name("profile.yaml")
 def test_a_grey_picture_has_its_own_brightness(grey: int, expected: float) -> None:
     assert score(np.full((3, 5, 3), grey, np.uint8)) == pytest.approx(expected)
 
-'''
+"""
     + _SERVED_CARD
     + _SERVED
 )
@@ -149,7 +151,7 @@ GRAPH_PROFILE = (
     _PROFILE_HEAD
     + """\
 graphs:
-  ${package}_net:
+  ${short}_net:
     file: net.onnx               # ../../make_net.py makes it
     inputs: {pixels: {dtype: uint8, shape: [64, 64, 3]}}
     outputs: {score: {dtype: float32, shape: [1]}}
@@ -162,7 +164,7 @@ graphs:
     variants:
       net:
         kind: graph
-        graph: ${package}_net
+        graph: ${short}_net
         card:
           summary: Mean of the picture's pixels.
           source: make_net.py
@@ -223,10 +225,10 @@ JUDGE_PROFILE = (
     variants:
       asked:
         kind: judge
-        judge: ${package}_judge.yaml
+        judge: ${short}_judge.yaml
         card:
           summary: How tidy a judge finds what the picture shows.
-          source: ${package}_judge.yaml
+          source: ${short}_judge.yaml
           licence: that of the model
           raw_min: 0
           raw_max: 1
@@ -252,12 +254,12 @@ score: {tidy: 2, fits: 1}
 
 JUDGE_ENDPOINTS = """\
 # Where the judge is; docs/judges.md has the other keys.
-${package}_judge: {url: "http://127.0.0.1:8000/v1"}
+${short}_judge: {url: "http://127.0.0.1:8000/v1"}
 """
 
 JUDGE_TEST = (
     _TEST_HEAD
-    + '''\
+    + """\
 import pytest
 from sync_r1.reward_models.profiles import load_profile
 
@@ -278,5 +280,5 @@ def test_an_answer_is_worth_what_the_file_says_and_prose_is_none() -> None:
     assert scored.reason == "two socks"
     with pytest.raises(ValueError, match="JSON"):
         form.read("A tidy room!")
-'''
+"""
 )

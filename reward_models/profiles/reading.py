@@ -156,7 +156,9 @@ def _sentence(error: ValidationError) -> str:
     loc = list(first["loc"])
     tag = {"rewards": 4, "graphs": 2}.get(str(loc[0]) if loc else "", len(loc))
     if loc[tag : tag + 1] != ["[key]"]:
-        del loc[tag : tag + 1]  # pydantic names the kind of a variant, and the origin of a graph, between it and its key
+        del loc[
+            tag : tag + 1
+        ]  # pydantic names the kind of a variant, and the origin of a graph, between it and its key
     unnamed = [] if loc[-1:] != ["[key]"] else loc[-2:]
     key = ".".join(str(part) for part in loc[: len(loc) - len(unnamed)])
     message = str(first["msg"]).removeprefix("Value error, ")

@@ -43,10 +43,11 @@ def test_every_variant_of_a_profile_is_listed_as_its_service_will_describe_it(pr
         assert tuple(row["required"]) == card.required_fields
         assert (row["affine_scale"], row["affine_shift"]) == (card.affine_scale, card.affine_shift)
         assert (row["weights"] == "none") == (not reward.graphs)
-    table = run("rewards", "--profile", profile)
-    for served, reward in expected.values():
-        line = next(line for line in table.splitlines() if f" {reward.card.variant} " in line)
-        assert ("(default)" in line) == (reward.card.variant == served.default_variant)
+    table = [line.split("│") for line in run("rewards", "--profile", profile).splitlines() if line.startswith("│")]
+    assert len(table) == len(expected)
+    for line, (served, reward) in zip(table, expected.values()):
+        variant = reward.card.variant
+        assert line[3].strip() == (f"{variant} (default)" if variant == served.default_variant else variant)
 
 
 def test_weights_that_are_not_at_hand_are_said_with_their_cure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +129,9 @@ def test_what_is_no_name_of_a_reward_is_refused_and_nothing_written(tmp_path: Pa
     assert not (tmp_path / "new").exists()
 
 
-def test_an_installed_package_is_the_plugin_that_its_profile_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_installed_package_is_the_plugin_that_its_profile_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By pip's own wheel of it."""
     run("new-reward", tmp_path / "new", "--name", "brightness", "--kind", "graph")
     uv, site = Path(sys.executable).with_name("uv"), tmp_path / "site"

@@ -94,7 +94,10 @@ def test_an_unknown_plugin_lists_those_that_are_installed_nearest_first(site: Pa
 @pytest.mark.parametrize(
     ("value", "sentence"),
     [
-        ("bad_rewards:absent.yaml", r"plugin 'bad' of bad-rewards 1\.2: there is no file .*absent\.yaml; is 'absent\.y"),
+        (
+            "bad_rewards:absent.yaml",
+            r"plugin 'bad' of bad-rewards 1\.2: there is no file .*absent\.yaml; is 'absent\.y",
+        ),
         ("nowhere_at_all:profile.yaml", r"there is no file .*nowhere_at_all/profile\.yaml"),
         ("bad_rewards", r"its entry point is 'bad_rewards'; expected PACKAGE:FILE"),
         ("bad_rewards:profile", r"expected PACKAGE:FILE"),

@@ -25,6 +25,7 @@ from sync_r1.reward_models.types import ProfileError
 from sync_r1.services.local import up
 from sync_r1.services.local.up import Up
 
+
 @dataclass(frozen=True)
 class Running:
     folder: Path

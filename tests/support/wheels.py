@@ -7,7 +7,18 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
+PACKAGES = ("protos", "reward_models", "services", "trainer_client", "cli")
+
+
+def tracked_files() -> set[str]:
+    """The files of the packages that git knows, as the wheel names them."""
+    done = subprocess.run(["git", "ls-files", *PACKAGES], cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.skip("not a git checkout")
+    return {f"sync_r1/{file}" for file in done.stdout.splitlines() if (ROOT / file).is_file()}
 
 
 def build_wheel(files: Iterable[str], source: Path, out: Path) -> Path:
