@@ -40,7 +40,7 @@ def write_overlay(profile: Path, source: Path, out: Path, files: Sequence[Path] 
     """
     if str(profile).startswith(PREFIX):
         raise UserError(
-            f"--profile takes a file here: write one that says `extends: {profile}`, and install the plugin in the image"
+            f"--profile takes a file here: write one that says `extends: {profile}`; the plugin belongs into the image"
         )
     loaded = load_profile(str(profile))
     rewards = list(loaded.rewards)

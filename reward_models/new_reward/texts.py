@@ -49,7 +49,8 @@ sync-r1 up --profile plugin:$name$options
 ```
 
 `src/${package}_reward/profile.yaml` has the card: say there what the score measures, from which source, under which
-licence, and which range it has. Beside the rewards of another profile: `sync-r1 up --profile pocket --also plugin:$name`.
+licence, and which range it has. Beside the rewards of another profile:
+`sync-r1 up --profile pocket --also plugin:$name`.
 """
 
 _PROFILE_HEAD = """\

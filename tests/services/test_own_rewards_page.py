@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,7 +117,7 @@ class Outside:
 
 
 @pytest.fixture
-def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outside]:
+def outside(tmp_path_factory: pytest.TempPathFactory) -> Outside:
     target, folder = tmp_path_factory.mktemp("installed"), tmp_path_factory.mktemp("team")
     wheel = build_wheel(tracked_files(), tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel"))
     with zipfile.ZipFile(wheel) as archive:
@@ -128,7 +127,7 @@ def outside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outside]:
     where = "import sync_r1.cli.main as main; print(main.__file__)"
     found = subprocess.run([sys.executable, "-c", where], cwd=folder, env=environment, capture_output=True, text=True)
     assert found.stdout.startswith(str(target)), found.stdout + found.stderr
-    yield Outside(folder, environment)
+    return Outside(folder, environment)
 
 
 def wait_for(file: Path, process: subprocess.Popen[bytes], log: Path) -> None:
