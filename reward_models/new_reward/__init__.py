@@ -106,6 +106,6 @@ def _reward_name(name: str) -> str:
         return str(TypeAdapter(RewardName).validate_python(written))
     except ValidationError:
         raise UserError(
-            f"{name!r} is no name of a reward: expected a letter, then letters, digits and hyphens, 63 at most, none of "
-            "them a hyphen at the end; say another by --name"
+            f"{name!r} is no name of a reward: expected a letter, then letters, digits and hyphens, 63 at most, the "
+            "last no hyphen; say another by --name"
         ) from None
