@@ -13,6 +13,7 @@ from sync_r1.cli import (
     export,
     graph_commands,
     learn_concept,
+    reward_commands,
     score,
     serve_commands,
     top,
@@ -43,7 +44,7 @@ ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="ONN
 
 for command in (
     serve_commands.serve, serve_commands.token, export.export, graph_commands.repository, graph_commands.bundle,
-    graph_commands.overlay,
+    graph_commands.overlay, reward_commands.rewards, reward_commands.new_reward,
     train_commands.train, train_commands.evaluate, train_commands.densify, train_commands.report,
     learn_concept.learn_concept, score.score, score.view, compare.compare, top.top,
 ):  # fmt: skip

@@ -14,7 +14,9 @@ from sync_r1.reward_models.errors import UserError
 if TYPE_CHECKING:
     from sync_r1.services.config import Limits
 
-ProfileOption = Annotated[str, typer.Option("--profile", help="A built-in profile (pocket) or a YAML file.")]
+ProfileOption = Annotated[
+    str, typer.Option("--profile", help="A built-in profile (pocket), plugin:NAME or a YAML file.")
+]
 AlsoOption = Annotated[
     list[str] | None, typer.Option("--also", help="A further profile, whose releases are served side by side.")
 ]

@@ -21,7 +21,8 @@ import yaml
 
 from sync_r1.reward_models.errors import UserError
 from sync_r1.reward_models.profiles import Profile, load_profile
-from sync_r1.reward_models.profiles.reading import own_files
+from sync_r1.reward_models.profiles.plugins import PREFIX
+from sync_r1.reward_models.profiles.reading import installed_files, own_files
 
 _MOST_BYTES = 1_000_000
 """Of a ConfigMap, by etcd's limit of 1 MiB a value."""
@@ -37,13 +38,17 @@ def write_overlay(profile: Path, source: Path, out: Path, files: Sequence[Path] 
     Raises ProfileError, and UserError for an `out` that exists, for files that fit into no ConfigMap and for a `source`
     without the project's base.
     """
+    if str(profile).startswith(PREFIX):
+        raise UserError(
+            f"--profile takes a file here: write one that says `extends: {profile}`; the plugin belongs into the image"
+        )
     loaded = load_profile(str(profile))
     rewards = list(loaded.rewards)
     if long := [name for name in rewards if len(name) > _LONGEST_NAME]:
         raise UserError(f"a reward's name may have {_LONGEST_NAME} characters on Kubernetes, got {', '.join(long)}")
     if out.exists():
         raise UserError(f"{out} is there already; give another folder, or remove it")
-    mounted = _mounted([*own_files(profile), *_modules(loaded), *files])
+    mounted = _mounted([*own_files(profile), *_modules(loaded, installed_files(profile)), *files])
     overlay = _read(source / "kustomization.yaml")
     base = _base(source, overlay)
     known = {path.name for path in (base / "rewards").iterdir()}
@@ -65,11 +70,13 @@ def write_overlay(profile: Path, source: Path, out: Path, files: Sequence[Path] 
     return rewards
 
 
-def _modules(profile: Profile) -> list[Path]:
-    """The files of own functions that lie beside their profile."""
+def _modules(profile: Profile, installed: Sequence[Path]) -> list[Path]:
+    """The files of own functions that lie beside their profile. Those of `installed` profiles are in the image."""
+    folders = {file.resolve().parent for file in installed}
     functions = [graph.python for graph in profile.graphs.values() if graph.python is not None]
-    beside = [function.sources for function in functions if function.sources.beside_profile]
-    return [Path(source.file) for sources in beside for source in sources.modules.values()]
+    sources = [function.sources for function in functions]
+    beside = [one for one in sources if one.beside_profile and Path(one.root) not in folders]
+    return [Path(source.file) for one in beside for source in one.modules.values()]
 
 
 def _mounted(files: Sequence[Path]) -> list[Path]:

@@ -199,6 +199,23 @@ class GraphSpec:
         return self.facts.get("source_weights_sha256") == ""
 
     @property
+    def absent(self) -> str:
+        """Which of its files is not there, and the cure; empty where all are. Unlike `sha256` it reads none of them.
+
+        Raises GraphFileMissing when the record of the export is damaged.
+        """
+        if not self.on_triton:
+            return ""
+        files = [self.file, *([pin_path(self.file)] if self.exported else [])]
+        files += [
+            self.file.with_name(self.file.stem + key.removeprefix("sha256"))
+            for key in self.facts
+            if key.startswith("sha256.")
+        ]
+        gone = next((file for file in files if not file.is_file()), None)
+        return "" if gone is None else f"there is no file {gone}; {self._cure}"
+
+    @property
     def disabled_optimizers(self) -> tuple[str, ...]:
         """What ONNX Runtime must leave out on a CPU."""
         return disabled_optimizers(self.facts.get("precision", "fp32"))

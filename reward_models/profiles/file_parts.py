@@ -11,6 +11,8 @@ from sync_r1.reward_models.errors import nearest_first
 
 RewardName = Annotated[str, StringConstraints(pattern=r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$")]
 """A label of DNS, because hosts and objects of Kubernetes are called after it."""
+GraphName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
+"""A plain folder name, because that is what it is in Triton's repository."""
 VariantName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
 """Without "/", which stands between reward and variant."""
 

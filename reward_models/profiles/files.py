@@ -13,7 +13,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from sync_r1.reward_models.cards import Part
 from sync_r1.reward_models.graphs.spec import DType, Engine
 from sync_r1.reward_models.images import ResizeMode
-from sync_r1.reward_models.profiles.file_parts import BesideProfile, RewardName, Strict, VariantName
+from sync_r1.reward_models.profiles.file_parts import BesideProfile, GraphName, RewardName, Strict, VariantName
 from sync_r1.reward_models.profiles.variant_files import VariantFile
 
 
@@ -122,10 +122,10 @@ class ProfileFile(Strict):
     base: str = ""
     """A built-in profile: rewards that are not stated here are its, with the graphs they run."""
     extends: str = ""
-    """A built-in profile, or the path of one relative to this file: graphs, rewards and variants are added to its, and
-    take the place of those with the same name.
+    """A built-in profile, an installed one (`plugin:NAME`), or the path of one relative to this file: graphs, rewards
+    and variants are added to its, and take the place of those with the same name.
     """
-    graphs: dict[str, GraphFile] = Field(default_factory=dict)
+    graphs: dict[GraphName, GraphFile] = Field(default_factory=dict)
     rewards: dict[RewardName, RewardFile] = Field(default_factory=dict)
 
     @model_validator(mode="after")

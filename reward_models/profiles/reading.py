@@ -1,7 +1,7 @@
 """From a profile's YAML to one whole `ProfileFile`: with what it takes from others, and complete.
 
     base: pocket       # a reward that the file states replaces the base's as a whole
-    extends: pocket    # graphs, rewards and variants are added; those of the same name are replaced
+    extends: pocket    # graphs, rewards and variants are added; those of the same name are replaced; or plugin:NAME
 
 Each file is checked by itself, so that a message names the file and the key, and a path in it is relative to it.
 """
@@ -17,17 +17,22 @@ from sync_r1.reward_models.cards import BUILT_IN_REWARDS
 from sync_r1.reward_models.errors import nearest_first
 from sync_r1.reward_models.profiles.files import ProfileFile, RewardFile
 from sync_r1.reward_models.profiles.own_variant_files import JudgeVariantFile
+from sync_r1.reward_models.profiles.plugins import PREFIX, plugin_names, plugin_path
 from sync_r1.reward_models.types import ProfileError
 
 _BUILT_IN = Path(__file__).parent
 
 
 def profile_path(name_or_path: str, folder: Path = Path()) -> Path:
-    """The file of a built-in profile by its name ("pocket"), or a path relative to `folder`. Raises ProfileError."""
+    """The file of a built-in profile by its name ("pocket"), of an installed one ("plugin:NAME"), or a path relative to
+    `folder`. Raises ProfileError.
+    """
+    if name_or_path.startswith(PREFIX):
+        return plugin_path(name_or_path.removeprefix(PREFIX))
     built_in = _BUILT_IN / f"{name_or_path}.yaml"
     path = built_in if built_in.is_file() else folder / name_or_path
     if not path.is_file():
-        names = nearest_first(name_or_path, (file.stem for file in _BUILT_IN.glob("*.yaml")))
+        names = nearest_first(name_or_path, [*(file.stem for file in _BUILT_IN.glob("*.yaml")), *plugin_names()])
         raise ProfileError(f"there is no profile {name_or_path!r}: neither the file {path} nor one of {names}")
     return path
 
@@ -49,13 +54,31 @@ def read_profile(path: Path) -> tuple[ProfileFile, frozenset[str]]:
 
 
 def own_files(path: Path) -> tuple[Path, ...]:
-    """The file, those that it extends, without the built-in ones, and the judges of all. Raises ProfileError."""
-    files = [path]
-    while (name := _checked(files[-1]).extends) and (other := profile_path(name, files[-1].parent)).parent != _BUILT_IN:
-        files.append(other)
+    """The file, those that it extends as far as they are neither built in nor installed, and the judges of all.
+
+    Raises ProfileError.
+    """
+    files, _ = _extended_files(path)
     rewards = [reward for file in files for reward in _checked(file).rewards.values()]
     variants = [variant for reward in rewards for variant in reward.variants.values()]
     return (*files, *(variant.judge for variant in variants if isinstance(variant, JudgeVariantFile)))
+
+
+def installed_files(path: Path) -> tuple[Path, ...]:
+    """The files that it extends from the first installed one on (`plugins.py`). Raises ProfileError."""
+    return _extended_files(path)[1]
+
+
+def _extended_files(path: Path) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """(own, installed) files of a chain of `extends`, without the built-in ones."""
+    own, installed = [path], list[Path]()
+    last = path
+    while name := _checked(last).extends:
+        last = profile_path(name, last.parent)
+        if last.parent == _BUILT_IN:
+            break
+        (installed if installed or name.startswith(PREFIX) else own).append(last)
+    return tuple(own), tuple(installed)
 
 
 def _whole(own: ProfileFile, chain: tuple[Path, ...]) -> ProfileFile:
@@ -132,8 +155,12 @@ def _sentence(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     loc = list(first["loc"])
     tag = {"rewards": 4, "graphs": 2}.get(str(loc[0]) if loc else "", len(loc))
-    del loc[tag : tag + 1]  # pydantic names the kind of a variant, and the origin of a graph, between it and its key
-    key = ".".join(str(part) for part in loc if part != "[key]")
+    if loc[tag : tag + 1] != ["[key]"]:
+        del loc[
+            tag : tag + 1
+        ]  # pydantic names the kind of a variant, and the origin of a graph, between it and its key
+    unnamed = [] if loc[-1:] != ["[key]"] else loc[-2:]
+    key = ".".join(str(part) for part in loc[: len(loc) - len(unnamed)])
     message = str(first["msg"]).removeprefix("Value error, ")
     if first["type"] == "union_tag_invalid":
         context = first["ctx"]
@@ -141,8 +168,8 @@ def _sentence(error: ValidationError) -> str:
         message = f"there is no kind {context['tag']!r}; there are {kinds}"
     elif first["type"] == "union_tag_not_found":
         message = "expected a mapping with a `kind`"
-    elif first["type"] == "string_pattern_mismatch" and loc and loc[-1] == "[key]":
-        message = f"is no name here: expected {first['ctx']['pattern']}"
+    elif first["type"] == "string_pattern_mismatch" and unnamed:
+        message = f"{unnamed[0]!r} is no name here: expected {first['ctx']['pattern']}"
     elif first["type"] not in ("value_error", "missing", "graph_origin"):
         message += f", got {first['input']!r:.60}"
     return f"{key}: {message}" if key else message

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 class Reward(Protocol):
-    """One variant of one of the four rewards."""
+    """One variant of a reward."""
 
     @property
     def card(self) -> Card:
@@ -38,6 +38,11 @@ class Reward(Protocol):
     @property
     def graphs(self) -> tuple[str, ...]:
         """Names of the graphs it runs; each must be pinned by the release of the context."""
+        ...
+
+    @property
+    def optional_fields(self) -> tuple[str, ...]:
+        """Paths in `Sample` that it reads where an item has them, beside the required ones of the card."""
         ...
 
     async def score(self, samples: Sequence[Sample], runner: GraphRunner, context: RunContext) -> list[Outcome]:
@@ -60,6 +65,11 @@ class ItemReward(ABC):
         parts = [getattr(self, name) for name in getattr(self, "__dataclass_fields__", ())]
         found = [by for part in parts for by in getattr(part, "preparations", ())]
         return tuple(dict.fromkeys(found))
+
+    @property
+    def optional_fields(self) -> tuple[str, ...]:
+        """See `Reward.optional_fields`."""
+        return ()
 
     async def score(self, samples: Sequence[Sample], runner: GraphRunner, context: RunContext) -> list[Outcome]:
         """See `Reward.score`. A value of a wrong type and half a character are failures that name their field."""

@@ -48,6 +48,11 @@ class JudgedGroup(ItemReward):
         """Judges see files."""
         return (AS_PNG,)
 
+    @property
+    def optional_fields(self) -> tuple[str, ...]:
+        """Items of one `group` are judged together."""
+        return ("group",)
+
     async def score_batch(self, samples: Sequence[Sample], runner: GraphRunner, context: RunContext) -> list[Outcome]:
         """See `Reward.score`. One question per group; pictures that a group holds twice are sent once."""
         outcomes: dict[int, Outcome] = {}

@@ -32,6 +32,12 @@ class PythonReward(ItemReward):
         """The function."""
         return (self.graph.name,)
 
+    @property
+    def optional_fields(self) -> tuple[str, ...]:
+        """Those of arguments that have a default, or that may be empty."""
+        paths = [one.field.path for one in self.function.signature.parameters]
+        return tuple(path for path in paths if path not in self.card.required_fields)
+
     async def score_batch(self, samples: Sequence[Sample], runner: GraphRunner, context: RunContext) -> list[Outcome]:
         """See `Reward.score`."""
         failures = [missing_field(sample, self.card.required_fields) for sample in samples]

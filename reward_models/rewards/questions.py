@@ -39,6 +39,11 @@ class YesProbability(ItemReward):
         """The one that answers."""
         return (self.encoder.graph.name,)
 
+    @property
+    def optional_fields(self) -> tuple[str, ...]:
+        """Without `nouns` the variant does not apply to an item."""
+        return ("nouns",)
+
     async def score_batch(self, samples: Sequence[Sample], runner: GraphRunner, context: RunContext) -> list[Outcome]:
         """See `Reward.score`. Each distinct question about each distinct picture is asked once."""
         early = [

@@ -117,6 +117,11 @@ class SemanticCorrectness(ItemReward):
         """The sentence encoder."""
         return (self.encoder.graph.name,)
 
+    @property
+    def optional_fields(self) -> tuple[str, ...]:
+        """What the question asks for, and what it offers to select from."""
+        return ("question", "choices")
+
     async def score_batch(self, samples: Sequence[Sample], runner: GraphRunner, context: RunContext) -> list[Outcome]:
         """See `Reward.score`. Each distinct sentence and each distinct content word is embedded once."""
         deadline_s = context.deadline_s

@@ -15,6 +15,7 @@ from k8s_policies import POLICIES
 from kubernetes_validate import utils
 from own_functions import write_profile as write_function_profile
 from own_profile import ANSWERS, OWN, PICTURES, REWARDS, write_own_profile
+from plugins import write_plugin
 from typer.testing import CliRunner
 
 from sync_r1.cli.main import app
@@ -135,3 +136,18 @@ def test_modules_of_own_functions_come_with_the_profile(tmp_path: Path) -> None:
     source = "def score(answer: str) -> float:\n    from halves import HALF\n    return HALF\n"
     out = written(tmp_path, write_function_profile(tmp_path, source, judges="answer"))
     assert sorted(file.name for file in (out / "profile").iterdir()) == ["halves.py", "own.py", "own.yaml"]
+
+
+def test_of_a_profile_that_extends_a_plugin_only_the_own_file_travels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plugin is installed in the image, where the profile names it as it does here."""
+    write_plugin(tmp_path / "site", "team-length")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    profile = write_own_profile(tmp_path / "team", "name: own\nextends: plugin:team-length\n", "own.yaml")
+    out = written(tmp_path, profile)
+    assert [file.name for file in (out / "profile").iterdir()] == ["own.yaml"]
+    assert "team-length" in {front.labels["app.kubernetes.io/name"] for front in fronts(rendered(out))}
+    refused = CliRunner().invoke(app, ["overlay", "--profile", "plugin:team-length", "--out", str(tmp_path / "new")])
+    assert refused.exit_code == 1
+    assert "write one that says `extends: plugin:team-length`" in " ".join(refused.output.split())

@@ -9,9 +9,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from wheels import ROOT, build_wheel, tracked_files
 
-ROOT = Path(__file__).parents[2]
-PACKAGES = ("protos", "reward_models", "services", "trainer_client", "cli")
 NOT_IMPORTED = {"sync_r1.reward_models.backends.triton_model"}
 """Runs inside Triton only, which gives it `triton_python_backend_utils`."""
 IMPORT_ALL = """
@@ -24,32 +23,16 @@ for name in names:
 """
 
 
-def tracked() -> set[str]:
-    """The files of the packages that git knows, as the wheel names them."""
-    done = subprocess.run(["git", "ls-files", *PACKAGES], cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        pytest.skip("not a git checkout")
-    return {f"sync_r1/{file}" for file in done.stdout.splitlines() if (ROOT / file).is_file()}
-
-
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built from the tracked files alone, as from a fresh clone."""
-    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    for file in [*sorted(tracked()), "sync_r1/pyproject.toml", "sync_r1/README.md", "sync_r1/LICENSE"]:
-        place = source / file.removeprefix("sync_r1/")
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes((ROOT / file.removeprefix("sync_r1/")).read_bytes())
-    script = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
-    subprocess.run([sys.executable, "-c", script, str(out)], cwd=source, capture_output=True, check=True, timeout=240)
-    (found,) = out.glob("*.whl")
-    return found
+    return build_wheel(tracked_files(), tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel"))
 
 
 def test_the_wheel_holds_the_tracked_files_of_the_packages_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
-    assert held == tracked()
+    assert held == tracked_files()
 
 
 def test_every_module_imports_from_the_installed_wheel(wheel: Path, tmp_path: Path) -> None:

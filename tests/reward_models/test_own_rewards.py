@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -136,7 +137,7 @@ WRONG = {
     ),
     "no default": ("    default: bleu\n", "", f"{SPELLING}: `default` is missing; the variants are 'bleu'"),
     "a default that is no variant": ("default: bleu", "default: blue", f"{SPELLING}: `default` 'blue' is none of the"),
-    "a name that is none": ("  spelling:", "  Spelling_1:", "rewards.Spelling_1: is no name here"),
+    "a name that is none": ("  spelling:", "  Spelling_1:", "rewards: 'Spelling_1' is no name here"),
     "a name that is too long": ("  spelling:", f"  {'a' * 64}:", "is no name here"),
     "a key of a profile": ("extends: pocket", "extend: pocket", "there is no key 'extend' here; there are 'extends', "),
     "a key of a reward": (
@@ -204,4 +205,14 @@ def test_a_mistake_in_a_profile_that_is_extended_is_said_of_that_file(tmp_path: 
     with pytest.raises(
         ProfileError, match=r"my-team\.yaml: rewards\.spelling\.variants\.bleu: there is no kind 'strings'"
     ):
+        load_profile(str(file))
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden", "a b", "python:own/mine", "x" * 64])
+def test_a_graph_s_name_is_a_plain_folder_name_because_it_becomes_one(tmp_path: Path, name: str) -> None:
+    graph = {"checked_in": "pocket/artefacts/clip_image.onnx", "max_batch_size": 1}
+    tensors = {"inputs": {"a": {"dtype": "uint8", "shape": [1]}}, "outputs": {"b": {"dtype": "uint8", "shape": [1]}}}
+    file = tmp_path / "own.yaml"
+    file.write_text(yaml.safe_dump({"name": "own", "extends": "pocket", "graphs": {name: graph | tensors}}))
+    with pytest.raises(ProfileError, match=rf"own\.yaml: graphs: '{re.escape(name)}' is no name here: expected \^\["):
         load_profile(str(file))

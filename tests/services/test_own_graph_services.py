@@ -17,23 +17,13 @@ import pytest
 import yaml
 from judge_endpoint import JudgeEndpoint, completion
 from own_graphs import SIDE, profile_of, write_graph, write_profile
+from own_rewards_page import PAGE, page_file
 from PIL import Image
 
 from sync_r1.protos.rewards.v1 import rewards_pb2, rewards_pb2_grpc
 from sync_r1.reward_models.types import ProfileError
 from sync_r1.services.local import up
 from sync_r1.services.local.up import Up
-
-PAGE = (Path(__file__).parents[2] / "docs" / "own-rewards.md").read_text()
-
-
-def page_file(folder: Path, name: str) -> Path:
-    """A file that the page shows, by the name in its first line."""
-    for block in re.findall(r"```(?:python|yaml)\n(.*?)```", PAGE, re.DOTALL):
-        if block.startswith(f"# {name}"):
-            (folder / name).write_text(block)
-            return folder / name
-    raise AssertionError(f"the page shows no {name}")
 
 
 @dataclass(frozen=True)
@@ -90,7 +80,7 @@ def test_the_page_s_command_scores_a_file(running: Running) -> None:
     folder = running.folder
     Image.fromarray(grey(51, 30)).save(folder / "a.png")
     (folder / "items.jsonl").write_text('{"id": "a", "image": "a.png"}\n')
-    (command,) = re.findall(r"^sync-r1 (score brightness .*?) *#", PAGE, re.MULTILINE)
+    (command,) = re.findall(r"^sync-r1 (score brightness --up .*?) *#", PAGE, re.MULTILINE)
     script = Path(sys.executable).with_name("sync-r1")
     done = subprocess.run([script, *command.split()], cwd=folder, capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stdout + done.stderr
