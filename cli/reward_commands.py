@@ -21,9 +21,10 @@ def rewards(
     """Show every reward and variant of a profile, what it reads, and whether its weights are at hand."""
     import json
     from dataclasses import asdict
+    from itertools import groupby
 
     from rich.markup import escape
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from sync_r1.reward_models.profiles.listing import list_variants
 
@@ -32,15 +33,16 @@ def rewards(
     if as_json:
         typer.echo(json.dumps([asdict(one) for one in listed], indent=2))
         return
-    table = Table("reward", "judges", "variant", "kind", "needs", "reads too", "to \\[0, 1]", "weights")
-    above = ""
-    for one in listed:
-        name = (one.reward, one.judges) if one.reward != above else ("", "")
-        above = one.reward
-        variant = f"{one.variant} (default)" if one.is_default else one.variant
-        needs, optional = ", ".join(one.required), ", ".join(one.optional)
-        table.add_row(*map(escape, (*name, variant, one.kind, needs, optional, _map(one), one.weights)))
-    console().print(table)
+    for reward, variants in groupby(listed, key=lambda one: (one.reward, one.judges)):
+        table = Table(
+            Column("variant (* default)", no_wrap=True), "kind", Column("needs", overflow="fold"), "reads too", "to \\[0, 1]", "weights",
+            title="{} judges {}s".format(*reward), title_justify="left",
+        )  # fmt: skip
+        for one in variants:
+            name = f"{one.variant} *" if one.is_default else one.variant
+            needs, optional = ", ".join(one.required), ", ".join(one.optional)
+            table.add_row(*map(escape, (name, one.kind, needs, optional, _map(one), one.weights)))
+        console().print(table)
     for line in dict.fromkeys(line for one in listed for line in one.absent):
         console().print(line, markup=False, highlight=False, soft_wrap=True)
 

@@ -60,7 +60,7 @@ def show_summary(summary: Summary, unused: Sequence[str], target: Path) -> None:
 
     screen = console()
     table = Table(
-        Column("reward", overflow="fold"),
+        Column("reward", no_wrap=True),
         "scored",
         "mean score",
         "mean raw",
