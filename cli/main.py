@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,13 +14,13 @@ from sync_r1.cli import (
     graph_commands,
     learn_concept,
     reward_commands,
+    score,
     serve_commands,
     top,
     train_commands,
 )
 from sync_r1.cli.screen import console as _console
 from sync_r1.cli.screen import errors_shown as _errors_shown
-from sync_r1.reward_models.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,11 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-SOME_FAILED = 3
-"""Exit code of a run that is finished, but has rows that failed; 1 is an error, 2 a wrong option."""
-
 ProfileOption = serve_commands.ProfileOption
-RewardArgument = serve_commands.RewardArgument
 AlsoOption = serve_commands.AlsoOption
 RoutesOption = serve_commands.RoutesOption
 JudgesOption = serve_commands.JudgesOption
@@ -51,7 +46,7 @@ for command in (
     serve_commands.serve, serve_commands.token, export.export, graph_commands.repository, graph_commands.bundle,
     graph_commands.overlay, reward_commands.rewards, reward_commands.new_reward,
     train_commands.train, train_commands.evaluate, train_commands.densify, train_commands.report,
-    learn_concept.learn_concept, compare.compare, top.top,
+    learn_concept.learn_concept, score.score, score.view, compare.compare, top.top,
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(capacity.app, name="capacity")
@@ -140,64 +135,6 @@ def describe(
     for name, value in asdict(description.limits).items():
         limits.add_row(name, f"{value:,}")
     console.print(limits)
-
-
-@app.command()
-def score(
-    reward: RewardArgument,
-    source: Annotated[
-        Path, typer.Option("--input", exists=True, dir_okay=False, help="JSONL; pictures are paths relative to it.")
-    ],
-    target: Annotated[Path, typer.Option("--output", help="JSONL; rows it already has are not scored again.")],
-    endpoint: Annotated[str | None, typer.Option("--endpoint", help="HOST:PORT of the reward's service.")] = None,
-    start_up: Annotated[bool, typer.Option("--up", help="Start an embedded Triton and the service for it.")] = False,
-    variant: Annotated[str, typer.Option("--variant", help="The service's default if empty.")] = "",
-    rescore: Annotated[
-        bool, typer.Option("--rescore", help="Score rows again that another variant, release or version scored.")
-    ] = False,
-    profile: ProfileOption = "pocket",
-    judges: JudgesOption = None,
-) -> None:
-    """Score a JSONL file with one reward, resumably. Ends with 0 if no row failed, 3 if some did, 1 if it broke off."""
-    import asyncio
-
-    from rich.progress import Progress
-
-    from sync_r1.trainer_client import RewardClient, settings_from_environment
-    from sync_r1.trainer_client.sdk.score_file import ScoreFileResult, ScoreFiles
-
-    if (endpoint is None) == (not start_up):
-        raise typer.BadParameter("say either --endpoint HOST:PORT, or --up to start a service for this file")
-
-    async def run(where: str, files: ScoreFiles, progress: Progress) -> ScoreFileResult:
-        bar = progress.add_task(reward)
-        async with RewardClient(where, settings_from_environment()) as client:
-            served = (await client.describe(timeout_s=10.0)).reward
-            if served != reward:
-                raise UserError(f"{where} serves {served}, not {reward}")
-            return await files.score(
-                client, variant=variant, rescore=rescore,
-                on_progress=lambda done, total: progress.update(bar, completed=done, total=total),
-            )  # fmt: skip
-
-    console = _console()
-    services: AbstractContextManager[Up | None] = nullcontext()
-    if start_up:
-        services = _started(profile, rewards=[reward], judges=judges)
-    with _errors_shown(source, target, profile, judges), ScoreFiles(source, target) as files, services as running:
-        where = endpoint or (running.endpoints[reward] if running is not None else "")
-        with Progress(console=console) as progress:
-            result = asyncio.run(run(where, files, progress))
-    mean = f", mean {result.mean:.4f}" if result.scored else ""
-    console.print(
-        f"{result.scored} scored{mean}; {result.failed} failed, {result.not_applicable} not applicable, "
-        f"{result.done_before} done before: {target}",
-        markup=False,
-    )
-    if result.superseded:
-        console.print(f"{result.superseded} scores of other rows, or by others: {target}.superseded", markup=False)
-    if result.failed:
-        raise typer.Exit(SOME_FAILED)
 
 
 def _started(

@@ -8,68 +8,33 @@ weights that the release names, or UNAVAILABLE.
 from __future__ import annotations
 
 import asyncio
-import itertools
-from collections import Counter
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import grpc
-
 from benchmarks.reliability import coded
 from benchmarks.reliability.fleet import START_S, Cable, Replica, until
 from benchmarks.reliability.record import Result
-from sync_r1.protos.rewards.v1 import rewards_pb2_grpc
+from benchmarks.reliability.stub_load import CALLERS, ITEMS, StubLoad
 from sync_r1.reward_models.backends.repository import write_repository
 from sync_r1.services.config import ServiceConfig
 from sync_r1.services.local.embedded import EmbeddedTriton
 
-ITEMS, CALLERS, MORE = 8, 16, 100
-_TIMEOUT_S, _GIVE_UP_S, _ENOUGH = 20.0, 120.0, 20
+MORE = 100
+_GIVE_UP_S, _ENOUGH = 120.0, 20
 
 
-@dataclass
-class Seen:
-    """What the callers saw."""
-
-    statuses: Counter[str] = field(default_factory=Counter)
-    wrong: int = 0
-
-
-async def attack(replica: Replica, cable: Cable, tritons: tuple[str, str], exchanges: int) -> Seen:
+async def attack(replica: Replica, cable: Cable, tritons: tuple[str, str], exchanges: int) -> StubLoad:
     """Exchange what is behind the cable, there and back, under load; returns what was seen."""
-    seen, over = Seen(), asyncio.Event()
-    numbers = itertools.cycle(range(0, coded.NUMBERS - ITEMS, ITEMS))
-    async with grpc.aio.insecure_channel(replica.target) as channel:
-        stub = rewards_pb2_grpc.RewardServiceStub(channel)
-
-        async def caller() -> None:
-            while not over.is_set():
-                first = next(numbers)
-                items = range(first, first + ITEMS)
-                try:
-                    answer = await stub.Score(coded.request(items), timeout=_TIMEOUT_S)
-                    seen.wrong += coded.wrong(items, answer)
-                    seen.statuses["OK"] += 1
-                except grpc.aio.AioRpcError as error:
-                    seen.statuses[error.code().name] += 1
-                    await asyncio.sleep(0.02)
-
-        async def more_than(code: str, count: int) -> bool:
-            return seen.statuses[code] > count
-
-        callers = [asyncio.ensure_future(caller()) for _ in range(CALLERS)]
+    async with StubLoad(replica.target) as load:
         for _ in range(exchanges):
             for triton, code in zip(tritons, ("OK", "UNAVAILABLE")):
                 cable.lead_to(triton)
-                await until(partial(more_than, code, seen.statuses[code] + _ENOUGH), _GIVE_UP_S)
-        over.set()
-        await asyncio.gather(*callers)
-    return seen
+                await until(partial(load.more_than, code, load.statuses[code] + _ENOUGH), _GIVE_UP_S)
+    return load
 
 
-async def drill(folder: Path, tritons: tuple[str, str], exchanges: int) -> Seen:
+async def drill(folder: Path, tritons: tuple[str, str], exchanges: int) -> StubLoad:
     """A front for the first Triton's weights, behind a cable that leads to either."""
     async with Cable(tritons[0]) as cable:
         service = ServiceConfig(metrics_port=0, health_interval_s=10.0)

@@ -7,25 +7,20 @@ sixteen callers without any retry. What a caller may see is its right score, UNA
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 import signal
-from collections import Counter
+import time
 from dataclasses import dataclass, field
 from functools import partial
 
-import grpc
-
-from benchmarks.reliability import coded
 from benchmarks.reliability.fleet import Fleet, fleet, free_port, until
 from benchmarks.reliability.record import Result
-from sync_r1.protos.rewards.v1 import rewards_pb2_grpc
+from benchmarks.reliability.stub_load import CALLERS, ITEMS, TIMEOUT_S, StubLoad
 from sync_r1.services.local import supervisor
 from sync_r1.services.local.processes import children, state
 from sync_r1.services.local.supervisor import TritonSupervisor
 
-ITEMS, CALLERS = 8, 16
-_TIMEOUT_S, _GIVE_UP_S = 20.0, 120.0
+_GIVE_UP_S = 120.0
 NUMBERS = {signal.SIGKILL: "killed", signal.SIGSTOP: "stopped"}
 
 
@@ -33,8 +28,7 @@ NUMBERS = {signal.SIGKILL: "killed", signal.SIGSTOP: "stopped"}
 class Seen:
     """What callers saw of one fault after the other."""
 
-    statuses: Counter[str] = field(default_factory=Counter)
-    wrong: int = 0
+    load: StubLoad
     not_serving_s: list[float] = field(default_factory=list)
     back_s: list[float] = field(default_factory=list)
 
@@ -46,45 +40,29 @@ def stubs(triton: int) -> list[int]:
 
 async def attack(running: Fleet, watching: TritonSupervisor, numbers: list[signal.Signals]) -> Seen:
     """Send each signal to the Python process under load, and wait until scores come again."""
-    seen, over = Seen(), asyncio.Event()
     replica, triton = running.replicas[0], running.triton
-    pictures = itertools.cycle(range(0, coded.NUMBERS - ITEMS, ITEMS))
-    async with grpc.aio.insecure_channel(replica.target) as channel:
-        stub = rewards_pb2_grpc.RewardServiceStub(channel)
 
-        async def caller() -> None:
-            while not over.is_set():
-                first = next(pictures)
-                items = range(first, first + ITEMS)
-                try:
-                    answer = await stub.Score(coded.request(items), timeout=_TIMEOUT_S)
-                    seen.wrong += coded.wrong(items, answer)
-                    seen.statuses["OK"] += 1
-                except grpc.aio.AioRpcError as error:
-                    seen.statuses[error.code().name] += 1
-                    await asyncio.sleep(0.05)
+    async def not_serving() -> bool:
+        return not await replica.serving()
 
-        async def not_serving() -> bool:
-            return not await replica.serving()
+    async def restarted(count: int) -> bool:
+        return watching.restarts >= count
 
-        async def restarted(count: int) -> bool:
-            return watching.restarts >= count
+    async with StubLoad(replica.target) as load:
+        seen = Seen(load)
 
-        async def more_than(answered: int) -> bool:
-            return seen.statuses["OK"] > answered
+        async def some_more() -> float:
+            return await until(partial(load.more_than, "OK", load.statuses["OK"] + CALLERS), _GIVE_UP_S)
 
-        callers = [asyncio.ensure_future(caller()) for _ in range(CALLERS)]
         for count, number in enumerate(numbers, 1):
-            await until(partial(more_than, seen.statuses["OK"] + CALLERS), _GIVE_UP_S)
-            begun_s = asyncio.get_running_loop().time()
+            await some_more()
+            begun_s = time.monotonic()
             for pid in stubs(triton.pid):
                 os.kill(pid, number)
             seen.not_serving_s.append(await until(not_serving, _GIVE_UP_S))
             await until(partial(restarted, count), _GIVE_UP_S)
-            await until(partial(more_than, seen.statuses["OK"] + CALLERS), _GIVE_UP_S)
-            seen.back_s.append(asyncio.get_running_loop().time() - begun_s)
-        over.set()
-        await asyncio.gather(*callers)
+            await some_more()
+            seen.back_s.append(time.monotonic() - begun_s)
     return seen
 
 
@@ -95,16 +73,17 @@ def run(short: bool) -> Result:
     with fleet(1, port=free_port()) as running, TritonSupervisor(running.triton, said.append) as watching:
         seen = asyncio.run(attack(running, watching, numbers))
         restarts = watching.restarts
+    load = seen.load
     result, faults = Result(), ", ".join(NUMBERS[number] for number in numbers)
     result.add(
         f"its Python process {faults}: no score is wrong",
-        f"{seen.wrong} wrong of {seen.statuses['OK'] * ITEMS}", "0 wrong", not seen.wrong and seen.statuses["OK"] > 0,
+        f"{load.wrong} wrong of {load.statuses['OK'] * ITEMS}", "0 wrong", not load.wrong and load.statuses["OK"] > 0,
     )  # fmt: skip
     result.add(
         "callers see an outage, never a bug of ours",
-        ", ".join(f"{code} {count}" for code, count in sorted(seen.statuses.items())),
+        ", ".join(f"{code} {count}" for code, count in sorted(load.statuses.items())),
         "OK, UNAVAILABLE, DEADLINE_EXCEEDED only",
-        set(seen.statuses) <= {"OK", "UNAVAILABLE", "DEADLINE_EXCEEDED"} and len(seen.statuses) > 1,
+        set(load.statuses) <= {"OK", "UNAVAILABLE", "DEADLINE_EXCEEDED"} and len(load.statuses) > 1,
     )  # fmt: skip
     result.add(
         "health says NOT_SERVING", f"longest {max(seen.not_serving_s):.1f} s after the fault", "≤ 30 s",
@@ -115,5 +94,5 @@ def run(short: bool) -> Result:
         f"{restarts} restarts; scores again after {', '.join(f'{s:.1f}' for s in seen.back_s)} s",
         "one each, ≤ 90 s", restarts == len(numbers) and max(seen.back_s) <= 90,
     )  # fmt: skip
-    result.notes.append(f"{CALLERS} callers of {ITEMS} items, {_TIMEOUT_S:g} s each. What was said: {'; '.join(said)}")
+    result.notes.append(f"{CALLERS} callers of {ITEMS} items, {TIMEOUT_S:g} s each. What was said: {'; '.join(said)}")
     return result

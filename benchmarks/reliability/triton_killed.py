@@ -7,33 +7,26 @@ UNAVAILABLE, nothing else; the front itself goes on and finds the new Triton by 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 import signal
 import statistics
-from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
 
-import grpc
-
-from benchmarks.reliability import coded
 from benchmarks.reliability.fleet import Fleet, fleet, free_port, until
 from benchmarks.reliability.process_use import inside
 from benchmarks.reliability.record import Result
-from sync_r1.protos.rewards.v1 import rewards_pb2_grpc
+from benchmarks.reliability.stub_load import CALLERS, ITEMS, StubLoad
 
-ITEMS, CALLERS, SLEEP_S, OUTAGE_S = 8, 16, 0.2, 1.5
-_TIMEOUT_S, _GIVE_UP_S = 20.0, 60.0
+SLEEP_S, OUTAGE_S = 0.2, 1.5
+_GIVE_UP_S = 60.0
 
 
 @dataclass
 class Seen:
     """What the callers saw, and when."""
 
-    statuses: Counter[str] = field(default_factory=Counter)
-    wrong: int = 0
-    under_way: int = 0
+    load: StubLoad
     at_the_kill: list[int] = field(default_factory=list)
     not_serving_s: list[float] = field(default_factory=list)
     back_s: list[float] = field(default_factory=list)
@@ -41,48 +34,24 @@ class Seen:
 
 async def attack(running: Fleet, kills: int) -> Seen:
     """Kill and restart under load; returns what was seen."""
-    seen, over = Seen(), asyncio.Event()
     replica, triton = running.replicas[0], running.triton
-    numbers = itertools.cycle(range(0, coded.NUMBERS - ITEMS, ITEMS))
 
-    async with grpc.aio.insecure_channel(replica.target) as channel:
-        stub = rewards_pb2_grpc.RewardServiceStub(channel)
+    async def not_serving() -> bool:
+        return not await replica.serving()
 
-        async def caller() -> None:
-            while not over.is_set():
-                first = next(numbers)
-                items = range(first, first + ITEMS)
-                seen.under_way += 1
-                try:
-                    answer = await stub.Score(coded.request(items), timeout=_TIMEOUT_S)
-                    seen.wrong += coded.wrong(items, answer)  # "+= await" would lose what others added meanwhile
-                    seen.statuses["OK"] += 1
-                except grpc.aio.AioRpcError as error:
-                    seen.statuses[error.code().name] += 1
-                    await asyncio.sleep(0.05)
-                finally:
-                    seen.under_way -= 1
-
-        async def not_serving() -> bool:
-            return not await replica.serving()
-
-        async def more_than(answered: int) -> bool:
-            return seen.statuses["OK"] > answered
-
-        callers = [asyncio.ensure_future(caller()) for _ in range(CALLERS)]
+    async with StubLoad(replica.target) as load:
+        seen = Seen(load)
         for _ in range(kills):
             await asyncio.sleep(2.0)
-            seen.at_the_kill.append(seen.under_way)
+            seen.at_the_kill.append(load.under_way)
             os.kill(triton.pid, signal.SIGKILL)
             seen.not_serving_s.append(await until(not_serving, _GIVE_UP_S))
             await asyncio.sleep(OUTAGE_S)
             await asyncio.to_thread(triton.stop)
             await asyncio.to_thread(triton.start)
-            answered = seen.statuses["OK"]
-            seen.back_s.append(await until(partial(more_than, answered), _GIVE_UP_S))
+            answered = load.statuses["OK"]
+            seen.back_s.append(await until(partial(load.more_than, "OK", answered), _GIVE_UP_S))
         await asyncio.sleep(2.0)
-        over.set()
-        await asyncio.gather(*callers)
     return seen
 
 
@@ -97,15 +66,15 @@ def run(short: bool) -> Result:
         after = inside(front.pid) if alive else None
         left = asyncio.run(front.scrape()) if alive else {}
         inflight = sum(value for (name, _), value in left.items() if name == "sync_r1_inflight_items")
-    result, scored = Result(), seen.statuses["OK"] * ITEMS
-    kinds = set(seen.statuses) - {"OK"}
+    result, load = Result(), seen.load
+    scored, kinds = load.statuses["OK"] * ITEMS, set(load.statuses) - {"OK"}
     result.add(
         f"{kills} kills of Triton with calls under way: no score is wrong",
-        f"{seen.wrong} wrong of {scored}; {min(seen.at_the_kill)}–{max(seen.at_the_kill)} calls were under way at a "
-        "kill", "0 wrong", seen.wrong == 0 and min(seen.at_the_kill) > 0,
+        f"{load.wrong} wrong of {scored}; {min(seen.at_the_kill)}–{max(seen.at_the_kill)} calls were under way at a "
+        "kill", "0 wrong", load.wrong == 0 and min(seen.at_the_kill) > 0,
     )  # fmt: skip
     result.add(
-        "every failed call says UNAVAILABLE", ", ".join(f"{code} {n}" for code, n in sorted(seen.statuses.items())),
+        "every failed call says UNAVAILABLE", ", ".join(f"{code} {n}" for code, n in sorted(load.statuses.items())),
         "OK and UNAVAILABLE only", kinds == {"UNAVAILABLE"},
     )  # fmt: skip
     result.add(

@@ -139,6 +139,29 @@ def scatter(title: str, across: str, up: str, points: Sequence[tuple[float, floa
     )
 
 
+def histogram(title: str, counts: Sequence[int], low: float, high: float) -> str:
+    """A card with a bar for each count, of values in equal parts of [low, high]."""
+    most = max(counts, default=0) or 1
+    width = (_WIDTH - _LEFT - _RIGHT) / max(len(counts), 1)
+    parts = []
+    for value in _ticks(0.0, float(most)):
+        y = f"{_HEIGHT - _BOTTOM - value / most * (_HEIGHT - _BOTTOM - _TOP):.1f}"
+        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y}" y2="{y}"/>')
+        parts.append(f'<text x="{_LEFT - 6}" y="{float(y) + 3:.1f}" text-anchor="end">{_number(value)}</text>')
+    for index, count in enumerate(counts):
+        height = count / most * (_HEIGHT - _BOTTOM - _TOP)
+        parts.append(
+            f'<rect x="{_LEFT + index * width + 0.5:.1f}" y="{_HEIGHT - _BOTTOM - height:.1f}" '
+            f'width="{width - 1:.1f}" height="{height:.1f}" fill="var(--a)"/>'
+        )
+    for value, anchor, x in ((low, "start", _LEFT), (high, "end", _WIDTH - _RIGHT)):
+        parts.append(f'<text x="{x}" y="{_HEIGHT - 5}" text-anchor="{anchor}">{_number(value)}</text>')
+    return (
+        f'<div class="card"><h3>{html.escape(title)}</h3><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
+        f'aria-label="{html.escape(title)}">{"".join(parts)}</svg></div>'
+    )
+
+
 def bar(shares: Mapping[str, float]) -> str:
     """One stacked horizontal bar of non-negative amounts, with a legend in seconds."""
     total = sum(shares.values()) or 1.0

@@ -7,7 +7,9 @@ row's `Failure`, and the rest has scores. What is no row's fault (nobody answers
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import grpc
 import grpc.aio
@@ -35,11 +37,16 @@ _LATE_AFTER = 8
 
 
 class IsolatedScoring:
-    """Scores parts of a file with one variant and release of a service."""
+    """Scores parts of a file with one variant and release of a service; `timeout_s` of a call, or the client's own."""
 
-    def __init__(self, client: RewardClient, variant: VariantDescription, release: str) -> None:
-        self._client, self._variant, self._release = client, variant, release
+    def __init__(
+        self, client: RewardClient, variant: VariantDescription, release: str, timeout_s: float | None = None
+    ) -> None:
+        self._client, self._variant, self._release, self._timeout_s = client, variant, release, timeout_s
         self._broken = self._late = 0
+        self._alone: asyncio.Lock | None = None
+        """Set once a call was late: calls beside it may be why, so they are made one at a time for a while."""
+        self._in_time = 0
 
     async def score(self, samples: Sequence[Sample]) -> list[Outcome]:
         """One outcome for each sample, in order; samples of a group that must stay whole are asked together.
@@ -54,10 +61,16 @@ class IsolatedScoring:
             if not positions:
                 continue
             try:
-                batch = await self._client.score(
-                    [samples[position] for position in positions], variant=self._variant.name, release=self._release
-                )
+                alone = self._alone
+                async with alone or nullcontext():
+                    batch = await self._client.score(
+                        [samples[position] for position in positions], variant=self._variant.name,
+                        release=self._release, timeout_s=self._timeout_s,
+                    )  # fmt: skip
             except RewardClientError as error:
+                if isinstance(error, DeadlineExceeded) and alone is None and self._alone is not None:
+                    waiting.append(units)  # it was beside the one that was late first
+                    continue
                 await self._raise_unless_of_rows(error, alone=len(units) == 1)
                 if len(units) > 1:
                     waiting += [units[len(units) // 2 :], units[: len(units) // 2]]
@@ -65,6 +78,9 @@ class IsolatedScoring:
                     outcomes |= dict.fromkeys(positions, _failure(error))
                 continue
             self._broken = self._late = 0
+            self._in_time += 1
+            if self._in_time >= _LATE_AFTER:
+                self._alone = None
             outcomes |= dict(zip(positions, batch.outcomes))
         return [outcomes[position] for position in range(len(samples))]
 
@@ -81,7 +97,8 @@ class IsolatedScoring:
         if isinstance(error, Unauthenticated) or not isinstance(error, RequestRejected | ServiceBug | DeadlineExceeded):
             raise error
         if isinstance(error, DeadlineExceeded):
-            self._late += 1
+            self._late, self._in_time = self._late + 1, 0
+            self._alone = self._alone or asyncio.Lock()
             if self._late >= _LATE_AFTER:
                 raise error
             try:  # a service that hangs as a whole is no row's fault

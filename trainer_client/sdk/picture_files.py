@@ -33,15 +33,18 @@ class PictureFiles:
 
     def to_sample(self, one: FileRow, *, image: bool = True, references: bool = True) -> Sample:
         """The sample of a row, with those pictures that are asked for. Raises Unreadable."""
-        if one.problem is not None:
-            raise Unreadable(one.problem)
-        row, concept = one.row, one.row.concept
-        shown = self._read(row.image, "image", FailureCode.BAD_IMAGE) if image and row.image is not None else None
-        known: tuple[Picture, ...] = ()
-        if references:
-            known = tuple(self._reference(path, index) for index, path in enumerate(concept.references))
-        whole = Concept(**{**concept.model_dump(), "references": known})
-        return Sample(**{**row.model_dump(), "image": shown, "concept": whole})
+        shown = self.image(one) if image else None
+        return sample_of(one, shown, self.references(one) if references else ())
+
+    def image(self, one: FileRow) -> Picture | None:
+        """The picture of a row, None if it has none. Raises Unreadable."""
+        path = one.row.image
+        return None if path is None or one.problem is not None else self._read(path, "image", FailureCode.BAD_IMAGE)
+
+    def references(self, one: FileRow) -> tuple[Picture, ...]:
+        """The pictures of a row's concept. Raises Unreadable."""
+        paths = () if one.problem is not None else one.row.concept.references
+        return tuple(self._reference(path, index) for index, path in enumerate(paths))
 
     def _reference(self, path: str, index: int) -> EncodedPicture:
         if path in self._kept:
@@ -67,3 +70,11 @@ class PictureFiles:
             message = f"{field}: cannot read {self._folder / path!s}: {reason(error)}"
             raise Unreadable(Failure(code, message.replace("\0", "\\0"), field)) from error
         return EncodedPicture(data)
+
+
+def sample_of(one: FileRow, image: Picture | None, references: tuple[Picture, ...]) -> Sample:
+    """The sample of a row with these pictures. Raises Unreadable for a row that is none."""
+    if one.problem is not None:
+        raise Unreadable(one.problem)
+    whole = Concept(**{**dict(one.row.concept), "references": references})
+    return Sample(**{**dict(one.row), "image": image, "concept": whole})

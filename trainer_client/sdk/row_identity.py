@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 from sync_r1.reward_models.types import Picture, RewardError, Sample
@@ -52,15 +53,20 @@ class RowKeys:
     """
 
     def __init__(self, variant: str, release: str) -> None:
-        self._scored_by = f"{variant}\0{release}\0".encode()
+        self._variant, self._release = variant, release
         self._seen: dict[bytes, int] = {}
 
     def key(self, inputs: bytes) -> RowKey:
         """The key of the next row; `inputs` is its digest (`sample_digest`, `member_digests` or `text_digest`)."""
-        digest = hashlib.sha256(self._scored_by + inputs).digest()
+        digest = scored_digest(inputs, self._variant, self._release)
         occurrence = self._seen.get(digest, 0)
         self._seen[digest] = occurrence + 1
         return RowKey(digest, occurrence)
+
+
+def scored_digest(inputs: bytes, variant: str, release: str) -> bytes:
+    """SHA-256 of what was scored and what scored it: equal for rows whose scores must be equal."""
+    return hashlib.sha256(f"{variant}\0{release}\0".encode() + inputs).digest()
 
 
 def sample_digest(sample: Sample, variant: VariantDescription) -> bytes:
@@ -91,14 +97,20 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Picture):
         return {"picture": _picture_digest(value)}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = [one for one in dataclasses.fields(value) if not (isinstance(value, Sample) and one.name in _LABELS)]
-        set_fields = {one.name: getattr(value, one.name) for one in fields if getattr(value, one.name) != one.default}
-        return {name: _plain(found) for name, found in set_fields.items()}
+        found = ((name, getattr(value, name), default) for name, default in _fields(type(value)))
+        return {name: _plain(one) for name, one, default in found if one != default}
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
     if value is None or isinstance(value, str | int | float):
         return value
     return [type(value).__name__, repr(value)]
+
+
+@cache
+def _fields(kind: type) -> tuple[tuple[str, Any], ...]:
+    """(name, default) of the fields that count."""
+    labels = _LABELS if issubclass(kind, Sample) else ()
+    return tuple((one.name, one.default) for one in dataclasses.fields(kind) if one.name not in labels)
 
 
 def _picture_digest(picture: Picture) -> str:

@@ -11,10 +11,10 @@ from __future__ import annotations
 import json
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -22,6 +22,7 @@ from sync_r1.reward_models.errors import SyncR1Error
 from sync_r1.reward_models.types import Failure, FailureCode
 from sync_r1.trainer_client.sdk.row_identity import text_digest
 
+Row = TypeVar("Row")
 BATCH = 64
 _MEBIBYTE = 1 << 20
 _MAX_LINE_BYTES = 16 * _MEBIBYTE
@@ -141,21 +142,28 @@ class SampleFile:
         return found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def units(source: SampleFile, *, groupwise: bool) -> Iterator[list[tuple[int, FileRow]]]:
-    """(position, row) of what must be scored together: single rows, or whole groups if scores depend on the group.
+def whole_groups(rows: Iterable[Row], group_of: Callable[[Row], str], sizes: Mapping[str, int]) -> Iterator[list[Row]]:
+    """Single rows, and whole groups of those whose group is not "".
 
     A group comes when its last row was read; until then its rows are held.
     """
-    open_groups: dict[str, list[tuple[int, FileRow]]] = {}
-    for position, one in enumerate(source.rows()):
-        group = one.row.group
-        if not (groupwise and group):
-            yield [(position, one)]
+    open_groups: dict[str, list[Row]] = {}
+    for row in rows:
+        group = group_of(row)
+        if not group:
+            yield [row]
             continue
         members = open_groups.setdefault(group, [])
-        members.append((position, one))
-        if len(members) == source.group_sizes[group]:
+        members.append(row)
+        if len(members) == sizes[group]:
             yield open_groups.pop(group)
+
+
+def units(source: SampleFile, *, groupwise: bool) -> Iterator[list[tuple[int, FileRow]]]:
+    """(position, row) of what must be scored together: single rows, or whole groups if scores depend on the group."""
+    return whole_groups(
+        enumerate(source.rows()), lambda numbered: numbered[1].row.group if groupwise else "", source.group_sizes
+    )
 
 
 def parts(source: SampleFile) -> Iterator[list[FileRow]]:
@@ -193,7 +201,7 @@ def _parse(line: bytes, number: int, path: Path) -> FileRow:
     try:
         row = SampleRow.model_validate_json(line)
     except ValidationError as error:
-        return _odd(line, number, path, *_wrong(error))
+        return _odd(line, number, path, *wrong_field(error))
     row.id = row.id or str(number)
     return FileRow(row, text_digest(line))
 
@@ -218,7 +226,7 @@ def _odd(line: bytes, number: int, path: Path, field: str, said: str) -> FileRow
     return FileRow(SampleRow(id=identifier), text_digest(line), Failure(code, message, field))
 
 
-def _wrong(error: ValidationError) -> tuple[str, str]:
+def wrong_field(error: ValidationError) -> tuple[str, str]:
     """(field, what is wrong with it and the cure) of the first thing that is."""
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"])

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from PIL import Image
+from table_runs import picture, score, serving
 from toy_trainer import ToyPolicy, ToyScorer, toy_config
 
 from sync_r1.reward_models.types import Failure, FailureCode, NotApplicable, Outcome, Score
@@ -25,6 +26,7 @@ from sync_r1.trainer_client.monitoring.alarms import Alarm
 from sync_r1.trainer_client.reports import comparison_page
 from sync_r1.trainer_client.reports.evaluation_page import write_pages
 from sync_r1.trainer_client.reports.run_page import write_report
+from sync_r1.trainer_client.reports.table_page import write_table_page
 from sync_r1.trainer_client.rollouts.scorer import Scorers
 from sync_r1.trainer_client.sdk.sample_file import SampleRow
 from sync_r1.trainer_client.tasks.pocketbench import write_pocketbench
@@ -89,6 +91,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     write_pages(folder, BenchEvaluation("a <b>system</b>", "pocket", metrics, scores, items, outputs, None, config))
     return {
         "report": write_report(run), "evaluation": folder / "evaluation.html", "comparison": write_comparison(folder),
+        "table": write_scored_table(folder / "table"),
     }  # fmt: skip
 
 
@@ -114,6 +117,25 @@ def write_comparison(folder: Path) -> Path:
     return file
 
 
+def write_scored_table(folder: Path) -> Path:
+    """Fifteen pictures that two rewards see differently, one of them broken."""
+    for number in range(15):
+        picture(folder / f"<{number}> & more.png", number)
+        (folder / f"<{number}> & more.txt").write_text("a red dog & a <b>cat</b>")
+    (folder / "a broken one.txt").write_text("fail")
+    (folder / "a broken one.png").write_bytes(b"<script>no picture</script>")
+    table = folder.parent / "scores.parquet"
+
+    async def scored() -> None:
+        async with serving("aesthetic") as one, serving("text-faithfulness", affine=(1 / 100, -0.5)) as other:
+            await score([*one, *other], folder, table)
+
+    asyncio.run(scored())
+    page = folder.parent / "scores.html"
+    write_table_page(table, page)
+    return page
+
+
 def opened(browser: Browser, file: Path, scheme: Any) -> tuple[Page, list[str], list[str]]:
     """(the page, errors on its console, addresses it asked for)."""
     page = browser.new_page(color_scheme=scheme, viewport={"width": 1180, "height": 900})
@@ -126,7 +148,7 @@ def opened(browser: Browser, file: Path, scheme: Any) -> tuple[Page, list[str], 
     return page, errors, asked
 
 
-@pytest.mark.parametrize("name", ["report", "evaluation", "comparison"])
+@pytest.mark.parametrize("name", ["report", "evaluation", "comparison", "table"])
 def test_a_page_opens_without_errors_requests_or_missing_pictures(
     browser: Browser, pages: dict[str, Path], name: str
 ) -> None:
@@ -142,7 +164,7 @@ def test_a_page_opens_without_errors_requests_or_missing_pictures(
     assert overflow <= 0
 
 
-@pytest.mark.parametrize("name", ["report", "evaluation", "comparison"])
+@pytest.mark.parametrize("name", ["report", "evaluation", "comparison", "table"])
 def test_a_page_is_dark_where_the_reader_wants_it_and_white_on_paper(
     browser: Browser, pages: dict[str, Path], name: str
 ) -> None:
@@ -168,3 +190,23 @@ def test_every_section_named_at_the_top_is_there(browser: Browser, pages: dict[s
     assert targets == found
     assert {"reward-hygiene", "dynamic-group-scaling", "where-the-time-went", "configuration"} <= set(found)
     assert alarms == ["Alarm (drift), steps 1 to 3: <script>too long</script>."]
+
+
+def test_the_page_of_a_table_shows_best_worst_disagreed_and_failed_rows(
+    browser: Browser, pages: dict[str, Path]
+) -> None:
+    page, _, _ = opened(browser, pages["table"], "light")
+    parts = page.eval_on_selector_all("h2", "all => all.map(one => one.innerText)")
+    best = page.locator("h2:has-text('aesthetic: best') + .shots figcaption").all_inner_texts()
+    charts = page.locator("svg rect").count()
+    failed = page.locator(".answers tr").all_inner_texts()
+    page.close()
+    rewards = ("aesthetic", "text-faithfulness")
+    ranked = [f"{reward}: {kind}" for reward in rewards for kind in ("best", "worst")]
+    assert parts == ["Rewards", *ranked, "Most disagreed", "Failed"]
+    scores = [float(text.partition("aesthetic ")[2].split()[0]) for text in best]
+    assert len(scores) == 12
+    assert scores == sorted(scores, reverse=True)
+    assert all("a red dog & a <b>cat</b>" in text for text in best)
+    assert charts == 2 * 20
+    assert [line.split("\t")[1] for line in failed[1:]] == ["a broken one.png"] * 2
