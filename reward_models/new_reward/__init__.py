@@ -25,11 +25,12 @@ from sync_r1.reward_models.profiles.file_parts import RewardName
 
 Kind = Literal["python", "graph", "judge"]
 _NET = Path(__file__).parent / "brightness.onnx"
-"""What the template of `make_net.py` makes; so that a package with a graph needs no torch to be tried."""
+"""What the template of `GRAPH_MAKER` makes; so that a package with a graph needs no torch to be tried."""
 _WHAT = {
     "python": "A function in Python: the mean of the picture's pixels, until you write another one into\n"
     "`src/${package}_reward/${package}_score.py`.",
-    "graph": "An ONNX file: the mean of the picture's pixels, until `make_net.py` exports another net.",
+    "graph": "An ONNX file: the mean of the picture's pixels, until you let\n"
+    "`make_net.py` of this folder export another net.",
     "judge": "A prompt for a language model: `src/${package}_reward/${short}_judge.yaml`. `endpoints.yaml` says where\n"
     "the model is served.",
 }

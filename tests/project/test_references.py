@@ -34,6 +34,7 @@ _ELSEWHERE = {
     "callers.py": "the reader of docs/fault-drills.md writes it",
     "efficientnet_lite_builder.py": "of the package efficientnet-lite-pytorch",
     "grpo.py": "of the released T2I-R1",
+    "make_net.py": "in a package that `sync-r1 new-reward` writes, and on the page of own rewards",
     "model.py": "a file that Triton's Python backend wants in a repository",
     "utils.py": "of DINO's repository, and of the released T2I-R1",
 }
