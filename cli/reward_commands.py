@@ -35,8 +35,8 @@ def rewards(
         return
     for reward, variants in groupby(listed, key=lambda one: (one.reward, one.judges)):
         table = Table(
-            Column("variant (* default)", no_wrap=True), "kind", Column("needs", overflow="fold"), "reads too", "to \\[0, 1]", "weights",
-            title="{} judges {}s".format(*reward), title_justify="left",
+            Column("variant (* default)", no_wrap=True), "kind", Column("needs", overflow="fold"), "reads too",
+            "to \\[0, 1]", "weights", title="{} judges {}s".format(*reward), title_justify="left",
         )  # fmt: skip
         for one in variants:
             name = f"{one.variant} *" if one.is_default else one.variant
