@@ -214,7 +214,7 @@ def chosen(folder: Path, ranks: Ranks) -> None:
             masks.append(torch.from_numpy(chosen_N.astype(np.float32)))
             return chosen_N
 
-    selectors._MAKERS[PlainConfig] = lambda config, group_size, rng: Chance(group_size)
+    selectors._MAKERS[PlainConfig] = lambda config, group_size, *others: Chance(group_size)
     config = toy_config(
         steps=3, sampling={"prompts": 4, "group_size": 6}, evaluation={"pictures_per_condition": 1, "shown": 1}
     )

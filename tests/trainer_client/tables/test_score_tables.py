@@ -206,7 +206,8 @@ async def test_a_killed_command_that_is_repeated_gives_the_table_of_one_that_was
         arguments = table_command(services, tmp_path, tmp_path / "in", "-o", target)
         process = await asyncio.create_subprocess_exec(*arguments, stdout=subprocess.DEVNULL)
         try:
-            await asyncio.wait_for(reached.wait(), 280)
+            await asyncio.wait_for(reached.wait(), 240)
+            await asyncio.sleep(5)  # what was answered is in the journal by now: the command only waits
         finally:
             process.send_signal(signal.SIGKILL)
             await process.wait()
@@ -453,6 +454,10 @@ async def test_a_service_too_slow_for_several_calls_at_once_is_asked_one_at_a_ti
         nonlocal under_way, late
         under_way += 1
         try:
+            for _ in range(0 if late else 100):  # the first one waits for company
+                if under_way > 1:
+                    break
+                await asyncio.sleep(0.02)
             await asyncio.sleep(0.2)
             if under_way > 1:
                 late += 1
@@ -460,10 +465,10 @@ async def test_a_service_too_slow_for_several_calls_at_once_is_asked_one_at_a_ti
         finally:
             under_way -= 1
 
-    settings = ClientSettings(timeout=Timeout(total_s=2.0))
+    settings = ClientSettings(timeout=Timeout(total_s=5.0))
     limits = pb.Limits(
         max_items=64, max_references=4, max_request_bytes=64 << 20, max_image_bytes=16 << 20, max_pixels=16_000_000,
-        max_text_bytes=4096, max_inflight_items=1024, max_deadline_ms=2000,
+        max_text_bytes=4096, max_inflight_items=1024, max_deadline_ms=5000,
     )  # fmt: skip
     async with serving(limits=limits, script=[busy] * 1000) as (service,), RewardClient(service.target, settings) as at:
         with TableFiles(tmp_path / "in", tmp_path / "out.csv", ["aesthetic"], InputOptions()) as files:

@@ -68,7 +68,7 @@ def test_two_processes_train_trees_and_random_choices_alike(tmp_path: Path, name
     done = job(name, tmp_path / "run")
     assert done.returncode == 0, done.stderr[-3000:]
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert [line["trajectories"] for line in lines] == {"tree": [16, 12, 24], "chosen": [24] * 3}[name]
+    assert [line["trajectories"] for line in lines] == {"tree": [16, 12, 32], "chosen": [24] * 3}[name]
 
 
 @pytest.mark.slow
