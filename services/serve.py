@@ -75,6 +75,9 @@ def rewards_of(profiles: Sequence[Profile], reward: str) -> list[ServedReward]:
     return found
 
 
+_FREEZE_AGAIN_S = (10.0, 30.0, 60.0, 300.0)
+
+
 def keep_freed_memory() -> None:
     """Let glibc keep buffers of up to 32 MiB for the next request instead of giving them back to the kernel.
 
@@ -91,9 +94,12 @@ def leave_out_of_collections() -> None:
     """Leave what exists by now (modules, schemas, routes) out of every later garbage collection.
 
     A full one went through 65,000 such objects, and stopped every call for 15 to 50 ms (`make drill NAME=overload`).
+    What the first calls load (word lists, schemas) is left out later; so are, once, the cycles that are garbage then.
     """
     gc.collect()
     gc.freeze()
+    for later_s in _FREEZE_AGAIN_S:
+        asyncio.get_running_loop().call_later(later_s, gc.freeze)
 
 
 async def serve(config: ServeConfig, on_listening: Callable[[str], None] = lambda address: None) -> None:
