@@ -76,6 +76,7 @@ def rewards_of(profiles: Sequence[Profile], reward: str) -> list[ServedReward]:
 
 
 _FREEZE_AGAIN_S = (10.0, 30.0, 60.0, 300.0)
+"""After the start: what the first calls load (word lists, schemas) is left out too, once, with what is garbage then."""
 
 
 def keep_freed_memory() -> None:
@@ -94,12 +95,9 @@ def leave_out_of_collections() -> None:
     """Leave what exists by now (modules, schemas, routes) out of every later garbage collection.
 
     A full one went through 65,000 such objects, and stopped every call for 15 to 50 ms (`make drill NAME=overload`).
-    What the first calls load (word lists, schemas) is left out later; so are, once, the cycles that are garbage then.
     """
     gc.collect()
     gc.freeze()
-    for later_s in _FREEZE_AGAIN_S:
-        asyncio.get_running_loop().call_later(later_s, gc.freeze)
 
 
 async def serve(config: ServeConfig, on_listening: Callable[[str], None] = lambda address: None) -> None:
@@ -130,6 +128,8 @@ async def serve(config: ServeConfig, on_listening: Callable[[str], None] = lambd
     try:
         port = await server.start()
         leave_out_of_collections()
+        for later_s in _FREEZE_AGAIN_S:
+            asyncio.get_running_loop().call_later(later_s, gc.freeze)
         address = host_and_port(config.service.host, port)
         if config.announce is not None:
             draft = config.announce.with_suffix(".draft")

@@ -47,7 +47,7 @@ def test_every_variant_of_a_profile_is_listed_as_its_service_will_describe_it(pr
     assert len(table) == len(expected)
     for line, (served, reward) in zip(table, expected.values()):
         variant = reward.card.variant
-        assert line[3].strip() == (f"{variant} (default)" if variant == served.default_variant else variant)
+        assert line[1].strip() == (f"{variant} *" if variant == served.default_variant else variant)
 
 
 def test_weights_that_are_not_at_hand_are_said_with_their_cure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
