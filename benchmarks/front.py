@@ -28,6 +28,7 @@ import numpy.typing as npt
 
 from benchmarks.harness import Report
 from benchmarks.harness import figure as figure_of
+from benchmarks.in_turns import in_turns
 from sync_r1.protos.rewards.v1 import rewards_pb2, rewards_pb2_grpc
 from sync_r1.reward_models.backends.repository import write_repository
 from sync_r1.reward_models.cards import Card
@@ -148,25 +149,9 @@ def front_call(endpoint: str) -> Callable[[npt.NDArray[np.uint8]], list[float]]:
     return call
 
 
-def measure(
-    ways: dict[str, Callable[[npt.NDArray[np.uint8]], list[float]]], calls: int, items: int, side: int
-) -> dict[str, list[float]]:
-    """Milliseconds of every call, way by way in turns."""
-    rng = np.random.default_rng(0)
-    batches = [rng.integers(0, 256, (items, side, side, 3), dtype=np.uint8) for _ in range(8)]
-    took: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(-50, calls):  # the first 50 warm connections, caches and regions
-        batch = batches[turn % len(batches)]
-        expected = [float(value) for value in batch[:, 0, 0, 0]]
-        for name, call in ways.items():
-            started = time.perf_counter()
-            values = call(batch)
-            elapsed_ms = (time.perf_counter() - started) * 1e3
-            if values != expected:
-                raise RuntimeError(f"{name} gave {values}, expected {expected}")
-            if turn >= 0:
-                took[name].append(elapsed_ms)
-    return took
+def first_values(pixels: npt.NDArray[np.uint8]) -> list[float]:
+    """What the graph gives: the first value of each picture."""
+    return [float(value) for value in pixels[:, 0, 0, 0]]
 
 
 def main() -> None:
@@ -199,7 +184,7 @@ def main() -> None:
             "front, messages": front_call(stack.enter_context(front(file, triton.url, False, folder))),
             "front, shared memory": front_call(stack.enter_context(front(file, triton.url, True, folder))),
         }
-        took = measure(ways, arguments.calls, arguments.items, arguments.side)
+        took = in_turns(ways, first_values, (arguments.items, arguments.side), calls=arguments.calls, warm_up=50)
     p50, p99 = ({name: float(np.percentile(values, q)) for name, values in took.items()} for q in (50, 99))
     for name, values in took.items():
         added = [f"{of[name] - of['direct']:+.2f}" for of in (p50, p99)] if name != "direct" else ["", ""]

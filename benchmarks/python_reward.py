@@ -16,15 +16,14 @@ import contextlib
 import os
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import grpc
 import numpy as np
-import numpy.typing as npt
 import yaml
 
 from benchmarks.harness import Report, figure
+from benchmarks.in_turns import Pixels, Way, in_turns
 from sync_r1.protos.rewards.v1 import rewards_pb2, rewards_pb2_grpc
 from sync_r1.reward_models.backends.local import LocalRunner
 from sync_r1.reward_models.profiles import load_profile
@@ -32,9 +31,6 @@ from sync_r1.reward_models.runner import RunContext
 from sync_r1.reward_models.types import Picture, Sample, Score
 from sync_r1.services.local import up
 
-Pixels = npt.NDArray[np.uint8]
-Way = Callable[[Pixels], list[float]]
-_WARM_UP, _BATCHES = 20, 8
 _SOURCE = """
 import numpy as np
 
@@ -94,25 +90,6 @@ def service_way(channel: grpc.Channel, variant: str) -> Way:
     return call
 
 
-def measure(ways: dict[str, Way], calls: int, items: int, side: int) -> dict[str, list[float]]:
-    """Milliseconds of every call, way by way in turns. Raises RuntimeError where two of them differ."""
-    rng = np.random.default_rng(0)
-    batches = [rng.integers(0, 256, (items, side, side, 3), dtype=np.uint8) for _ in range(_BATCHES)]
-    took: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(-_WARM_UP, calls):
-        batch = batches[turn % len(batches)]
-        expected = in_process(batch)
-        for name, call in ways.items():
-            started = time.perf_counter()
-            values = call(batch)
-            elapsed_ms = (time.perf_counter() - started) * 1e3
-            if values != expected:
-                raise RuntimeError(f"{name} gave {values}, expected {expected}")
-            if turn >= 0:
-                took[name].append(elapsed_ms)
-    return took
-
-
 def main() -> None:
     """Entry point of the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -138,7 +115,7 @@ def main() -> None:
             "service": service_way(channel, "one"),
             "service, batch": service_way(channel, "many"),
         }
-        took = measure(ways, arguments.calls, arguments.items, arguments.side)
+        took = in_turns(ways, in_process, (arguments.items, arguments.side), calls=arguments.calls, warm_up=20)
     alone = figure(took["in process"]).median
     for name, values in took.items():
         added = f"{(figure(values).median - alone) / arguments.items:+.3f}" if name != "in process" else ""

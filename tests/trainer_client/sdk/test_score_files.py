@@ -24,6 +24,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from scripted_service import Context, ScriptedService, Step, aborting
+from table_runs import ended
 
 from sync_r1.protos.rewards.v1 import rewards_pb2 as pb
 from sync_r1.trainer_client import (
@@ -478,21 +479,6 @@ async def test_scores_of_another_reward_are_never_replaced(tmp_path: Path) -> No
 def command(service: ScriptedService, source: Path, target: Path) -> list[str]:
     arguments = ["score", "aesthetic", "--endpoint", service.target, "--input", str(source), "--output", str(target)]
     return [sys.executable, "-m", "sync_r1.cli.main", *arguments]
-
-
-async def ended(arguments: list[str], **options: Any) -> tuple[int, str]:
-    """(exit code, output) of a process; the services of this one answer meanwhile."""
-    environment = dict(os.environ, COLUMNS="200", NO_COLOR="1")
-    process = await asyncio.create_subprocess_exec(
-        *arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment, **options
-    )
-    try:
-        said, _ = await asyncio.wait_for(process.communicate(), 280)
-    finally:
-        if process.returncode is None:
-            process.kill()
-    assert process.returncode is not None
-    return process.returncode, said.decode()
 
 
 async def test_a_killed_command_that_is_repeated_gives_the_file_of_one_that_was_not(tmp_path: Path) -> None:
