@@ -35,6 +35,8 @@ from sync_r1.services.telemetry import logs, tracing
 logger = logging.getLogger(__name__)
 
 _KEEP_MEMORY = {-3: 32 << 20, -1: 64 << 20}  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD of malloc.h
+_FREEZE_AGAIN_S = (10.0, 30.0, 60.0, 300.0)
+"""After the start: what the first calls load (word lists, schemas) is left out too, once, with what is garbage then."""
 
 
 class ServeConfig(BaseModel):
@@ -73,10 +75,6 @@ def rewards_of(profiles: Sequence[Profile], reward: str) -> list[ServedReward]:
     if len({one.judges for one in found}) > 1:
         raise UserError(f"the profiles {names} disagree on whether {reward} judges pictures or answers; say the same")
     return found
-
-
-_FREEZE_AGAIN_S = (10.0, 30.0, 60.0, 300.0)
-"""After the start: what the first calls load (word lists, schemas) is left out too, once, with what is garbage then."""
 
 
 def keep_freed_memory() -> None:
